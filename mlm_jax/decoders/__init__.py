@@ -1,0 +1,5 @@
+"""Decoders: each reads Tokens and writes one modality."""
+
+from mlm_jax.decoders.text import TextDecoder
+
+__all__ = ["TextDecoder"]

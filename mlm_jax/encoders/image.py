@@ -1,0 +1,50 @@
+"""Image encoder: a ViT, on plain patches or behind a convolutional stem."""
+
+from dataclasses import field
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from mlm_jax.layers import ConvStem, PatchStem, Positions, Tokens, Transformer, concatenate
+from mlm_jax.layers.tokens import every
+
+
+class ImageEncoder(nn.Module):
+    """ViT (arXiv:2010.11929): pixels to one token a patch, in row-major order.
+
+    `size` is (height, width) in pixels; the model takes pictures of this size alone. Pixels are
+    brought to [-1, 1]. `class_token` puts one learned token first.
+    """
+
+    size: tuple[int, int] = (48, 48)
+    patch: int = 8
+    stem: Literal["patch", "conv"] = "patch"
+    class_token: bool = False
+    body: Transformer = field(default_factory=Transformer)
+
+    @nn.compact
+    def __call__(self, image: UInt8[Array, "B height width 3"], *, train: bool = False) -> Tokens:
+        height, width = self.size
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"image size {self.size} does not divide into patches of {self.patch}")
+        if image.shape[1:3] != self.size:
+            raise ValueError(f"pictures of {image.shape[1:3]} pixels, the model takes {self.size}")
+        make = {"patch": PatchStem, "conv": ConvStem}[self.stem]
+        x = make(self.body.width, self.patch, name="stem")(self._normalise(image))
+        tokens = every(x.reshape(len(x), -1, self.body.width))
+        if self.class_token:
+            first = self.param("class_token", nn.initializers.zeros_init(), (1, 1, x.shape[-1]))
+            first = jnp.broadcast_to(first, (len(x), 1, x.shape[-1]))
+            tokens = concatenate(every(first), tokens)
+        count = tokens.x.shape[1]
+        placed = Positions(count, name="positions")(tokens.x)
+        return self.body(Tokens(placed, tokens.mask), train=train)
+
+    def _normalise(self, image: UInt8[Array, "B height width 3"]) -> Float[Array, "..."]:
+        """Pixels in the dtype the parameters are in, so that bfloat16 stays bfloat16."""
+        dtype = jnp.float32
+        if not self.is_initializing():
+            dtype = self.variables["params"]["positions"]["table"].dtype
+        return (image.astype(jnp.float32) / 127.5 - 1).astype(dtype)

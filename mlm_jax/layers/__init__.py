@@ -1,0 +1,29 @@
+"""Layers that know no modality.
+
+One alphabet for shapes: B batch, N and M tokens, D width, H heads, G key/value heads, K head
+width, T frames, C channels, V vocabulary.
+"""
+
+from mlm_jax.layers.attention import Attention
+from mlm_jax.layers.embed import ConvStem, PatchStem, Positions
+from mlm_jax.layers.pool import Pool
+from mlm_jax.layers.tokens import Tokens, causal_mask, concatenate, prefix_mask
+from mlm_jax.layers.transformer import MLP, SIZES, Block, Norm, Transformer, transformer
+
+__all__ = [
+    "MLP",
+    "SIZES",
+    "Attention",
+    "Block",
+    "ConvStem",
+    "Norm",
+    "PatchStem",
+    "Pool",
+    "Positions",
+    "Tokens",
+    "Transformer",
+    "causal_mask",
+    "concatenate",
+    "prefix_mask",
+    "transformer",
+]

@@ -1,0 +1,97 @@
+"""The one attention of the project: self, cross, grouped, rotary, cached."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mlm_jax.layers.tokens import Tokens
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `x` over `source` (arXiv:1706.03762, section 3.2).
+
+    `groups` query heads share one key and value head (arXiv:2305.13245). `rotary` is the base of
+    the rotary positions (arXiv:2104.09864; 10,000 there); 0 leaves them out.
+
+    Where the collection "cache" is mutable, keys and values are kept there. The first call stores
+    those of `source`; every later call brings one token, which self-attention appends at `index`
+    (the caller has made room, see `mlm_jax.generate`) and cross-attention looks from, at what it
+    stored: `source` is then not read again.
+    """
+
+    heads: int = 4
+    groups: int = 1
+    bias: bool = True
+    rotary: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        source: Tokens,
+        mask: Bool[Array, "N M"] | None = None,
+        *,
+        cross: bool = False,
+    ) -> Float[Array, "B N D"]:
+        """`mask` says which row looks at which column; padding of `source` is never looked at."""
+        width = x.shape[-1]
+        if width % self.heads or self.heads % self.groups:
+            raise ValueError(
+                f"width {width}, heads {self.heads}, groups {self.groups}: "
+                "heads must divide the width, and groups the heads"
+            )
+        head = width // self.heads
+        if self.rotary and head % 2:
+            raise ValueError(f"rotary positions turn pairs: head width {head} must be even")
+
+        def project(name: str, heads: int, inputs: Array) -> Array:
+            return nn.DenseGeneral((heads, head), use_bias=self.bias, name=name)(inputs)
+
+        cached = self.is_mutable_collection("cache") and not self.is_initializing()
+        later = cached and self.has_variable("cache", "key")
+        start = self.get_variable("cache", "index") if later else jnp.zeros((), jnp.int32)
+        query = project("query", self.heads, x)
+        if self.rotary:
+            query = rotate(query, start, self.rotary)
+        if cross and later:
+            key, value, real = (self.get_variable("cache", n) for n in ("key", "value", "real"))
+        else:
+            kv_heads = self.heads // self.groups
+            key = project("key", kv_heads, source.x)
+            value = project("value", kv_heads, source.x)
+            if self.rotary:
+                key = rotate(key, start, self.rotary)
+            real = source.mask
+            if cached:
+                key, value, real = self._remember(key, value, real, start)
+        looks = real[:, None, None, :]
+        if mask is not None:
+            looks = looks & mask[None, None]
+        read = jax.nn.dot_product_attention(query, key, value, mask=looks)
+        return nn.DenseGeneral(width, axis=(-2, -1), use_bias=self.bias, name="out")(read)
+
+    def _remember(
+        self, key: Array, value: Array, real: Array, start: Int[Array, ""]
+    ) -> tuple[Array, Array, Array]:
+        """Store or append, and give back all that is known so far."""
+        new = {"key": key, "value": value, "real": real}
+        if self.has_variable("cache", "key"):
+            for name, part in new.items():
+                whole = self.get_variable("cache", name)
+                new[name] = jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=1)
+        for name, whole in new.items():
+            self.put_variable("cache", name, whole)
+        self.put_variable("cache", "index", start + key.shape[1])
+        return new["key"], new["value"], new["real"]
+
+
+def rotate(x: Float[Array, "B N H K"], start: Int[Array, ""], base: float) -> Array:
+    """Turn pair (i, i + K/2) of token n by (start + n) / base^(2i/K)."""
+    half = x.shape[-1] // 2
+    frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half)
+    place = (start + jnp.arange(x.shape[1])).astype(jnp.float32)
+    angle = (place[:, None] * frequency)[None, :, None, :]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

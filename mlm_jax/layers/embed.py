@@ -1,0 +1,58 @@
+"""From pixels to tokens, and where a token stands."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Positions(nn.Module):
+    """A learned vector for each of `length` places, added."""
+
+    length: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"], start: int | Array = 0) -> Float[Array, "B N D"]:
+        """Row n of `x` stands at place `start` + n."""
+        width, count = x.shape[-1], x.shape[1]
+        if count > self.length:
+            raise ValueError(f"{count} tokens, but positions for {self.length} only")
+        table = self.param("table", nn.initializers.normal(0.02), (self.length, width))
+        places = jnp.arange(count) + start
+        return x + jnp.take(table, places, axis=0, mode="clip")
+
+
+class PatchStem(nn.Module):
+    """One linear map of each patch (ViT, arXiv:2010.11929, equation 1)."""
+
+    width: int
+    patch: int
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "B height width C"]) -> Float[Array, "B h w D"]:
+        window = (self.patch, self.patch)
+        return nn.Conv(self.width, window, strides=window, padding="VALID", name="patches")(image)
+
+
+class ConvStem(nn.Module):
+    """A 3x3 convolution of stride 2 for each halving, then 1x1 to the width.
+
+    "Early convolutions help transformers see better" (arXiv:2106.14881, section 4), with
+    LayerNorm over channels for its BatchNorm, so that a picture does not depend on its batch.
+    """
+
+    width: int
+    patch: int
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "B height width C"]) -> Float[Array, "B h w D"]:
+        halvings = round(math.log2(self.patch))
+        if 2**halvings != self.patch:
+            raise ValueError(f"a convolutional stem halves: patch {self.patch} is no power of two")
+        x = image
+        for i in range(halvings):
+            channels = max(self.width >> (halvings - 1 - i), 16)
+            x = nn.Conv(channels, (3, 3), strides=(2, 2), padding=1, name=f"conv_{i}")(x)
+            x = nn.relu(nn.LayerNorm(name=f"norm_{i}")(x))
+        return nn.Conv(self.width, (1, 1), name="out")(x)

@@ -1,0 +1,194 @@
+"""The one block and the one transformer; every model of the project is made of them."""
+
+from collections.abc import Callable
+from dataclasses import field, fields
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Bool, Float
+
+from mlm_jax.layers.attention import Attention
+from mlm_jax.layers.tokens import Tokens
+
+# name -> width, depth, heads: ViT (arXiv:2010.11929, table 1) and DeiT; tiny is ours, for two cores
+SIZES = {
+    "tiny": (128, 4, 4),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "swiglu": jax.nn.silu,
+}
+
+
+class Norm(nn.Module):
+    """LayerNorm, or RMSNorm; statistics in float32 whatever the dtype of `x`."""
+
+    kind: Literal["layer", "rms"] = "layer"
+    eps: float = 1e-6
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        if self.kind == "rms":
+            return nn.RMSNorm(epsilon=self.eps, name="norm")(x)
+        return nn.LayerNorm(epsilon=self.eps, use_bias=self.bias, name="norm")(x)
+
+
+class MLP(nn.Module):
+    """Two layers of `ratio` times the width; "swiglu" multiplies in a gate (arXiv:2002.05202)."""
+
+    ratio: float = 4.0
+    activation: Activation = "gelu"
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        width = x.shape[-1]
+        hidden = int(width * self.ratio)
+        y = nn.Dense(hidden, use_bias=self.bias, name="up")(x)
+        act = _ACTIVATIONS[self.activation]
+        if self.activation == "swiglu":
+            y = act(nn.Dense(hidden, use_bias=self.bias, name="gate")(x)) * y
+        else:
+            y = act(y)
+        return nn.Dense(width, use_bias=self.bias, name="down")(y)
+
+
+class Block(nn.Module):
+    """Self-attention, then what is to be read from outside, then the MLP, each with its residual.
+
+    `memory` is read by plain cross-attention; `gated` by cross-attention and an MLP of its own
+    that come in through tanh gates, shut at the start (Flamingo, arXiv:2204.14198, section 2.2).
+    Which of them a block has is decided by what it is given. `order` is where the norm stands:
+    "pre" (GPT-2, ViT) or "post" (BERT).
+    """
+
+    heads: int = 4
+    groups: int = 1
+    rotary: float = 0.0
+    ratio: float = 4.0
+    activation: Activation = "gelu"
+    norm: Literal["layer", "rms"] = "layer"
+    eps: float = 1e-6
+    order: Literal["pre", "post"] = "pre"
+    bias: bool = True
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Tokens,
+        mask: Bool[Array, "N N"] | None = None,
+        memory: Tokens | None = None,
+        gated: Tokens | None = None,
+        train: bool = False,
+    ) -> Tokens:
+        x = tokens.x
+
+        def residual(name: str, x: Array, read: Callable[[Array], Array], gate: bool) -> Array:
+            norm = Norm(self.norm, self.eps, self.bias, name=f"{name}_norm")
+            y = read(norm(x) if self.order == "pre" else x)
+            if gate:
+                y = y * nn.tanh(self.param(f"{name}_gate", nn.initializers.zeros_init(), ()))
+            y = nn.Dropout(self.dropout, deterministic=not train, name=f"{name}_dropout")(y)
+            return x + y if self.order == "pre" else norm(x + y)
+
+        def attend(name: str, x: Array, source: Tokens | None, gate: bool = False) -> Array:
+            rotary = self.rotary if source is None else 0.0
+            attention = Attention(self.heads, self.groups, self.bias, rotary, name=name)
+
+            def read(y: Array) -> Array:
+                if source is None:
+                    return attention(y, Tokens(y, tokens.mask), mask)
+                return attention(y, source, cross=True)
+
+            return residual(name, x, read, gate)
+
+        def feed(name: str, x: Array, gate: bool = False) -> Array:
+            mlp = MLP(self.ratio, self.activation, self.bias, name=name)
+            return residual(name, x, mlp, gate)
+
+        if gated is not None:
+            x = attend("gated", x, gated, gate=True)
+            x = feed("gated_mlp", x, gate=True)
+        x = attend("attention", x, None)
+        if memory is not None:
+            x = attend("cross", x, memory)
+        return Tokens(feed("mlp", x), tokens.mask)
+
+
+def settings(module: nn.Module) -> dict[str, Any]:
+    """The fields a module was declared with, to build another like it."""
+    names = [f.name for f in fields(module) if f.init and f.name not in ("parent", "name")]
+    return {name: getattr(module, name) for name in names}
+
+
+class Transformer(nn.Module):
+    """`depth` blocks like `block`, and a last norm where the order is "pre".
+
+    `layers` "unrolled" is faster at the depths used here, "scanned" compiles once per block.
+    `remat` recomputes on the way back: nothing, all but the matrix products, or everything.
+    """
+
+    width: int = 128
+    depth: int = 4
+    block: Block = field(default_factory=Block)
+    layers: Literal["unrolled", "scanned"] = "unrolled"
+    remat: Literal["none", "dots", "full"] = "none"
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Tokens,
+        mask: Bool[Array, "N N"] | None = None,
+        *,
+        memory: Tokens | None = None,
+        gated: Tokens | None = None,
+        train: bool = False,
+    ) -> Tokens:
+        if tokens.x.shape[-1] != self.width:
+            raise ValueError(f"tokens are {tokens.x.shape[-1]} wide, this transformer {self.width}")
+        make = self._block_class()
+        if self.layers == "unrolled":
+            for i in range(self.depth):
+                block = make(**settings(self.block), name=f"block_{i}")
+                tokens = block(tokens, mask, memory, gated, train)
+        else:
+            scan = nn.scan(
+                lambda block, carry, _: (block(carry, mask, memory, gated, train), None),
+                variable_axes={"params": 0, "cache": 0},
+                split_rngs={"params": True, "dropout": True},
+                length=self.depth,
+            )
+            tokens, _ = scan(make(**settings(self.block), name="blocks"), tokens, None)
+        if self.block.order == "post":
+            return tokens
+        norm = Norm(self.block.norm, self.block.eps, self.block.bias, name="norm")
+        return Tokens(norm(tokens.x), tokens.mask)
+
+    def _block_class(self) -> Any:
+        if self.remat == "none":
+            return Block
+        policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+        return nn.remat(
+            Block,
+            policy=policies[self.remat],
+            prevent_cse=self.layers == "unrolled",
+            static_argnums=(5,),
+        )
+
+
+def transformer(size: str, **block: Any) -> Transformer:
+    """A row of SIZES as a Transformer; `block` are fields of Block that differ from its defaults."""
+    if size not in SIZES:
+        raise ValueError(f"no size {size!r}: one of {', '.join(SIZES)}")
+    width, depth, heads = SIZES[size]
+    return Transformer(width, depth, Block(heads=heads, **block))

@@ -1,0 +1,39 @@
+"""Losses: small frozen dataclasses `(outputs, batch) -> (scalar, metrics)`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+Outputs = Mapping[str, Any]
+Batch = Mapping[str, Any]
+Metrics = dict[str, Float[Array, ""]]
+
+
+class Loss(Protocol):
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]: ...
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Next-token cross-entropy in nats, the mean over the real tokens of `target` after the first.
+
+    Captions and answers are one language to it. `smoothing` is in [0, 1); the metric
+    `accuracy` is the share of tokens that the largest logit names.
+    """
+
+    smoothing: float = 0.0
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        logits, target = outputs["logits"], batch["target"][:, 1:]
+        real = batch["target_mask"][:, 1:].astype(logits.dtype)
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+        if self.smoothing > 0:
+            even = optax.softmax_cross_entropy(logits, jnp.ones_like(logits) / logits.shape[-1])
+            nats = (1 - self.smoothing) * nats + self.smoothing * even
+        right = (logits.argmax(-1) == target).astype(logits.dtype)
+        tokens = jnp.maximum(real.sum(), 1)
+        return (nats * real).sum() / tokens, {"accuracy": (right * real).sum() / tokens}

@@ -1,0 +1,1 @@
+"""Models: a page of composition each, `batch -> dict`."""

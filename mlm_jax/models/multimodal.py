@@ -1,0 +1,40 @@
+"""The multimodal model: image encoder + text encoder -> fusion -> text decoder."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.fusion import Fused, Fusion
+
+
+class Multimodal(nn.Module):
+    """Captions and answers from one set of parameters: the text says what is wanted.
+
+    A picture is encoded once for all of its texts; rows of text are then pictures times texts
+    (see `mlm_jax.data`).
+    """
+
+    image: ImageEncoder = field(default_factory=ImageEncoder)
+    text: TextEncoder = field(default_factory=TextEncoder)
+    fusion: Fusion = field(default_factory=Fusion)
+    decoder: TextDecoder = field(default_factory=TextDecoder)
+
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
+        """Logits over the next word at each of target[:, :-1], float32 (B, M - 1, V)."""
+        fused = self.encode(batch, train=train)
+        return {"logits": self.decode(batch["target"][:, :-1], fused, train=train)}
+
+    def encode(self, batch: Mapping[str, Any], *, train: bool = False) -> Fused:
+        image = self.image(batch["image"], train=train)
+        text = self.text(batch["text"], batch["text_mask"], train=train)
+        return self.fusion(image.repeat(len(text.x) // len(image.x)), text, train=train)
+
+    def decode(
+        self, ids: Int[Array, "B N"], fused: Fused, *, train: bool = False
+    ) -> Float[Array, "B N V"]:
+        return self.decoder(ids, fused, train=train)
