@@ -1,0 +1,18 @@
+"""Data: from a prepared set, a user's own files or the embedded world to batches of arrays.
+
+The one table of a batch. A picture may come with several texts: R = B * texts, and rows
+i * texts to (i + 1) * texts of the text arrays belong to picture i.
+
+| key         | dtype | shape     | meaning                                                       |
+|-------------|-------|-----------|---------------------------------------------------------------|
+| image       | uint8 | B H W 3   | RGB, 0 to 255; normalised on the device                       |
+| text        | int32 | R N       | the question, or CAPTION_PROMPT; padded with the pad id       |
+| text_mask   | bool  | R N       | True at the tokens of the text                                |
+| target      | int32 | R M       | bos, the tokens of the answer or caption, eos; padded         |
+| target_mask | bool  | R M       | True from bos to eos                                          |
+
+N is data.text_length, M is data.target_length, ids are below the size of the tokenizer. A decoder
+reads target[:, :-1] and is scored on target[:, 1:] where target_mask[:, 1:].
+"""
+
+CAPTION_PROMPT = "describe the picture"

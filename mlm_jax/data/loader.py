@@ -1,0 +1,216 @@
+"""Batches: a shuffled, endless, exactly resumable stream to train on, and every text once to test.
+
+A broken record is replaced by the next good one. Which one is a pure function of the position in
+the stream, so that a resumed run sees what an uninterrupted one would have seen.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import grain
+import numpy as np
+
+from mlm_jax.config import Data
+from mlm_jax.data import CAPTION_PROMPT
+from mlm_jax.data.records import BadRecord, DataError, Record, Source
+from mlm_jax.data.tokenizers import Tokenizer
+from mlm_jax.data.transforms import Decode, Pick, Shift, Tokenise
+
+log = logging.getLogger("mlm_jax.data")
+Batch = dict[str, np.ndarray]
+
+
+@dataclass
+class Reader:
+    """Reads records, and keeps account of broken ones until there are too many."""
+
+    data: Data
+    source: Source
+    seen: set[int] = field(default_factory=set)
+    lock: Lock = field(default_factory=Lock)
+
+    def report(self, index: int, error: BadRecord) -> None:
+        """Count and name a broken record once; raises DataError above data.max_broken."""
+        with self.lock:
+            if index in self.seen:
+                return
+            self.seen.add(index)
+            self.source.broken[self.source.where(index)] = f"{error.key}: {error.reason}"
+            log.warning("broken record left out: %s", error)
+            if len(self.seen) > self.data.max_broken * len(self.source):
+                raise DataError(
+                    f"{len(self.seen)} of {len(self.source)} records of {self.data.name} are "
+                    f"broken, more than --data.max-broken {self.data.max_broken:g}; the last: "
+                    f"{error}"
+                )
+
+
+@dataclass
+class Example:
+    """A position in the stream to the arrays of one picture and its texts."""
+
+    reader: Reader
+    decode: Decode
+    shift: Shift
+    pick: Pick
+    tokenise: Tokenise
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        count = len(self.reader.source)
+        for step in range(count):
+            at = (index + step) % count
+            try:
+                return self.arrays(self.reader.source[at], rng)
+            except BadRecord as error:
+                self.reader.report(at, error)
+        raise DataError(f"{self.reader.data.name}: no usable record")
+
+    def arrays(self, record: Record, rng: np.random.Generator) -> Batch:
+        """image (H, W, 3), text and target rows (texts, length)."""
+        pairs = self.pick(record, rng)
+        rows = [self.tokenise(question, answer, record.key) for question, answer in pairs]
+        image = self.shift(self.decode(record.image, record.key), rng)
+        return {"image": image} | {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def train_batches(
+    data: Data,
+    source: Source,
+    tokenizer: Tokenizer,
+    size: tuple[int, int],
+    seed: int,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """Endless shuffled batches of data.batch pictures; `start` batches are already consumed.
+
+    The stream depends on the data, the seed and nothing else: not on data.threads, not on where it
+    was resumed. Raises DataError when too many records are broken.
+    """
+    example = Example(
+        reader=Reader(data, source),
+        decode=Decode(size, data.resize),
+        shift=Shift(data.shift),
+        pick=Pick(data.texts, data.caption_share),
+        tokenise=Tokenise(tokenizer, data.text_length, data.target_length),
+    )
+    stream = (
+        grain.MapDataset.range(len(source))
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(example)
+        .batch(data.batch, batch_fn=stack)
+    )
+    return iter(stream[start:].to_iter_dataset(_options(data)))
+
+
+def _options(data: Data) -> grain.ReadOptions:
+    return grain.ReadOptions(data.threads, prefetch_buffer_size=max(1, 2 * data.threads))
+
+
+def stack(examples: list[Batch]) -> Batch:
+    """Pictures stacked, rows of texts one after the other."""
+    return {
+        key: (np.stack if key == "image" else np.concatenate)([each[key] for each in examples])
+        for key in examples[0]
+    }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One text to evaluate with all that is known about it.
+
+    index: the record in the source.  kind: "caption", or the kind of the question.
+    references: every caption of the picture, or every accepted answer.
+    """
+
+    index: int
+    where: str
+    question: str
+    references: tuple[str, ...]
+    kind: str
+    truth: str = ""
+
+    @property
+    def target(self) -> str:
+        """The text that is scored: the commonest reference, the first among equals."""
+        return Counter(self.references).most_common(1)[0][0]
+
+
+def pairs_of(record: Record, index: int) -> list[Pair]:
+    """The caption prompt if a record has captions, then every question, in order."""
+    pairs = []
+    if record.captions:
+        pairs.append(
+            Pair(index, record.key, CAPTION_PROMPT, record.captions, "caption", record.truth)
+        )
+    for asked in record.questions:
+        where = asked.where or record.key
+        pairs.append(Pair(index, where, asked.text, asked.answers, asked.kind, record.truth))
+    return pairs
+
+
+def eval_pairs(
+    data: Data,
+    source: Source,
+    tokenizer: Tokenizer,
+    size: tuple[int, int],
+    limit: int | None = None,
+) -> Iterator[tuple[Pair, Batch]]:
+    """Every picture with every text once, in order, as arrays of one row; broken records left out.
+
+    `limit`: at most that many pictures, evenly spread over the source.
+    """
+    reader = Reader(data, source)
+    decode = Decode(size, data.resize)
+    tokenise = Tokenise(tokenizer, data.text_length, data.target_length)
+    count = len(source) if limit is None else min(limit, len(source))
+
+    def read(position: int) -> list[tuple[Pair, Batch]]:
+        index = position * len(source) // count
+        try:
+            record = source[index]
+            image = {"image": decode(record.image, record.key)}
+            return [
+                (pair, image | tokenise(pair.question, pair.target, pair.where))
+                for pair in pairs_of(record, index)
+            ]
+        except BadRecord as error:
+            reader.report(index, error)
+            return []
+
+    for pairs in grain.MapDataset.range(count).map(read).to_iter_dataset(_options(data)):
+        yield from pairs
+
+
+def eval_batches(
+    data: Data,
+    source: Source,
+    tokenizer: Tokenizer,
+    size: tuple[int, int],
+    batch: int,
+    limit: int | None = None,
+) -> Iterator[tuple[Batch, list[Pair]]]:
+    """Batches of exactly `batch` rows, one picture to a text, with the pairs they came from.
+
+    The last batch is filled up with its last row: row i is real where i < len(pairs).
+    """
+    rows: list[Any] = []
+    pairs: list[Pair] = []
+    for pair, arrays in eval_pairs(data, source, tokenizer, size, limit):
+        pairs.append(pair)
+        rows.append(arrays)
+        if len(rows) == batch:
+            yield _full(rows, batch), pairs
+            rows, pairs = [], []
+    if rows:
+        yield _full(rows, batch), pairs
+
+
+def _full(rows: list[Batch], batch: int) -> Batch:
+    whole = rows + [rows[-1]] * (batch - len(rows))
+    return {key: np.stack([row[key] for row in whole]) for key in whole[0]}

@@ -1,0 +1,158 @@
+"""Sets prepared by TFDS below data.root, the embedded world among them, read without TensorFlow."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from mlm_jax.config import Data, Fields
+from mlm_jax.data.records import BadRecord, DataError, Record, Source, texts_of
+from mlm_jax.data.rows import column, parse_captions, parse_questions
+
+WORLD = "world"
+TRUTH = "scene"
+
+
+def open_prepared(data: Data, split: str) -> Source:
+    """Open a split of the world (built when missing) or of a prepared set; raises DataError."""
+    fields = data.fields
+    if data.name.partition("/")[0] == WORLD:
+        from mlm_jax.world.builder import prepare
+
+        builder = prepare(data.root, data.name.partition("/")[2] or "48px")
+        fields = replace(fields, question="questions/question", answers="questions/answer")
+    else:
+        builder = tfds.builder_from_directory(str(_directory(Path(data.root), data.name)))
+    return _open(builder, data.name, split, fields)
+
+
+def _directory(root: Path, name: str) -> Path:
+    """Where "set/config:version" was prepared: the newest version when none is given."""
+    base, _, version = name.partition(":")
+    found = sorted(
+        (info.parent for info in root.joinpath(base).rglob("dataset_info.json")), key=_version
+    )
+    found = [path for path in found if not version or path.name == version]
+    configs = sorted({path.parent for path in found})
+    if not re.fullmatch(r"[\w/.-]+", base) or ".." in base or not configs:
+        raise DataError(
+            f"data {name!r}: neither a file, a folder nor a set prepared below {root} "
+            f"(there: {', '.join(_prepared(root)) or 'none'}). Prepare it with tfds.builder"
+            f'("{base}", data_dir="{root}").download_and_prepare(file_format="array_record"), '
+            'or name your own files: --data.name "mine/{split}.jsonl"'
+        )
+    if len(configs) > 1:
+        several = [str(path.relative_to(root)) for path in configs]
+        raise DataError(f"data {name!r} has several configs; accepted: {several}")
+    return found[-1]
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", path.name))
+
+
+def _prepared(root: Path) -> list[str]:
+    infos = root.glob("*/**/dataset_info.json") if root.is_dir() else ()
+    return sorted({str(info.parent.parent.relative_to(root)) for info in infos})
+
+
+def _open(builder: Any, name: str, split: str, fields: Fields) -> Source:
+    features = builder.info.features
+    if fields.image not in features:
+        raise DataError(
+            f"{name}: no feature {fields.image!r} but {sorted(features)} (--data.fields.image)"
+        )
+    texts = {path.partition("/")[0] for path in (fields.captions, fields.question, fields.answers)}
+    wanted = {fields.image, TRUTH, "kind"} | texts
+    if not texts & set(features):
+        raise DataError(
+            f"{name}: none of the features {sorted(texts)} but {sorted(features)} "
+            "(--data.fields.captions, or question and answers)"
+        )
+    try:
+        raw = builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+    except (ValueError, KeyError, AssertionError) as error:
+        raise DataError(
+            f"{name}: cannot read split {split!r} ({error}); "
+            f"there are {sorted(builder.info.splits)}"
+        ) from error
+    except NotImplementedError as error:
+        raise DataError(
+            f"{name}: prepared as {builder.info.file_format}, which has no random access; prepare "
+            'it again with file_format="array_record"'
+        ) from error
+    kept = {key: feature for key, feature in features.items() if key in wanted}
+    return Prepared(f"{name} {split}", raw, kept, fields)
+
+
+@dataclass
+class Prepared:
+    """Records of a TFDS set; only the named features are parsed, pictures stay encoded."""
+
+    name: str
+    raw: Sequence[bytes]
+    features: Mapping[str, Any]
+    fields: Fields
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rows = len(self.raw)
+        texts = {key: value for key, value in self.features.items() if key != self.fields.image}
+        self.parser = tfds.features.FeaturesDict(dict(self.features))
+        self.text_parser = tfds.features.FeaturesDict(texts)
+        self.labels = {key: _label(value) for key, value in texts.items()}
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, index: int) -> Record:
+        decoders = {self.fields.image: tfds.decode.SkipDecoding()}
+        values = self._parse(index, self.parser, decoders)
+        return self._record(values, index, values[self.fields.image])
+
+    def where(self, index: int) -> str:
+        return f"{self.name}:{index}"
+
+    def corpus(self) -> Iterator[str]:
+        for index in range(len(self)):
+            try:
+                record = self._record(self._parse(index, self.text_parser, None), index, b"")
+            except BadRecord:
+                continue
+            yield from texts_of(record.captions, record.questions)
+
+    def _parse(self, index: int, parser: Any, decoders: Any) -> dict[str, Any]:
+        try:
+            return parser.deserialize_example_np(self.raw[index], decoders=decoders)
+        except Exception as error:  # a damaged record raises almost anything
+            raise BadRecord(self.where(index), "record", f"cannot be parsed ({error})") from error
+
+    def _record(self, values: dict[str, Any], index: int, image: Any) -> Record:
+        where = self.where(index)
+        named = {key: self.labels.get(key, _plain)(value) for key, value in values.items()}
+        captions = parse_captions(named, where, self.fields)
+        questions = parse_questions(named, where, self.fields)
+        if not captions and not questions:
+            raise BadRecord(where, self.fields.captions, "no text; accepted: at least one")
+        truth = column(named, TRUTH)
+        text = truth.decode() if isinstance(truth, bytes) else ""
+        return Record(where, image, captions, questions, text)
+
+
+def _label(feature: Any) -> Callable[[Any], Any]:
+    """How the values of a feature become text: the name of a class, all else as it is."""
+    if isinstance(feature, tfds.features.ClassLabel):
+        return lambda value: feature.int2str(int(value))
+    return _plain
+
+
+def _plain(value: Any) -> Any:
+    """Arrays of TFDS as lists, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value

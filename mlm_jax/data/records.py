@@ -1,0 +1,76 @@
+"""What a source yields: one record per picture, with all the texts that belong to it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from mlm_jax.data import CAPTION_PROMPT
+
+
+class DataError(ValueError):
+    """A user's mistake about data: the message says where, what, and what would be accepted."""
+
+
+class BadRecord(DataError):  # noqa: N818
+    """One record that cannot be used."""
+
+    def __init__(self, where: str, key: str, reason: str):
+        """`where` is "file:row", `key` the column or part, `reason` ends with what is accepted."""
+        super().__init__(f"{where}: {key}: {reason}")
+        self.where, self.key, self.reason = where, key, reason
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, every accepted answer in the order of the source, and the kind of question."""
+
+    text: str
+    answers: tuple[str, ...]
+    kind: str = ""
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A picture and its texts.
+
+    key: "file:row" of the first row.  image: an encoded file, or uint8 (H, W, 3).
+    truth: the scene of the embedded world as JSON, "" elsewhere.
+    """
+
+    key: str
+    image: bytes | np.ndarray
+    captions: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
+    truth: str = ""
+
+
+class Source(Protocol):
+    """Random access to records. `broken` maps "file:row" to a reason and grows while reading."""
+
+    broken: dict[str, str]
+    rows: int
+
+    def __len__(self) -> int:
+        """Number of pictures; `rows` counts the rows they were gathered from, broken ones too."""
+
+    def __getitem__(self, index: int) -> Record:
+        """The record of a picture; raises BadRecord."""
+
+    def where(self, index: int) -> str:
+        """The place of a record for messages, "file:row"."""
+
+    def corpus(self) -> Iterator[str]:
+        """Every caption, question and answer, without reading pictures."""
+
+
+def texts_of(captions: tuple[str, ...], questions: tuple[Question, ...]) -> Iterator[str]:
+    """All texts of one record; the caption prompt stands for the question of a caption."""
+    if captions:
+        yield CAPTION_PROMPT
+    yield from captions
+    for question in questions:
+        yield question.text
+        yield from question.answers

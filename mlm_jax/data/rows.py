@@ -1,0 +1,171 @@
+"""Rows of a user's own data: the values of a row as text, and the files that hold rows."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config import Fields
+from mlm_jax.data.pictures import SUFFIXES
+from mlm_jax.data.records import BadRecord, DataError, Question
+
+
+def read_jsonl(path: Path, broken: dict[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row, object), rows counted from 1; rows that are no JSON object go to `broken`.
+
+    Blank lines are skipped. Raises DataError when the file itself cannot be read.
+    """
+    for row, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            broken[f"{path}:{row}"] = f"row: invalid UTF-8 at byte {error.start}; accepted: UTF-8"
+        except (json.JSONDecodeError, RecursionError) as error:
+            broken[f"{path}:{row}"] = f"row: invalid JSON ({error}); accepted: one object a line"
+        else:
+            if isinstance(value, dict):
+                yield row, value
+            else:
+                broken[f"{path}:{row}"] = f"row: a JSON {_type(value)}; accepted: one object a line"
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            yield from stream
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _type(value: object) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    return {list: "list", dict: "object", str: "string", type(None): "null"}.get(
+        type(value), "number"
+    )
+
+
+def read_pairs(folder: Path, broken: dict[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row, {"image", "captions"}) for every picture with a .txt of its name, by name.
+
+    Every line of the .txt is a caption. Rows are counted from 1 over the pictures.
+    """
+    pictures = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+    for row, picture in enumerate(sorted(pictures), 1):
+        text = picture.with_suffix(".txt")
+        try:
+            captions = text.read_bytes().decode("utf-8").splitlines()
+        except FileNotFoundError:
+            broken[f"{folder}:{picture.name}"] = (
+                f"captions: {text.name} is missing; accepted: a text file with a caption a line"
+            )
+        except UnicodeDecodeError as error:
+            broken[f"{folder}:{picture.name}"] = (
+                f"captions: {text.name} has invalid UTF-8 at byte {error.start}; accepted: UTF-8"
+            )
+        else:
+            lines = [line for line in captions if line.strip()]
+            yield row, {"image": picture.name, "captions": lines or ""}
+
+
+def column(row: Mapping[str, Any], path: str) -> Any:
+    """The value at "a" or "a/b" (through lists too); None where it is missing."""
+    value: Any = row
+    for part in path.split("/"):
+        if isinstance(value, list):
+            value = [item.get(part) if isinstance(item, Mapping) else None for item in value]
+        else:
+            value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def parse_captions(row: Mapping[str, Any], where: str, fields: Fields) -> tuple[str, ...]:
+    """The captions of a row, () when it has none; raises BadRecord."""
+    value = column(row, fields.captions)
+    if value is None:
+        return ()
+    return _texts(value, where, fields.captions)
+
+
+def parse_questions(row: Mapping[str, Any], where: str, fields: Fields) -> tuple[Question, ...]:
+    """The questions of a row with their answers, () when it has none; raises BadRecord.
+
+    A text with the answer or answers to it, or a list of texts with a list of the same length. The
+    kind is taken from "kind" beside the question.
+    """
+    asked = column(row, fields.question)
+    if asked is None:
+        return ()
+    answers = column(row, fields.answers)
+    parent, _, _ = fields.question.rpartition("/")
+    kinds = column(row, f"{parent}/kind" if parent else "kind")
+    if not isinstance(asked, list):
+        asked, answers, kinds = [asked], [answers], [kinds]
+    if not isinstance(answers, list) or len(answers) != len(asked):
+        raise BadRecord(
+            where,
+            fields.answers,
+            f"{len(asked)} questions need a list of {len(asked)} answers{_similar(row, fields)}",
+        )
+    if not isinstance(kinds, list) or len(kinds) != len(asked):
+        kinds = [kinds] * len(asked)
+    return tuple(
+        _question(*each, where, fields, row) for each in zip(asked, answers, kinds, strict=True)
+    )
+
+
+def _question(
+    text: Any, answers: Any, kind: Any, where: str, fields: Fields, row: Mapping[str, Any]
+) -> Question:
+    asked = _text(text, where, fields.question)
+    if answers is None:
+        raise BadRecord(
+            where,
+            fields.answers,
+            f"the question {asked!r} has no answers; accepted: a text or a list of texts"
+            + _similar(row, fields),
+        )
+    return Question(
+        asked,
+        _texts(answers, where, fields.answers),
+        "" if kind is None else _text(kind, where, "kind"),
+        where,
+    )
+
+
+def _similar(row: Mapping[str, Any], fields: Fields) -> str:
+    """Name the column that was probably meant: "answer" for "answers"."""
+    if fields.answers not in row and "answer" in row:
+        return " (the row has 'answer': use --data.fields.answers answer)"
+    return ""
+
+
+def _texts(value: Any, where: str, key: str) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise BadRecord(where, key, "an empty list; accepted: a text or a list of texts")
+    return tuple(_text(item, where, key) for item in values)
+
+
+def _text(value: Any, where: str, key: str) -> str:
+    """Text of a value: bytes are UTF-8, booleans "true" and "false", numbers as JSON has them."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadRecord(
+                where, key, f"invalid UTF-8 at byte {error.start}; accepted: UTF-8"
+            ) from error
+    if isinstance(value, bool | int | float):
+        value = json.dumps(value)
+    if not isinstance(value, str):
+        raise BadRecord(where, key, f"a JSON {_type(value)}; accepted: a text or a list of texts")
+    if not value.strip():
+        raise BadRecord(where, key, "an empty text; accepted: at least one word")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise BadRecord(where, key, "half a surrogate pair; accepted: text that UTF-8 can hold")
+    return value.strip()

@@ -1,0 +1,135 @@
+"""Tokenizers: the `tokenizers` library behind one small class.
+
+Own tokenizers have the ids pad 0, bos 1, eos 2, unk 3. Any tokenizer.json can be loaded: its
+special tokens are found by their usual names, and what is missing is added at the end. Text that
+imitates a special token is read as ordinary text.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers as hf
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from mlm_jax.config import Data
+from mlm_jax.data import CAPTION_PROMPT
+from mlm_jax.data.records import DataError, Source
+
+PAD, BOS, EOS, UNK = "[PAD]", "[BOS]", "[EOS]", "[UNK]"
+NAMES = {
+    PAD: (PAD, "<pad>", "<|pad|>", "<|endoftext|>"),
+    BOS: (BOS, "<s>", "<bos>", "<|startoftext|>", "[CLS]", "<|endoftext|>"),
+    EOS: (EOS, "</s>", "<eos>", "<|endoftext|>", "[SEP]"),
+    UNK: (UNK, "<unk>", "<|unk|>", "<|endoftext|>"),
+}
+
+
+class Tokenizer:
+    """Text to ids and back. `size` counts all ids; pad, bos, eos and unk are ids."""
+
+    def __init__(self, inner: hf.Tokenizer):
+        inner.no_padding()
+        inner.no_truncation()
+        inner.encode_special_tokens = True
+        self.inner = inner
+        self.pad, self.bos, self.eos, self.unk = (self._special(name) for name in NAMES)
+
+    def _special(self, name: str) -> int:
+        for known in NAMES[name]:
+            index = self.inner.token_to_id(known)
+            if index is not None:
+                return index
+        self.inner.add_special_tokens([name])
+        return self._special(name)
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Ids without bos and eos."""
+        return self.inner.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Clean text of the ids up to eos; pad and bos are left out."""
+        kept = []
+        for index in ids:
+            if index == self.eos:
+                break
+            if index not in (self.pad, self.bos):
+                kept.append(int(index))
+        return self.inner.decode(kept, skip_special_tokens=False).strip()
+
+    def save(self, path: Path | str) -> None:
+        """Write a tokenizer.json."""
+        Path(path).write_text(self.inner.to_str(pretty=True), encoding="utf-8")
+
+
+def words(corpus: Iterable[str]) -> Tokenizer:
+    """Word level: lower case, punctuation apart; every word of the corpus has an id.
+
+    A token remembers whether a space went before it, "is it?" -> "▁is", "▁it", "?", so that
+    decoding gives back the lower-case text exactly, with single spaces.
+    """
+    inner = hf.Tokenizer(models.WordLevel({}, unk_token=UNK))
+    inner.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Lowercase(),
+            normalizers.Replace(hf.Regex(r"[\s▁]+"), " "),
+            normalizers.Strip(),
+        ]
+    )
+    word = r"▁?[\p{L}\p{M}\p{N}]+|▁?[^\p{L}\p{M}\p{N}▁]"
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="always", split=False),
+            pre_tokenizers.Split(hf.Regex(word), "isolated"),
+        ]
+    )
+    inner.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=1 << 20, special_tokens=[PAD, BOS, EOS, UNK], show_progress=False
+    )
+    inner.train_from_iterator(corpus, trainer)
+    return Tokenizer(inner)
+
+
+def bpe(corpus: Iterable[str], vocab: int) -> Tokenizer:
+    """Byte-level BPE of `vocab` ids, at least 260: no text is unknown, and decoding is exact."""
+    if vocab < 260:
+        raise DataError(f"--data.vocab {vocab}: at least 260 (256 bytes and 4 special tokens)")
+    inner = hf.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[PAD, BOS, EOS, UNK],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(corpus, trainer)
+    return Tokenizer(inner)
+
+
+def load(path: Path | str) -> Tokenizer:
+    """Any tokenizer.json; raises DataError."""
+    try:
+        return Tokenizer(hf.Tokenizer.from_str(Path(path).read_text(encoding="utf-8")))
+    except Exception as error:  # the library raises plain Exception
+        raise DataError(f"{path}: not a readable tokenizer.json ({error})") from error
+
+
+def build(data: Data, source: Source) -> Tokenizer:
+    """The tokenizer that data.tokenizer asks for: "words", "bpe" or the path of a .json."""
+    if data.tokenizer.endswith(".json"):
+        return load(data.tokenizer)
+    corpus = [CAPTION_PROMPT, *source.corpus()]
+    if data.tokenizer == "words":
+        return words(corpus)
+    if data.tokenizer == "bpe":
+        return bpe(corpus, data.vocab)
+    raise DataError(
+        f"--data.tokenizer {data.tokenizer!r}; accepted: words, bpe, or a path that ends in .json"
+    )

@@ -1,0 +1,144 @@
+"""Transforms of one record on its way into a batch: frozen dataclasses with __call__."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mlm_jax.data import CAPTION_PROMPT
+from mlm_jax.data.pictures import open_picture
+from mlm_jax.data.records import BadRecord, Record
+from mlm_jax.data.tokenizers import Tokenizer
+
+BILINEAR = Image.Resampling.BILINEAR  # antialiased in Pillow
+BICUBIC = Image.Resampling.BICUBIC
+
+
+@dataclass(frozen=True)
+class Decode:
+    """An encoded file or array to uint8 (H, W, 3).
+
+    stretch: to size regardless of proportions; crop: the centre that fills it; pad: the whole on
+    white.
+    """
+
+    size: tuple[int, int]
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
+
+    def __call__(self, image: bytes | np.ndarray, where: str = "picture") -> np.ndarray:
+        """`image`: bytes of a file, or uint8 (h, w, 3); raises BadRecord naming `where`."""
+        height, width = self.size
+        if isinstance(image, np.ndarray):
+            if image.shape == (height, width, 3):
+                return image
+            picture = Image.fromarray(image)
+        else:
+            picture = open_picture(image, where)
+        return np.asarray(self._fit(picture, (width, height)))
+
+    def _fit(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+        if picture.size == size:
+            return picture
+        if self.resize == "crop":
+            return ImageOps.fit(picture, size, BICUBIC)
+        if self.resize == "pad":
+            return ImageOps.pad(picture, size, BICUBIC, color="white")
+        return picture.resize(size, BICUBIC)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Move a picture by up to `pixels` either way; the edge is repeated into the gap."""
+
+    pixels: int
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if not self.pixels:
+            return image
+        down, right = rng.integers(-self.pixels, self.pixels + 1, size=2)
+        height, width = image.shape[:2]
+        rows = np.clip(np.arange(height) - down, 0, height - 1)
+        columns = np.clip(np.arange(width) - right, 0, width - 1)
+        return image[rows][:, columns]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Choose `texts` pairs (question, answer) of a record at random.
+
+    A caption with probability `caption_share` where the record has both kinds; none is repeated
+    before all of its kind were used.
+    """
+
+    texts: int
+    caption_share: float
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> list[tuple[str, str]]:
+        share = self.caption_share
+        if not record.captions or not record.questions:
+            share = 1.0 if record.captions else 0.0
+        captions = rng.permutation(len(record.captions))
+        questions = rng.permutation(len(record.questions))
+        told, asked = 0, 0
+        pairs = []
+        for caption in rng.random(self.texts) < share:
+            if caption:
+                text = record.captions[captions[told % len(captions)]]
+                pairs.append((CAPTION_PROMPT, text))
+                told += 1
+            else:
+                question = record.questions[questions[asked % len(questions)]]
+                answer = question.answers[rng.integers(len(question.answers))]
+                pairs.append((question.text, answer))
+                asked += 1
+        return pairs
+
+
+@dataclass(frozen=True)
+class Tokenise:
+    """Texts to padded rows of ids; the arrays of a row are shared and read-only."""
+
+    tokenizer: Tokenizer
+    text_length: int
+    target_length: int
+
+    def __call__(self, question: str, answer: str, where: str = "text") -> dict[str, np.ndarray]:
+        """text, text_mask (text_length,) and target, target_mask (target_length,).
+
+        Raises BadRecord when a text has more tokens than its row holds.
+        """
+        text, text_mask = self._row(question, self.text_length, False, where)
+        target, target_mask = self._row(answer, self.target_length, True, where)
+        return {"text": text, "text_mask": text_mask, "target": target, "target_mask": target_mask}
+
+    def _row(
+        self, text: str, length: int, target: bool, where: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        row = _padded(self.tokenizer, text, length, target)
+        if isinstance(row, int):
+            key = "target_length" if target else "text_length"
+            raise BadRecord(
+                where,
+                "text",
+                f"{text[:60]!r} has {row} tokens; --data.{key.replace('_', '-')} {length} accepts "
+                f"{length - 2 if target else length}",
+            )
+        return row
+
+
+@lru_cache(maxsize=1 << 16)
+def _padded(
+    tokenizer: Tokenizer, text: str, length: int, target: bool
+) -> tuple[np.ndarray, np.ndarray] | int:
+    """A row and its mask, or the number of tokens when there are too many."""
+    ids = tokenizer.encode(text)
+    whole = [tokenizer.bos, *ids, tokenizer.eos] if target else ids
+    if len(whole) > length:
+        return len(ids)
+    row = np.full(length, tokenizer.pad, np.int32)
+    row[: len(whole)] = whole
+    mask = np.arange(length) < len(whole)
+    row.flags.writeable = mask.flags.writeable = False
+    return row, mask
