@@ -1,11 +1,34 @@
-"""One experiment as a tree of frozen dataclasses; the command line is that tree."""
+"""One experiment as a tree of frozen dataclasses; the command line is that tree.
 
+A model is its own configuration: a Linen module is a dataclass, so `Config.model` holds the module itself
+and its fields are keys like any other (`--model.fusion.kind gated`).
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
 
 import flax.linen as nn
+import tyro
 
 from mlm_jax.losses import Loss
+
+PACKAGES = ("mlm_jax", "experiments")
+"""Where the classes of a configuration may live: a saved run imports from nowhere else."""
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can put right: shown as a message, without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -21,54 +44,356 @@ class Fields:
 
 @dataclass(frozen=True)
 class Data:
+    """What is read, and how it becomes batches."""
+
     name: str = "world"
+    """`world`, `world/224px`, a prepared TFDS set under root, or a path: *.jsonl, *.jsonl.gz, a folder."""
     root: str = "data"
+    """The folder that holds prepared sets; the world is built there on first use."""
     images: tuple[str, ...] = ()
+    """Further places of the pictures that rows name: folders, .zip, .npz. Empty: beside the JSONL."""
     fields: Fields = field(default_factory=Fields)
     train: str = "train"
+    """Split to learn from, in TFDS syntax: train, train[:90%], a+b."""
     test: str = "test"
+    """Split to validate on, in TFDS syntax."""
     texts: int = 2
+    """Texts per picture and batch; a batch has batch × texts rows of text."""
     caption_share: float = 0.5
+    """Share of the texts that are captions where a picture has both; the rest are questions."""
     resize: Literal["stretch", "crop", "pad"] = "stretch"
+    """How a picture of another shape becomes model.image.size."""
     shift: int = 0
+    """Augmentation: shift by up to this many pixels."""
     text_length: int = 32
+    """Tokens of the question or prompt."""
     target_length: int = 32
+    """Tokens of the caption or answer, bos and eos included."""
     tokenizer: str = "words"
+    """`words`, `bpe`, or the path of a tokenizer.json."""
     vocab: int = 512
+    """Upper bound for the tokens of a tokenizer built from the data."""
     batch: int = 64
+    """Pictures per step."""
     threads: int = 4
+    """Threads that decode; does not change the result."""
     max_broken: float = 0.01
+    """Share of broken records at which reading stops."""
 
 
 @dataclass(frozen=True)
 class Optim:
+    """How parameters move. Paths look like image/body/block_0/mlp/up/kernel; a pattern is a prefix or a glob."""
+
     name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
     lr: float = 1e-3
+    """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape after the warmup; cosine and linear end at 0."""
     warmup: int = 100
+    """Steps of linear rise, at most half of the run."""
     weight_decay: float = 0.05
+    """Decoupled, times the learning rate; on kernels only (optim.decays)."""
     clip: float = 1.0
+    """Largest global norm of the gradient; 0 = off."""
     b1: float = 0.9
     b2: float = 0.999
     accumulate: int = 1
+    """Parts in which a batch is computed, one after another."""
     ema: float = 0.0
+    """Decay of the moving average of the parameters that is evaluated and generated with; 0 = off."""
     freeze: tuple[str, ...] = ()
+    """Patterns of parameters that stay as they are."""
     lr_scale: tuple[tuple[str, float], ...] = ()
+    """Pattern and factor on the learning rate; the last pattern that matches counts."""
     max_skipped: int = 10
+    """Steps with a non-finite loss or gradient in a row at which training stops."""
 
 
 @dataclass(frozen=True)
 class Config:
+    """One experiment."""
+
     model: nn.Module
     loss: Loss
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     steps: int = 1000
     seed: int = 0
+    """Initial parameters, order of the data, dropout."""
     log_every: int = 50
+    """Steps per line of metrics.jsonl."""
     eval_every: int = 0
+    """Steps between validations; 0 = never."""
     save_every: int = 500
+    """Steps between checkpoints; the last step is always saved."""
     keep: int = 3
+    """Checkpoints that are kept."""
     eval_examples: int = 512
+    """Pictures of data.test per validation."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward and backward pass; parameters, optimiser and loss stay float32."""
     require: Literal["any", "gpu", "tpu"] = "any"
+    """Refuse to run on anything else."""
+
+
+# --- from a file or the command line ---
+
+
+def folder() -> Path:
+    """`experiments/configs` beside the package, or else under the working directory."""
+    beside = Path(__file__).resolve().parents[1] / "experiments" / "configs"
+    return beside if beside.is_dir() else Path.cwd() / "experiments" / "configs"
+
+
+def names() -> dict[str, str]:
+    """Name of every experiment -> first line of its docstring, read without importing it."""
+    return {
+        path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        for path in sorted(folder().glob("*.py"))
+        if path.stem != "__init__"
+    }
+
+
+def load(name: str) -> Config:
+    """The experiment `vit_tiny` (experiments/configs/vit_tiny.py), `vit_tiny:tiny`, or `path/to/own.py`.
+
+    What follows the colon is the attribute that is taken, `config` by default.
+    Raises: UserError if there is no such experiment or attribute, or one module sits in two fields.
+    """
+    name, _, attribute = name.partition(":")
+    module = module_of(name)
+    config = getattr(module, attribute or "config", None)
+    if not isinstance(config, Config):
+        have = sorted(k for k, v in vars(module).items() if isinstance(v, Config))
+        raise UserError(
+            f"{module.__file__} has no Config called `{attribute or 'config'}`"
+            f" (it has: {', '.join(have) or 'none'})"
+        )
+    refuse_shared(config)
+    return config
+
+
+def module_of(name: str) -> ModuleType:
+    root = str(folder().parents[1])
+    if root not in sys.path:
+        sys.path.append(root)
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"--config: there is no file {path}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    if name not in names():
+        raise UserError(f"--config: no experiment `{name}`{suggest(name, names())}")
+    return importlib.import_module(f"experiments.configs.{name}")
+
+
+def suggest(word: str, known: Sequence[str] | dict[str, str]) -> str:
+    """` in ...; did you mean ...?` for an error message."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; there are: {', '.join(known) or 'none'}"
+
+
+def cli(argv: Sequence[str], program: str = "train.py") -> tuple[Config, Path]:
+    """`--config NAME [--run DIR] [--key value ...]` -> the configuration and the run directory.
+
+    Without --config, an existing --run DIR gives the configuration. DIR is runs/NAME by default.
+    Raises: UserError; SystemExit(2) with a message by tyro for unknown keys and wrong values.
+    """
+    parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", metavar="NAME")
+    parser.add_argument("--run", metavar="DIR", type=Path)
+    own, rest = parser.parse_known_args(argv)
+    if own.config is not None:
+        config = load(own.config)
+        title = f"{program} --config {own.config}"
+    elif own.run is not None and (own.run / "config.json").exists():
+        config = read(own.run)
+        title = f"{program} --run {own.run}"
+    else:
+        print(usage(program))
+        raise SystemExit(0 if {"-h", "--help"} & {*rest} else 2)
+    run = own.run or Path("runs") / Path(own.config).name.removesuffix(".py").replace(":", "-")
+    config = override(config, rest, title)
+    check(config)
+    return config, run
+
+
+def usage(program: str) -> str:
+    known = "\n".join(f"    {name:<16} {line}" for name, line in names().items())
+    return (
+        f"{program} --config NAME [--run DIR] [--key value ...]     begin, or go on with runs/NAME\n"
+        f"{program} --run DIR                                      go on with an existing run\n"
+        f"{program} --config NAME --help                           every key with its value\n"
+        f"\nExperiments ({folder()}), or the path of a file like them:\n{known or '    none'}"
+    )
+
+
+def override(config: Config, argv: Sequence[str], title: str = "") -> Config:
+    """`config` with the keys given in `argv` (`--optim.lr 3e-4`) put in place of its own."""
+    # A protocol has no fields to show: give the loss its concrete type for the command line.
+    typed = type("Config", (Config,), {"__annotations__": {"loss": type(config.loss)}})
+    given = tyro.cli(
+        dataclass(frozen=True)(typed),
+        prog=title or None,
+        description=Config.__doc__,
+        args=list(argv),
+        default=typed(**parts(config)),
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    return Config(**parts(given))
+
+
+def parts(node: Any) -> dict[str, Any]:
+    """Fields of a dataclass; of a Linen module only its own, without parent and name."""
+    hidden = ("parent", "name") if isinstance(node, nn.Module) else ()
+    return {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.name not in hidden}
+
+
+# --- to a file and back ---
+
+
+def to_json(node: Any, path: str = "config") -> Any:
+    """The whole tree as JSON values; a dataclass becomes its fields and its class path under "type".
+
+    Raises: UserError if a value cannot be written, or a class could not be found again by `from_json`.
+    """
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        kind = f"{type(node).__module__}.{type(node).__qualname__}"
+        if kind.partition(".")[0] not in PACKAGES:
+            raise UserError(f"{path} is a {kind}: put its class into {' or '.join(PACKAGES)}")
+        return {"type": kind} | {k: to_json(v, f"{path}.{k}") for k, v in parts(node).items()}
+    if isinstance(node, tuple):
+        return [to_json(v, f"{path}[{i}]") for i, v in enumerate(node)]
+    if node is None or isinstance(node, str | bool | int | float):
+        return node
+    raise UserError(f"{path}: a {type(node).__name__} cannot be saved in a configuration")
+
+
+def from_json(node: Any) -> Any:
+    """What `to_json` wrote, built again. Only dataclasses of PACKAGES are imported.
+
+    Raises: UserError for any other class, and for a field that its class does not have.
+    """
+    if isinstance(node, list):
+        return tuple(from_json(v) for v in node)
+    if not isinstance(node, dict):
+        return node
+    cls = class_of(str(node.get("type")))
+    values = {k: from_json(v) for k, v in node.items() if k != "type"}
+    unknown = sorted(values.keys() - {f.name for f in dataclasses.fields(cls)})
+    if unknown:
+        raise UserError(f"{node['type']} has no field {', '.join(unknown)}: saved by other code?")
+    return cls(**values)
+
+
+def class_of(kind: str) -> Any:
+    module, _, name = kind.rpartition(".")
+    if module.partition(".")[0] not in PACKAGES:
+        raise UserError(f"a configuration may only name classes of {PACKAGES}, not `{kind}`")
+    try:
+        cls = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise UserError(f"the configuration names `{kind}`: {error}") from error
+    own = isinstance(cls, type) and cls.__module__.partition(".")[0] in PACKAGES
+    if not own or not dataclasses.is_dataclass(cls):
+        raise UserError(f"the configuration names `{kind}`, which is no dataclass of this project")
+    return cls
+
+
+def read(run: Path) -> Config:
+    """The configuration of a run directory. Raises: UserError."""
+    config = from_json(read_json(run))
+    if not isinstance(config, Config):
+        raise UserError(f"{run / 'config.json'} holds no configuration")
+    return config
+
+
+def read_json(run: Path) -> Any:
+    path = run / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{run} is no run directory: it has no config.json") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def flat(node: Any, path: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 1}} -> {"optim.lr": 1}; lists are values."""
+    if not isinstance(node, dict):
+        return {path: node}
+    inner = ((f"{path}.{k}" if path else k, v) for k, v in node.items())
+    return {key: leaf for k, v in inner for key, leaf in flat(v, k).items()}
+
+
+# --- checks ---
+
+
+def refuse_shared(tree: Any, path: str = "config", seen: dict[int, str] | None = None) -> None:
+    """Raise if one Linen instance sits in two fields: it would share its parameters silently."""
+    seen = {} if seen is None else seen
+    if isinstance(tree, nn.Module) and seen.setdefault(id(tree), path) != path:
+        raise UserError(f"{path} is {seen[id(tree)]} again: build it twice, or share in a model")
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        for name, value in parts(tree).items():
+            refuse_shared(value, f"{path}.{name}", seen)
+    elif isinstance(tree, tuple | list):
+        for i, value in enumerate(tree):
+            refuse_shared(value, f"{path}[{i}]", seen)
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot work before any work is done. Raises: UserError naming every bad key."""
+    wrong = [*out_of_range(config), *contradictions(config)]
+    if wrong:
+        raise UserError("this configuration cannot work:\n" + "\n".join(f"  {w}" for w in wrong))
+
+
+def out_of_range(config: Config) -> Iterator[str]:
+    values = flat({**parts(config), "optim": parts(config.optim), "data": parts(config.data)})
+    at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.texts",
+                    "data.batch", "data.text_length", "data.vocab", "optim.accumulate",
+                    "optim.max_skipped"),
+                2: ("data.target_length",),
+                0: ("seed", "eval_every", "data.threads", "data.shift", "optim.lr", "optim.warmup",
+                    "optim.weight_decay", "optim.clip")}  # fmt: skip
+    for low, keys in at_least.items():
+        yield from (f"{k} is {values[k]}: at least {low}" for k in keys if not values[k] >= low)
+    for key in ("optim.b1", "optim.b2", "optim.ema"):
+        if not 0 <= values[key] < 1:
+            yield f"{key} is {values[key]}: at least 0 and under 1"
+    for key in ("data.caption_share", "data.max_broken"):
+        if not 0 <= values[key] <= 1:
+            yield f"{key} is {values[key]}: from 0 to 1"
+    for pattern, factor in config.optim.lr_scale:
+        if not factor > 0:
+            yield f"optim.lr_scale {pattern} is {factor}: over 0 (optim.freeze holds still)"
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    data, model = config.data, config.model
+    if data.batch % max(config.optim.accumulate, 1):
+        yield f"data.batch {data.batch} is not divisible by optim.accumulate {config.optim.accumulate}"
+    text, decoder = getattr(model, "text", None), getattr(model, "decoder", None)
+    if data.text_length > getattr(text, "length", data.text_length):
+        yield f"data.text_length {data.text_length} is over the {text.length} positions of model.text.length"
+    if data.target_length - 1 > getattr(decoder, "length", data.target_length):
+        yield (
+            f"data.target_length {data.target_length} needs {data.target_length - 1} positions,"
+            f" but model.decoder.length is {decoder.length}"
+        )
+
+
+def check_vocab(config: Config, size: int) -> None:
+    """Raises: UserError if the tokenizer knows more tokens than the model."""
+    for part in ("text", "decoder"):
+        vocab = getattr(getattr(config.model, part, None), "vocab", size)
+        if size > vocab:
+            raise UserError(f"the tokenizer has {size} tokens, but model.{part}.vocab is {vocab}")

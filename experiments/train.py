@@ -1,0 +1,21 @@
+"""Train an experiment; a run that exists is gone on with.
+
+    python experiments/train.py --config vit_tiny [--run DIR] [--steps N] [--data.batch N] [--optim.lr 3e-4]
+"""
+
+import sys
+from collections.abc import Sequence
+
+from mlm_jax import command
+from mlm_jax.config import cli
+
+
+def main(argv: Sequence[str]) -> int:
+    config, run = cli(argv, "train.py")
+    from mlm_jax.train import train  # after the command line: a typo is answered at once
+
+    return train(config, run, sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(main))

@@ -1,0 +1,222 @@
+"""A run directory: its configuration, history, metrics and tokenizer, held by one process at a time."""
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config import Config, UserError, flat, read_json, to_json
+
+try:
+    from tensorboardX import SummaryWriter
+except ImportError:
+    SummaryWriter = None
+
+FREE = (
+    "log_every",
+    "eval_every",
+    "eval_examples",
+    "save_every",
+    "keep",
+    "require",
+    "data.threads",
+    "data.root",
+)
+"""Keys that do not change what is learnt: a run may go on with others."""
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
+
+
+class Run:
+    """One open run directory; see `open_run`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.tokenizer = path / "tokenizer.json"
+        self.metrics = path / "metrics.jsonl"
+        self.board = None
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics beyond `step`: they will be written again. Call before `log`."""
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+        write(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        if SummaryWriter is None:
+            print("tensorboardX is not installed: metrics go to metrics.jsonl alone")
+        else:
+            self.board = SummaryWriter(str(self.path), purge_step=step + 1 if step else None)
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        """Append one line to metrics.jsonl and the same to TensorBoard."""
+        line = {"step": step, "time": round(time.time(), 3), **numbers}
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
+
+    def require_space(self, need: int) -> None:
+        """Raises: UserError if fewer than `need` bytes are free where the run is."""
+        free = shutil.disk_usage(self.path).free
+        if free < need:
+            raise UserError(
+                f"{self.path}: {free / 1e9:.2f} GB free, but the checkpoints of this run take"
+                f" {need / 1e9:.2f} GB. Make room, lower --keep, or choose another --run."
+            )
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl in the run directory `path`; what a kill cut short is left out."""
+    file = path / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [line for line in map(parse, lines) if line is not None]
+
+
+def parse(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "step" in value else None
+
+
+@contextmanager
+def open_run(path: Path, config: Config, command: Sequence[str] = ()) -> Iterator[Run]:
+    """Create `path`, or go on with it if it is a run of the same configuration.
+
+    Raises: UserError if it is another run's, no run directory at all, not writable, or held by
+    another process.
+    """
+    tree = to_json(config)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe(path)
+    except OSError as error:
+        raise UserError(f"cannot write to the run directory {path}: {error.strerror}") from error
+    with lock(path):
+        if (path / "config.json").exists():
+            refuse_other(path, tree)
+        else:
+            refuse_foreign(path)
+            write(path / "config.json", json.dumps(tree, indent=2) + "\n")
+        remember(path, command)
+        run = Run(path)
+        try:
+            yield run
+        finally:
+            if run.board is not None:
+                run.board.close()
+
+
+def probe(path: Path) -> None:
+    """A full disk lets files be made but not filled."""
+    place = path / f".probe-{os.getpid()}"
+    try:
+        with place.open("wb") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        place.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold `path`/lock. The kernel lets go of it when the process ends, however it ends."""
+    with (path / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"{path} is in use by process {file.read().strip()}: wait, or choose another --run"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def refuse_other(path: Path, tree: Any) -> None:
+    different = differences(read_json(path), tree)
+    if different:
+        raise UserError(
+            f"{path} is a run with another configuration (its value, then yours):\n"
+            + "\n".join(f"  {key}: {old!r} -> {new!r}" for key, old, new in different)
+            + "\nNothing was changed. Give the run's own values to go on with it,"
+            " or choose another --run."
+        )
+
+
+def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """(key, value in old, value in new) where they differ, but for the keys in FREE."""
+    a, b = flat(old), flat(new)
+    keys = [k for k in dict.fromkeys([*a, *b]) if k not in FREE]
+    absent = "(absent)"
+    return [(k, a.get(k, absent), b.get(k, absent)) for k in keys if a.get(k) != b.get(k)]
+
+
+def refuse_foreign(path: Path) -> None:
+    others = sorted(p.name for p in path.iterdir() if p.name not in ("lock", "run.json"))
+    if others:
+        raise UserError(
+            f"{path} is not empty and is no run directory (it holds {', '.join(others[:5])}):"
+            " choose another --run"
+        )
+
+
+def remember(path: Path, command: Sequence[str]) -> None:
+    """Add this start to run.json: a list, one entry for each time that the run was begun or resumed."""
+    file = path / "run.json"
+    try:
+        starts = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        starts = []
+    versions = {name: version(name) for name in PACKAGES}
+    starts.append(
+        {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": list(command),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "versions": versions,
+            "git": git(),
+        }
+    )
+    write(file, json.dumps(starts, indent=2) + "\n")
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def git() -> dict[str, Any]:
+    """Commit of the source and whether files differ from it; empty outside a repository."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def write(path: Path, text: str) -> None:
+    """Replace `path` whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)

@@ -1,0 +1,399 @@
+"""Training: data, step, log, evaluate, save, in this order, once for every kind of model.
+
+The number of a step is the number of batches consumed: parameters, random keys, the place in the data
+and the metrics all follow from it, so that a run that was killed goes on as if it had not been.
+"""
+
+import math
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from mlm_jax import optim
+from mlm_jax.checkpoint import Checkpoints, Saved, size
+from mlm_jax.config import Config, UserError, check_vocab
+from mlm_jax.data import loader, sources, tokenizers
+from mlm_jax.data.tokenizers import Tokenizer
+from mlm_jax.paths import map_named, named, nest
+from mlm_jax.progress import Progress
+from mlm_jax.run import Run, open_run
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, Array]
+
+
+# --- the step ---
+
+
+class State(NamedTuple):
+    """All that a step changes. `ema` is () when it is off; masters are float32."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt: Any
+    ema: Any
+    skipped: Int[Array, ""]
+    streak: Int[Array, ""]
+
+
+def init(config: Config, example: Batch) -> tuple[State, optax.GradientTransformation]:
+    """Shapes of the state for batches like `example`, nothing computed, and the optimiser.
+
+    Raises: ValueError by a model that cannot be built; UserError for patterns that match nothing.
+    """
+    shapes = jax.eval_shape(lambda: parameters(config, example))
+    tx = optim.build(config.optim, config.steps, shapes)
+    return jax.eval_shape(lambda: fresh(config, example, tx)), tx
+
+
+def parameters(config: Config, example: Batch) -> Any:
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(example))
+    return config.model.init(jax.random.key(config.seed), blank)["params"]
+
+
+def fresh(config: Config, example: Batch, tx: optax.GradientTransformation) -> State:
+    params, zero = parameters(config, example), jnp.zeros((), jnp.int32)
+    ema = jax.tree.map(jnp.copy, params) if config.optim.ema else ()
+    return State(zero, params, tx.init(params), ema, zero, zero)
+
+
+def make_step(
+    config: Config, tx: optax.GradientTransformation
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """`(state, batch) -> (state, metrics)`, compiled; the state that goes in is used up.
+
+    Metrics: loss, those of the loss, grad_norm, and `finite`: one bool for the loss, then one for each
+    parameter's gradient. If one of them is False, nothing but the counters changes.
+    """
+    rates = optim.schedule(config.optim, config.steps)
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        grads, metrics = gradients(config, state.params, batch, key)
+        updates, opt = tx.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        done = state.step - state.skipped
+        ema = average(config.optim.ema, done, state.ema, params)
+        finite = jnp.stack([jnp.isfinite(x).all() for x in (metrics["loss"], *moving(config, grads))])
+        good = finite.all()
+        new, old = (params, opt, ema), (state.params, state.opt, state.ema)
+        params, opt, ema = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+        bad = 1 - good.astype(jnp.int32)
+        after = State(
+            state.step + 1, params, opt, ema, state.skipped + bad, bad * (state.streak + bad)
+        )
+        norm = optax.global_norm(moving(config, grads))
+        extra = {"grad_norm": norm, "lr": rates(done), "finite": finite, "streak": after.streak}
+        return after, {**metrics, **extra}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def moving(config: Config, tree: Any) -> list[Any]:
+    """Leaves that are trained: gradients of frozen ones are then never computed."""
+    still = jax.tree.leaves(optim.frozen(config.optim, tree))
+    return [leaf for leaf, f in zip(jax.tree.leaves(tree), still, strict=True) if not f]
+
+
+def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[Any, Metrics]:
+    """Gradients and metrics in float32, the forward and backward pass in config.precision.
+
+    With optim.accumulate the batch is computed in parts, pictures together with their texts, one
+    after another. A loss that is a mean over more than pictures (over tokens) says over how many in
+    the metric `weight`; parts then count by it, and the result is that of the whole batch.
+    """
+
+    def objective(half: Any, part: Batch, key: Array) -> tuple[Array, Metrics]:
+        outputs = config.model.apply({"params": half}, part, train=True, rngs={"dropout": key})
+        loss, metrics = config.loss(outputs, part)
+        return loss, {"loss": loss, **metrics}
+
+    def weighed(part: Batch, key: Array) -> tuple[Any, Metrics, Array]:
+        grads, metrics = jax.grad(objective, has_aux=True)(half, part, key)
+        weight = metrics.pop("weight", jnp.ones(()))
+        return *jax.tree.map(lambda x: weight * x.astype(jnp.float32), (grads, metrics)), weight
+
+    half = cast(params, config.precision)
+    parts = config.optim.accumulate
+    if parts == 1:
+        grads, metrics = jax.grad(objective, has_aux=True)(half, batch, key)
+        metrics.pop("weight", None)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), (grads, metrics))
+    split = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), dict(batch))
+    keys = jax.random.split(key, parts)
+    shapes = jax.eval_shape(weighed, *jax.tree.map(lambda x: x[0], (split, keys)))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, weighed(*part)), None
+
+    (grads, metrics, weight), _ = jax.lax.scan(add, zeros, (split, keys))
+    return jax.tree.map(lambda x: x / weight, (grads, metrics))
+
+
+def cast(params: Any, precision: str) -> Any:
+    """Floating parameters in `precision`: a model computes in the dtype of its parameters."""
+    floating = jnp.floating
+
+    def one(x: Array) -> Array:
+        return x.astype(precision) if jnp.issubdtype(x.dtype, floating) else x
+
+    return jax.tree.map(one, params)
+
+
+def average(decay: float, done: Array, ema: Any, params: Any) -> Any:
+    """Moving average after `done` earlier updates; () stays ()."""
+    if not decay:
+        return ema
+    d = optim.ema_decay(decay, done)
+    return jax.tree.map(lambda e, p: d * e + (1 - d) * p, ema, params)
+
+
+# --- validation ---
+
+
+def make_validate(config: Config) -> Callable[[Any, Sequence[Batch]], dict[str, float]]:
+    """`(params, batches) -> {"test/loss": ...}`, means over the batches, in float32."""
+
+    @jax.jit
+    def one(params: Any, batch: Batch) -> Metrics:
+        loss, metrics = config.loss(config.model.apply({"params": params}, batch, train=False), batch)
+        return {"weight": jnp.ones(()), **metrics, "loss": loss}
+
+    def validate(params: Any, batches: Sequence[Batch]) -> dict[str, float]:
+        rows = [jax.device_get(one(params, batch)) for batch in batches]
+        weights = [float(row.pop("weight")) for row in rows]
+        return {
+            f"test/{name}": float(np.average([row[name] for row in rows], weights=weights))
+            for name in rows[0]
+        }
+
+    return validate
+
+
+def held_out(config: Config, tokenizer: Tokenizer) -> list[Batch]:
+    """The same config.eval_examples pictures of data.test each time, or all if there are fewer."""
+    source = sources.open_source(config.data, config.data.test)
+    count = min(config.eval_examples, len(source))
+    data = replace(config.data, shift=0, batch=min(config.data.batch, count))
+    stream = loader.train_batches(data, source, tokenizer, config.model.image.size, seed=0)
+    return [next(stream) for _ in range(count // data.batch)]
+
+
+# --- the loop ---
+
+
+def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
+    """Train in the run directory `path`, from where it is; the exit code (0, or 128 + signal).
+
+    Raises: UserError, ValueError or OSError for what the user can put right.
+    """
+    banner(config)
+    with open_run(path, config, command) as run:
+        checkpoints = Checkpoints(run.checkpoints, config.keep)
+        try:
+            return loop(config, run, checkpoints)
+        finally:
+            checkpoints.close()
+
+
+def loop(config: Config, run: Run, checkpoints: Checkpoints) -> int:
+    saved = checkpoints.restore()
+    start = saved.step if saved else 0
+    if start >= config.steps:
+        print(f"{run.path} is finished: {start} steps. Another --run begins anew.")
+        return 0
+    batches, tokenizer = open_data(config, run, start)
+    batch = next(batches)
+    shapes, tx = init(config, batch)
+    run.require_space((config.keep + 1) * size(shapes))
+    state = place(saved, shapes) if saved else begin(config, batch, tx)
+    tests = held_out(config, tokenizer) if config.eval_every else []
+    step, validate = make_step(config, tx), make_validate(config)
+    run.rewind(start)
+    print(f"{optim.count(shapes.params):,} parameters, {config.steps:,} steps")
+    print(f"going on in {run.path} after step {start}" if saved else f"a new run in {run.path}")
+
+    with signals() as stop, Progress(config, start) as progress:
+        log = Log(config, run, progress, shapes.params, saved.info["window"] if saved else [])
+        for number in range(start + 1, config.steps + 1):
+            state, metrics = step(state, batch)
+            log.push(number, metrics)
+
+            last = number == config.steps or stop.signal is not None
+            if config.eval_every and (number % config.eval_every == 0 or number == config.steps):
+                log.flush()
+                log.write(number, validate(state.ema or state.params, tests))
+
+            if last or number % config.save_every == 0:
+                log.flush()
+                checkpoints.save(number, trees(state), info(state, log.window))
+            if last:
+                break
+            batch = next(batches)
+        checkpoints.wait()
+
+    if number < config.steps:
+        print(f"stopped and saved at step {number}; the same command goes on: --run {run.path}")
+        return 128 + (stop.signal or 0)
+    print(f"finished {config.steps:,} steps: {run.path}")
+    return 0
+
+
+def open_data(config: Config, run: Run, start: int) -> tuple[Iterator[Batch], Tokenizer]:
+    """Batches from number `start` on; the tokenizer is built once for a run."""
+    data = config.data
+    source = sources.open_source(data, data.train)
+    if run.tokenizer.exists():
+        tokenizer = tokenizers.load(run.tokenizer)
+    else:
+        tokenizer = tokenizers.build(data, source)
+        part = run.tokenizer.with_suffix(".part")
+        tokenizer.save(part)
+        part.replace(run.tokenizer)
+    check_vocab(config, tokenizer.size)
+    size = config.model.image.size
+    return loader.train_batches(data, source, tokenizer, size, config.seed, start), tokenizer
+
+
+class Log:
+    """Metrics on their way to metrics.jsonl: they come to the host one step late, so that nothing waits.
+
+    A line is the mean over the steps since the line before; `window` holds those not yet written.
+    """
+
+    def __init__(
+        self, config: Config, run: Run, progress: Progress, params: Any, window: list[dict]
+    ):
+        self.config, self.run, self.progress = config, run, progress
+        self.paths = ["loss", *moving(config, map_named(lambda path, _: path, params))]
+        self.window = window
+        self.late: tuple[int, Metrics] | None = None
+
+    def push(self, number: int, metrics: Metrics) -> None:
+        self.flush()
+        self.late = number, metrics
+
+    def flush(self) -> None:
+        """Wait for the step that was pushed last. Raises: UserError after too many skipped ones."""
+        if self.late is None:
+            return
+        number, metrics = self.late
+        self.late = None
+        row = {name: value.tolist() for name, value in jax.device_get(metrics).items()}
+        finite, streak = row.pop("finite"), row.pop("streak")
+        self.progress.advance(number, row["loss"])
+        if all(finite):
+            self.window.append(row)
+        else:
+            self.skip(number, streak, [p for p, f in zip(self.paths, finite, strict=True) if not f])
+        if number % self.config.log_every == 0 or number == self.config.steps:
+            self.write(number, means(self.window) | {"pictures_per_second": self.progress.rate()})
+            self.window.clear()
+
+    def write(self, number: int, numbers: dict[str, float]) -> None:
+        self.run.log(number, numbers)
+        self.progress.line(number, numbers)
+
+    def skip(self, number: int, streak: int, paths: Sequence[str]) -> None:
+        named = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+        self.progress.say(f"step {number} skipped: not finite: {named}")
+        if streak >= self.config.optim.max_skipped:
+            raise UserError(
+                f"stopped at step {number}: {streak} steps in a row without a finite loss and"
+                f" gradient ({named}). The parameters are those of step {number - streak}; try a"
+                " lower --optim.lr, a smaller --optim.clip, or look at the data."
+            )
+
+
+def means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: math.fsum(row[name] for row in rows) / len(rows) for name in (rows or [{}])[0]}
+
+
+# --- the state, saved and brought back ---
+
+
+def begin(config: Config, example: Batch, tx: optax.GradientTransformation) -> State:
+    return jax.jit(lambda: fresh(config, example, tx))()
+
+
+def trees(state: State) -> dict[str, Any]:
+    kept = {"params": state.params, "opt": state.opt, "ema": state.ema}
+    return {name: nest(tree) for name, tree in kept.items() if jax.tree.leaves(tree)}
+
+
+def info(state: State, window: Sequence[dict[str, float]]) -> dict[str, Any]:
+    counts = {"skipped": int(state.skipped), "streak": int(state.streak)}
+    return {"batches": int(state.step), **counts, "window": list(window)}
+
+
+def place(saved: Saved, shapes: State) -> State:
+    """The saved state on the device. Raises: UserError if it is not that of the model."""
+
+    def fit(name: str, like: Any) -> Any:
+        have, want = named(saved.trees.get(name, {})), named(like)
+        wrong = [f"{p} is missing" for p in want if p not in have]
+        wrong += [f"{p} is unknown" for p in have if p not in want]
+        wrong += [
+            f"{p} is {have[p].shape}, not {leaf.shape}"
+            for p, leaf in want.items()
+            if p in have and have[p].shape != leaf.shape
+        ]
+        if wrong:
+            raise UserError(
+                f"the checkpoint of step {saved.step} is not one of this model:"
+                f" in {name}, {'; '.join(wrong[:5])}. Was the code changed since?"
+            )
+        leaves = [jnp.array(have[path]) for path in want]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    counts = {k: jnp.array(saved.info[k], jnp.int32) for k in ("skipped", "streak")}
+    parts = {k: fit(k, getattr(shapes, k)) for k in ("params", "opt", "ema")}
+    return State(step=jnp.array(saved.step, jnp.int32), **parts, **counts)
+
+
+# --- around the loop ---
+
+
+def banner(config: Config) -> None:
+    """Say what it runs on. Raises: UserError if that is not what config.require asks for."""
+    devices = jax.devices()
+    platform, kind = devices[0].platform, devices[0].device_kind
+    print(f"{platform} ({kind}) × {len(devices)}, jax {jax.__version__}, {config.precision}")
+    if config.require not in ("any", platform):
+        raise UserError(f"--require {config.require}, but jax found only {platform}")
+
+
+@dataclass
+class Stop:
+    signal: int | None = None
+
+
+@contextmanager
+def signals() -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM ask the loop to save and leave; a second Ctrl-C leaves at once."""
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.signal is not None and number == signal.SIGINT:
+            os._exit(128 + number)
+        stop.signal = number
+        os.write(2, b"\nstopping: saving after this step (Ctrl-C again: leave at once)\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
