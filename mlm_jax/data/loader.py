@@ -25,8 +25,8 @@ Batch = dict[str, np.ndarray]
 
 
 @dataclass
-class Reader:
-    """Reads records, and keeps account of broken ones until there are too many."""
+class Account:
+    """Keeps account of broken records until there are too many."""
 
     data: Data
     source: Source
@@ -36,10 +36,10 @@ class Reader:
     def report(self, index: int, error: BadRecord) -> None:
         """Count and name a broken record once; raises DataError above data.max_broken."""
         with self.lock:
-            if index in self.seen:
+            if error.where in self.source.broken:
                 return
             self.seen.add(index)
-            self.source.broken[self.source.where(index)] = f"{error.key}: {error.reason}"
+            self.source.broken[error.where] = f"{error.key}: {error.reason}"
             log.warning("broken record left out: %s", error)
             if len(self.seen) > self.data.max_broken * len(self.source):
                 raise DataError(
@@ -53,26 +53,25 @@ class Reader:
 class Example:
     """A position in the stream to the arrays of one picture and its texts."""
 
-    reader: Reader
+    account: Account
     decode: Decode
     shift: Shift
     pick: Pick
     tokenise: Tokenise
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
-        count = len(self.reader.source)
+        count = len(self.account.source)
         for step in range(count):
             at = (index + step) % count
             try:
-                return self.arrays(self.reader.source[at], rng)
+                return self.arrays(self.account.source[at], rng)
             except BadRecord as error:
-                self.reader.report(at, error)
-        raise DataError(f"{self.reader.data.name}: no usable record")
+                self.account.report(at, error)
+        raise DataError(f"{self.account.data.name}: no usable record")
 
     def arrays(self, record: Record, rng: np.random.Generator) -> Batch:
         """image (H, W, 3), text and target rows (texts, length)."""
-        pairs = self.pick(record, rng)
-        rows = [self.tokenise(question, answer, record.key) for question, answer in pairs]
+        rows = [self.tokenise(*text) for text in self.pick(record, rng)]
         image = self.shift(self.decode(record.image, record.key), rng)
         return {"image": image} | {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
@@ -91,7 +90,7 @@ def train_batches(
     was resumed. Raises DataError when too many records are broken.
     """
     example = Example(
-        reader=Reader(data, source),
+        account=Account(data, source),
         decode=Decode(size, data.resize),
         shift=Shift(data.shift),
         pick=Pick(data.texts, data.caption_share),
@@ -99,7 +98,7 @@ def train_batches(
     )
     stream = (
         grain.MapDataset.range(len(source))
-        .seed(seed)
+        .seed(seed % 2**32)
         .shuffle()
         .repeat()
         .random_map(example)
@@ -165,7 +164,7 @@ def eval_pairs(
 
     `limit`: at most that many pictures, evenly spread over the source.
     """
-    reader = Reader(data, source)
+    account = Account(data, source)
     decode = Decode(size, data.resize)
     tokenise = Tokenise(tokenizer, data.text_length, data.target_length)
     count = len(source) if limit is None else min(limit, len(source))
@@ -175,13 +174,16 @@ def eval_pairs(
         try:
             record = source[index]
             image = {"image": decode(record.image, record.key)}
-            return [
-                (pair, image | tokenise(pair.question, pair.target, pair.where))
-                for pair in pairs_of(record, index)
-            ]
         except BadRecord as error:
-            reader.report(index, error)
+            account.report(index, error)
             return []
+        pairs = []
+        for pair in pairs_of(record, index):
+            try:
+                pairs.append((pair, image | tokenise(pair.question, pair.target, pair.where)))
+            except BadRecord as error:
+                account.report(index, error)
+        return pairs
 
     for pairs in grain.MapDataset.range(count).map(read).to_iter_dataset(_options(data)):
         yield from pairs

@@ -33,14 +33,25 @@ def open_picture(data: bytes, where: str) -> Image.Image:
                     "image",
                     f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are accepted",
                 )
-            image.load()
             return _rgb(ImageOps.exif_transpose(image))
     except BadRecord:
         raise
+    except Image.DecompressionBombError as error:
+        raise BadRecord(where, "image", f"{error}; at most {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # on damaged files decoders raise almost anything
         raise BadRecord(
             where, "image", f"not a readable picture ({_reason(error)}); accepted: {_accepted()}"
         ) from error
+
+
+def from_array(array: np.ndarray, where: str) -> Image.Image:
+    """A picture of an array, uint8 (H, W, 3), (H, W, 1) or (H, W); raises BadRecord."""
+    plain = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    if array.dtype != np.uint8 or plain.ndim not in (2, 3) or plain.shape[2:] not in ((), (3,)):
+        raise BadRecord(
+            where, "image", f"{array.dtype} {list(array.shape)}; accepted: uint8 [H, W, 3]"
+        )
+    return Image.fromarray(plain).convert("RGB")
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from mlm_jax.data.rows import column, parse_captions, parse_questions
 
 WORLD = "world"
 TRUTH = "scene"
+CORPUS = 10_000  # records that a tokenizer is built from, spread over the set
 
 
 def open_prepared(data: Data, split: str) -> Source:
@@ -32,31 +33,32 @@ def open_prepared(data: Data, split: str) -> Source:
 def _directory(root: Path, name: str) -> Path:
     """Where "set/config:version" was prepared: the newest version when none is given."""
     base, _, version = name.partition(":")
-    found = sorted(
-        (info.parent for info in root.joinpath(base).rglob("dataset_info.json")), key=_version
-    )
+    inside = re.fullmatch(r"\w[\w/.-]*", base) and ".." not in base
+    found = [path for path in _prepared(root) if inside and path.is_relative_to(root / base)]
     found = [path for path in found if not version or path.name == version]
     configs = sorted({path.parent for path in found})
-    if not re.fullmatch(r"[\w/.-]+", base) or ".." in base or not configs:
+    if not configs:
+        there = sorted({str(path.parent.relative_to(root)) for path in _prepared(root)})
         raise DataError(
             f"data {name!r}: neither a file, a folder nor a set prepared below {root} "
-            f"(there: {', '.join(_prepared(root)) or 'none'}). Prepare it with tfds.builder"
+            f"(there: {', '.join(there) or 'none'}). Prepare it with tfds.builder"
             f'("{base}", data_dir="{root}").download_and_prepare(file_format="array_record"), '
             'or name your own files: --data.name "mine/{split}.jsonl"'
         )
     if len(configs) > 1:
         several = [str(path.relative_to(root)) for path in configs]
         raise DataError(f"data {name!r} has several configs; accepted: {several}")
-    return found[-1]
+    return max(found, key=_version)
 
 
 def _version(path: Path) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", path.name))
 
 
-def _prepared(root: Path) -> list[str]:
-    infos = root.glob("*/**/dataset_info.json") if root.is_dir() else ()
-    return sorted({str(info.parent.parent.relative_to(root)) for info in infos})
+def _prepared(root: Path) -> list[Path]:
+    """The folders of finished versions, such as root/set/config/1.0.0."""
+    folders = [info.parent for info in root.glob("*/**/dataset_info.json")]
+    return [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
 
 
 def _open(builder: Any, name: str, split: str, fields: Fields) -> Source:
@@ -115,11 +117,12 @@ class Prepared:
         values = self._parse(index, self.parser, decoders)
         return self._record(values, index, values[self.fields.image])
 
-    def where(self, index: int) -> str:
-        return f"{self.name}:{index}"
+    def where(self, index: int) -> tuple[str, ...]:
+        return (f"{self.name}:{index}",)
 
     def corpus(self) -> Iterator[str]:
-        for index in range(len(self)):
+        count = min(len(self), CORPUS)
+        for index in (position * len(self) // count for position in range(count)):
             try:
                 record = self._record(self._parse(index, self.text_parser, None), index, b"")
             except BadRecord:
@@ -130,10 +133,12 @@ class Prepared:
         try:
             return parser.deserialize_example_np(self.raw[index], decoders=decoders)
         except Exception as error:  # a damaged record raises almost anything
-            raise BadRecord(self.where(index), "record", f"cannot be parsed ({error})") from error
+            raise BadRecord(
+                self.where(index)[0], "record", f"cannot be parsed ({error})"
+            ) from error
 
     def _record(self, values: dict[str, Any], index: int, image: Any) -> Record:
-        where = self.where(index)
+        (where,) = self.where(index)
         named = {key: self.labels.get(key, _plain)(value) for key, value in values.items()}
         captions = parse_captions(named, where, self.fields)
         questions = parse_questions(named, where, self.fields)
@@ -141,13 +146,16 @@ class Prepared:
             raise BadRecord(where, self.fields.captions, "no text; accepted: at least one")
         truth = column(named, TRUTH)
         text = truth.decode() if isinstance(truth, bytes) else ""
-        return Record(where, image, captions, questions, text)
+        return Record(where, image, captions, questions, text, (where,) * len(captions))
 
 
 def _label(feature: Any) -> Callable[[Any], Any]:
     """How the values of a feature become text: the name of a class, all else as it is."""
+    inner = getattr(feature, "feature", None)
     if isinstance(feature, tfds.features.ClassLabel):
         return lambda value: feature.int2str(int(value))
+    if isinstance(inner, tfds.features.ClassLabel):
+        return lambda values: [inner.int2str(int(value)) for value in values]
     return _plain
 
 

@@ -6,10 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
+from mlm_jax.config import UserError
 from mlm_jax.data import CAPTION_PROMPT
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A user's mistake about data: the message says where, what, and what would be accepted."""
 
 
@@ -24,7 +25,7 @@ class BadRecord(DataError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Question:
-    """A question, every accepted answer in the order of the source, and the kind of question."""
+    """A question, every accepted answer in the order of the source, its kind and its row."""
 
     text: str
     answers: tuple[str, ...]
@@ -38,6 +39,7 @@ class Record:
 
     key: "file:row" of the first row.  image: an encoded file, or uint8 (H, W, 3).
     truth: the scene of the embedded world as JSON, "" elsewhere.
+    caption_rows: "file:row" of every caption.
     """
 
     key: str
@@ -45,6 +47,7 @@ class Record:
     captions: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
     truth: str = ""
+    caption_rows: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -59,8 +62,8 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record:
         """The record of a picture; raises BadRecord."""
 
-    def where(self, index: int) -> str:
-        """The place of a record for messages, "file:row"."""
+    def where(self, index: int) -> tuple[str, ...]:
+        """The rows of a record for messages, each "file:row"; the first is Record.key."""
 
     def corpus(self) -> Iterator[str]:
         """Every caption, question and answer, without reading pictures."""

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from mlm_jax.config import Fields
 from mlm_jax.data.pictures import SUFFIXES
 from mlm_jax.data.records import BadRecord, DataError, Question
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_jsonl(path: Path, broken: dict[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -166,6 +169,6 @@ def _text(value: Any, where: str, key: str) -> str:
         raise BadRecord(where, key, f"a JSON {_type(value)}; accepted: a text or a list of texts")
     if not value.strip():
         raise BadRecord(where, key, "an empty text; accepted: at least one word")
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
+    if not value.isascii() and _SURROGATE.search(value):
         raise BadRecord(where, key, "half a surrogate pair; accepted: text that UTF-8 can hold")
     return value.strip()

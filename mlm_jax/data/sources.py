@@ -73,6 +73,7 @@ class Entry:
     image: str
     where: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
+    caption_rows: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
 
 
@@ -95,10 +96,11 @@ class Rows:
             image=find(self.places, entry.image, entry.where[0]),
             captions=tuple(entry.captions),
             questions=tuple(entry.questions),
+            caption_rows=tuple(entry.caption_rows),
         )
 
-    def where(self, index: int) -> str:
-        return self.entries[index].where[0]
+    def where(self, index: int) -> tuple[str, ...]:
+        return tuple(self.entries[index].where)
 
     def corpus(self) -> Iterator[str]:
         for entry in self.entries:
@@ -121,7 +123,7 @@ class Joined:
         part, position = self.places[index]
         return part[position]
 
-    def where(self, index: int) -> str:
+    def where(self, index: int) -> tuple[str, ...]:
         part, position = self.places[index]
         return part.where(position)
 
@@ -212,6 +214,7 @@ def _group(
         entry = entries.setdefault(image, Entry(image))
         entry.where.append(where)
         entry.captions.extend(captions)
+        entry.caption_rows.extend([where] * len(captions))
         entry.questions.extend(questions)
     return list(entries.values())
 

@@ -8,12 +8,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mlm_jax.data import CAPTION_PROMPT
-from mlm_jax.data.pictures import open_picture
+from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record
 from mlm_jax.data.tokenizers import Tokenizer
 
-BILINEAR = Image.Resampling.BILINEAR  # antialiased in Pillow
-BICUBIC = Image.Resampling.BICUBIC
+BICUBIC = Image.Resampling.BICUBIC  # Pillow's is antialiased when it shrinks
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,7 @@ class Decode:
         """`image`: bytes of a file, or uint8 (h, w, 3); raises BadRecord naming `where`."""
         height, width = self.size
         if isinstance(image, np.ndarray):
-            if image.shape == (height, width, 3):
-                return image
-            picture = Image.fromarray(image)
+            picture = from_array(image, where)
         else:
             picture = open_picture(image, where)
         return np.asarray(self._fit(picture, (width, height)))
@@ -66,7 +63,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Pick:
-    """Choose `texts` pairs (question, answer) of a record at random.
+    """Choose `texts` triples (question, answer, "file:row") of a record at random.
 
     A caption with probability `caption_share` where the record has both kinds; none is repeated
     before all of its kind were used.
@@ -75,25 +72,26 @@ class Pick:
     texts: int
     caption_share: float
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> list[tuple[str, str]]:
+    def __call__(self, record: Record, rng: np.random.Generator) -> list[tuple[str, str, str]]:
         share = self.caption_share
         if not record.captions or not record.questions:
             share = 1.0 if record.captions else 0.0
         captions = rng.permutation(len(record.captions))
         questions = rng.permutation(len(record.questions))
         told, asked = 0, 0
-        pairs = []
+        rows = record.caption_rows or (record.key,) * len(captions)
+        texts = []
         for caption in rng.random(self.texts) < share:
             if caption:
-                text = record.captions[captions[told % len(captions)]]
-                pairs.append((CAPTION_PROMPT, text))
+                which = captions[told % len(captions)]
+                texts.append((CAPTION_PROMPT, record.captions[which], rows[which]))
                 told += 1
             else:
                 question = record.questions[questions[asked % len(questions)]]
                 answer = question.answers[rng.integers(len(question.answers))]
-                pairs.append((question.text, answer))
+                texts.append((question.text, answer, question.where or record.key))
                 asked += 1
-        return pairs
+        return texts
 
 
 @dataclass(frozen=True)

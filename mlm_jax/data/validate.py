@@ -1,0 +1,107 @@
+"""Validation: every row and every picture is read, and every broken row is named.
+
+python experiments/validate.py --data.name mine.jsonl [--data.images pictures.zip ...]
+python experiments/validate.py --config NAME [--data.train ... --data.test ...]
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import grain
+import tyro
+
+from mlm_jax.config import Data, load
+from mlm_jax.data.pictures import from_array, open_picture
+from mlm_jax.data.records import BadRecord, Record, Source
+from mlm_jax.data.sources import is_own, read_source
+from mlm_jax.data.splits import parse
+from mlm_jax.data.tokenizers import build
+from mlm_jax.data.transforms import Tokenise
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Read every row and picture of a data set and name the broken ones."""
+
+    data: Data = field(default_factory=Data)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print a line for every broken row, then totals; 1 when a row is broken, 0 otherwise."""
+    parser = argparse.ArgumentParser(prog="validate.py", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", metavar="NAME")
+    own, rest = parser.parse_known_args(argv)
+    default = Arguments(load(own.config).data if own.config else Data())
+    if not rest and not own.config:
+        rest = ["--help"]
+    data = tyro.cli(
+        Arguments,
+        prog="validate.py",
+        args=rest,
+        default=default,
+        config=(tyro.conf.FlagConversionOff,),
+    ).data
+    return max([validate(data, split) for split in splits(data)])
+
+
+def splits(data: Data) -> list[str]:
+    """The names of whole splits that hold all rows: "all" for a file that is one."""
+    if is_own(data.name) and "{split}" not in data.name:
+        return ["all"]
+    parts = parse(data.train) + parse(data.test)
+    return list(dict.fromkeys(part.name for part in parts))
+
+
+def validate(data: Data, split: str) -> int:
+    """Check one split; 1 when something is broken or nothing is usable."""
+    source = read_source(data, split)
+    broken = set(source.broken)
+    for where, reason in source.broken.items():
+        print(f"{where}: {reason}")
+    tokenise = Tokenise(build(data, source), data.text_length, data.target_length)
+    checked = grain.MapDataset.range(len(source)).map(lambda i: problems(source, i, tokenise))
+    options = grain.ReadOptions(data.threads, prefetch_buffer_size=max(1, 64 * data.threads))
+    for errors in checked.to_iter_dataset(options):
+        for error in errors:
+            if error.where not in broken:
+                print(error)
+            broken.add(error.where)
+    name = f"{data.name} ({split})" if split != "all" else data.name
+    print(f"{name}: {source.rows:,} rows, {len(source):,} pictures, {len(broken):,} rows broken")
+    if not len(source):
+        print(f"{name}: no usable rows")
+    return int(bool(broken) or not len(source))
+
+
+def problems(source: Source, index: int, tokenise: Tokenise) -> list[BadRecord]:
+    """What is wrong with a record: once for each of its rows when the picture is."""
+    try:
+        record = source[index]
+        check_picture(record)
+    except BadRecord as error:
+        return [BadRecord(where, error.key, error.reason) for where in source.where(index)]
+    return list(text_problems(record, tokenise))
+
+
+def check_picture(record: Record) -> None:
+    """Decode the picture in full; raises BadRecord."""
+    if isinstance(record.image, bytes):
+        open_picture(record.image, record.key)
+    else:
+        from_array(record.image, record.key)
+
+
+def text_problems(record: Record, tokenise: Tokenise) -> Iterator[BadRecord]:
+    """Texts that have more tokens than fit."""
+    texts = [
+        ("", caption, where)
+        for caption, where in zip(record.captions, record.caption_rows, strict=True)
+    ]
+    for question in record.questions:
+        texts += [(question.text, answer, question.where) for answer in question.answers]
+    for text in texts:
+        try:
+            tokenise(*text)
+        except BadRecord as error:
+            yield error
