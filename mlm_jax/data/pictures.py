@@ -8,15 +8,27 @@ archives read member by member in memory and never extracted, numpy files never 
 import io
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from mlm_jax.data.records import BadRecord, DataError
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF")
+# Imported by name, so that threads never meet a half-loaded list of formats. JPEG includes MPO.
+PLUGINS = (PngImagePlugin, JpegImagePlugin, WebPImagePlugin, BmpImagePlugin, GifImagePlugin)
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+ACCEPTED = ", ".join(FORMATS) + " (first frame)"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64 << 20
@@ -40,7 +52,7 @@ def open_picture(data: bytes, where: str) -> Image.Image:
         raise BadRecord(where, "image", f"{error}; at most {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # on damaged files decoders raise almost anything
         raise BadRecord(
-            where, "image", f"not a readable picture ({_reason(error)}); accepted: {_accepted()}"
+            where, "image", f"not a readable picture ({_reason(error)}); accepted: {ACCEPTED}"
         ) from error
 
 
@@ -58,10 +70,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "unknown format"
     return str(error) or type(error).__name__
-
-
-def _accepted() -> str:
-    return ", ".join(name for name in FORMATS if name != "MPO") + " (first frame)"
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -182,8 +190,8 @@ def open_place(path: Path) -> Place:
 
 def find(places: Sequence[Place], name: str, where: str) -> bytes | np.ndarray:
     """Read the picture `name` from the first place that has it; raises BadRecord."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[:1]:
+    path = PureWindowsPath(name)  # reads both kinds of slash, and drives
+    if path.anchor or ".." in path.parts:
         raise BadRecord(where, "image", f"{name!r} leaves its folder; accepted: a relative name")
     for place in places:
         try:

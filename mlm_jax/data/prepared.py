@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from mlm_jax.config import Data, Fields
 from mlm_jax.data.records import BadRecord, DataError, Record, Source, texts_of
 from mlm_jax.data.rows import column, parse_captions, parse_questions
+from mlm_jax.data.splits import parse
 
 WORLD = "world"
 TRUTH = "scene"
@@ -19,15 +20,14 @@ CORPUS = 10_000  # records that a tokenizer is built from, spread over the set
 
 def open_prepared(data: Data, split: str) -> Source:
     """Open a split of the world (built when missing) or of a prepared set; raises DataError."""
-    fields = data.fields
     if data.name.partition("/")[0] == WORLD:
         from mlm_jax.world.builder import prepare
 
         builder = prepare(data.root, data.name.partition("/")[2] or "48px")
-        fields = replace(fields, question="questions/question", answers="questions/answer")
-    else:
-        builder = tfds.builder_from_directory(str(_directory(Path(data.root), data.name)))
-    return _open(builder, data.name, split, fields)
+        fields = Fields(question="questions/question", answers="questions/answer")
+        return _open(builder, data.name, split, fields, TRUTH)
+    builder = tfds.builder_from_directory(str(_directory(Path(data.root), data.name)))
+    return _open(builder, data.name, split, data.fields)
 
 
 def _directory(root: Path, name: str) -> Path:
@@ -61,35 +61,43 @@ def _prepared(root: Path) -> list[Path]:
     return [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
 
 
-def _open(builder: Any, name: str, split: str, fields: Fields) -> Source:
+def _open(builder: Any, name: str, split: str, fields: Fields, truth: str = "") -> Source:
     features = builder.info.features
     if fields.image not in features:
         raise DataError(
             f"{name}: no feature {fields.image!r} but {sorted(features)} (--data.fields.image)"
         )
     texts = {path.partition("/")[0] for path in (fields.captions, fields.question, fields.answers)}
-    wanted = {fields.image, TRUTH, "kind"} | texts
     if not texts & set(features):
         raise DataError(
             f"{name}: none of the features {sorted(texts)} but {sorted(features)} "
             "(--data.fields.captions, or question and answers)"
         )
+    kept = {
+        key: feature
+        for key, feature in features.items()
+        if key in {fields.image, truth, "kind"} | texts
+    }
+    return Prepared(f"{name} {split}", _raw(builder, name, split), kept, fields, truth)
+
+
+def _raw(builder: Any, name: str, split: str) -> Sequence[bytes]:
+    """The serialised records of a split; raises DataError."""
+    known = sorted(builder.info.splits)
+    for part in parse(split):
+        if part.name not in (*known, "all"):
+            raise DataError(f"{name}: no split {part.name!r}; accepted: {known}")
     try:
-        raw = builder.as_data_source(
+        return builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
-    except (ValueError, KeyError, AssertionError) as error:
-        raise DataError(
-            f"{name}: cannot read split {split!r} ({error}); "
-            f"there are {sorted(builder.info.splits)}"
-        ) from error
+    except ValueError as error:
+        raise DataError(f"{name}: split {split!r} selects no records ({error})") from error
     except NotImplementedError as error:
         raise DataError(
             f"{name}: prepared as {builder.info.file_format}, which has no random access; prepare "
             'it again with file_format="array_record"'
         ) from error
-    kept = {key: feature for key, feature in features.items() if key in wanted}
-    return Prepared(f"{name} {split}", raw, kept, fields)
 
 
 @dataclass
@@ -100,6 +108,7 @@ class Prepared:
     raw: Sequence[bytes]
     features: Mapping[str, Any]
     fields: Fields
+    truth: str = ""
     broken: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -144,9 +153,8 @@ class Prepared:
         questions = parse_questions(named, where, self.fields)
         if not captions and not questions:
             raise BadRecord(where, self.fields.captions, "no text; accepted: at least one")
-        truth = column(named, TRUTH)
-        text = truth.decode() if isinstance(truth, bytes) else ""
-        return Record(where, image, captions, questions, text, (where,) * len(captions))
+        truth = column(named, self.truth).decode() if self.truth else ""
+        return Record(where, image, captions, questions, truth, (where,) * len(captions))
 
 
 def _label(feature: Any) -> Callable[[Any], Any]:

@@ -77,7 +77,7 @@ def words(corpus: Iterable[str]) -> Tokenizer:
         [
             normalizers.NFC(),
             normalizers.Lowercase(),
-            normalizers.Replace(hf.Regex(r"[\s▁]+"), " "),
+            normalizers.Replace(hf.Regex(r"[\s\x1c-\x1f▁]+"), " "),
             normalizers.Strip(),
         ]
     )
