@@ -1,0 +1,141 @@
+"""Counting and intervals: what was counted for each picture to figures with what is known of them.
+
+Everything that is counted is first summed by picture, and pictures are what the bootstrap draws
+again: texts about one picture are not independent of each other.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+Sums = Mapping[str, Float[np.ndarray, " S"]]
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95 % interval, from `n` captions, questions or texts."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class Statistic(Protocol):
+    """Sums of columns, each (S,), to S values; nan where it is not defined. `n` names a column."""
+
+    @property
+    def n(self) -> str: ...
+
+    def __call__(self, sums: Sums) -> Float[np.ndarray, " S"]: ...
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """top / bottom: a micro-average, as both are sums over all pictures."""
+
+    top: str
+    bottom: str
+    n: str
+
+    def __call__(self, sums: Sums) -> Float[np.ndarray, " S"]:
+        return divide(sums[self.top], sums[self.bottom])
+
+
+@dataclass(frozen=True)
+class F1:
+    """The harmonic mean of right / told (precision) and recalled / expected (recall)."""
+
+    n: str
+
+    def __call__(self, sums: Sums) -> Float[np.ndarray, " S"]:
+        precision = divide(sums["right"], sums["told"])
+        recall = divide(sums["recalled"], sums["expected"])
+        both = precision + recall
+        return np.where(both == 0, 0.0, divide(2 * precision * recall, both))
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of nats / tokens."""
+
+    n: str
+
+    def __call__(self, sums: Sums) -> Float[np.ndarray, " S"]:
+        return np.exp(divide(sums["nats"], sums["tokens"]))
+
+
+def divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """nan where there is nothing to divide by."""
+    return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
+
+
+def bootstrap(
+    pictures: Sequence[Mapping[str, float]],
+    statistics: Mapping[str, Statistic],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Figure]:
+    """Each statistic of all pictures, between the 2.5 and 97.5 percentiles over redrawn ones.
+
+    `pictures`: what was counted for each, by column; what is missing is 0. The percentile interval
+    of Efron (1979): it has no width where all pictures agree, however few they are.
+    """
+    names = sorted({name for counts in pictures for name in counts})
+    table = np.array([[counts.get(name, 0.0) for name in names] for counts in pictures])
+    rng = np.random.default_rng(seed)
+    count = len(pictures)
+    drawn = np.empty((resamples, len(names)))
+    for i in range(resamples):
+        times = np.bincount(rng.integers(0, count, count), minlength=count)
+        drawn[i] = times @ table
+    whole = dict(zip(names, table.sum(0)[:, None], strict=True))
+    again = dict(zip(names, drawn.T, strict=True))
+    return {name: _figure(each, whole, again) for name, each in statistics.items()}
+
+
+def _figure(statistic: Statistic, whole: Sums, again: Sums) -> Figure:
+    values = statistic(again)
+    low, high = np.percentile(values[~np.isnan(values)], (2.5, 97.5)).tolist()
+    return Figure(float(statistic(whole)[0]), low, high, round(float(whole[statistic.n][0])))
+
+
+# --- answers ---
+
+
+def normalise(text: str) -> str:
+    """Lower case, single spaces."""
+    return " ".join(text.lower().split())
+
+
+def agreement(answer: str, references: Sequence[str]) -> float:
+    """1 if `answer` is one of the accepted ones, else 0; among ten human answers, its agreement.
+
+    With exactly ten it is the accuracy of the VQA challenge (arXiv:1505.00468, section 3): over
+    each nine of them, the mean of min(1, answers alike / 3). Texts are compared normalised.
+    """
+    alike = [normalise(reference) == normalise(answer) for reference in references]
+    if len(alike) != 10:
+        return float(any(alike))
+    return sum(min(1.0, (sum(alike) - one) / 3) for one in alike) / 10
+
+
+def place_of(scores: Float[np.ndarray, " K"], right: Iterable[int]) -> int:
+    """How many candidates score above the best of the right ones; ties count as above.
+
+    0 is the first place. Counting ties against keeps a model that tells nothing apart at the end.
+    """
+    right = list(right)
+    others = np.delete(scores, right)
+    return int((others >= scores[right].max()).sum())
+
+
+def commonest(values: Iterable[str]) -> str:
+    """The most frequent, the first among equals."""
+    return Counter(values).most_common(1)[0][0]
