@@ -52,13 +52,13 @@ def _type(value: object) -> str:
     )
 
 
-def read_pairs(folder: Path, broken: dict[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row, {"image", "captions"}) for every picture with a .txt of its name, by name.
+def read_pairs(folder: Path, broken: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, {"image", "captions"}) for every picture with a .txt of its name, by name.
 
-    Every line of the .txt is a caption. Rows are counted from 1 over the pictures.
+    Every line of the .txt is a caption; the name of the picture stands for the row.
     """
     pictures = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
-    for row, picture in enumerate(sorted(pictures), 1):
+    for picture in sorted(pictures):
         text = picture.with_suffix(".txt")
         try:
             captions = text.read_bytes().decode("utf-8").splitlines()
@@ -72,7 +72,7 @@ def read_pairs(folder: Path, broken: dict[str, str]) -> Iterator[tuple[int, dict
             )
         else:
             lines = [line for line in captions if line.strip()]
-            yield row, {"image": picture.name, "captions": lines or ""}
+            yield picture.name, {"image": picture.name, "captions": lines or ""}
 
 
 def column(row: Mapping[str, Any], path: str) -> Any:
@@ -89,7 +89,7 @@ def column(row: Mapping[str, Any], path: str) -> Any:
 def parse_captions(row: Mapping[str, Any], where: str, fields: Fields) -> tuple[str, ...]:
     """The captions of a row, () when it has none; raises BadRecord."""
     value = column(row, fields.captions)
-    if value is None:
+    if value is None or value == []:
         return ()
     return _texts(value, where, fields.captions)
 
@@ -101,7 +101,7 @@ def parse_questions(row: Mapping[str, Any], where: str, fields: Fields) -> tuple
     kind is taken from "kind" beside the question.
     """
     asked = column(row, fields.question)
-    if asked is None:
+    if asked is None or asked == []:
         return ()
     answers = column(row, fields.answers)
     parent, _, _ = fields.question.rpartition("/")

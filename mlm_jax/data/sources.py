@@ -136,10 +136,8 @@ def _open_rows(data: Data, part: Part) -> Rows:
     path = _file(data.name, part)
     broken: dict[str, str] = {}
     places = [open_place(Path(name.replace("{split}", part.name))) for name in data.images]
-    if path.is_dir():
-        rows, fields = list(read_pairs(path, broken)), Fields(split=data.fields.split)
-    else:
-        rows, fields = list(read_jsonl(path, broken)), data.fields
+    fields = Fields() if path.is_dir() else data.fields
+    rows: list[Row] = list((read_pairs if path.is_dir() else read_jsonl)(path, broken))
     total = len(rows) + len(broken)
     if "{split}" not in data.name:
         rows = _of_split(rows, path, part, fields.split, broken)
@@ -168,7 +166,7 @@ def _beside(path: Path) -> str:
     return f"; in that folder: {', '.join(names) or 'no .jsonl'}"
 
 
-Row = tuple[int, dict[str, Any]]
+Row = tuple[int | str, dict[str, Any]]  # the number of a line or the name of a picture
 
 
 def _of_split(
@@ -203,7 +201,8 @@ def _group(
     for row, values in rows:
         where = f"{path}:{row}"
         try:
-            image = _image(values, where, fields.image, row - 1 if numbered else None)
+            number = row - 1 if numbered and isinstance(row, int) else None
+            image = _image(values, where, fields.image, number)
             captions = parse_captions(values, where, fields)
             questions = parse_questions(values, where, fields)
             if not captions and not questions:

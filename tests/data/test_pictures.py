@@ -94,7 +94,7 @@ def test_orientation_is_applied():
 
 @pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICO", "TGA", "DDS", "PCX"])
 def test_other_formats_are_refused(kind):
-    with pytest.raises(BadRecord, match="rows:1: image: not a readable picture.*accepted: PNG"):
+    with pytest.raises(BadRecord, match=r"rows:1: image: not a readable picture.*accepted: PNG"):
         opened(encoded(picture(0, 16, 16), kind))
 
 

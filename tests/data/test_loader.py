@@ -1,0 +1,211 @@
+import logging
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+from conftest import picture
+
+from mlm_jax.config import Data
+from mlm_jax.data import CAPTION_PROMPT
+from mlm_jax.data.loader import eval_batches, eval_pairs, train_batches
+from mlm_jax.data.records import DataError
+from mlm_jax.data.sources import open_source
+from mlm_jax.data.tokenizers import build
+from mlm_jax.data.transforms import Decode
+
+SIZE = (12, 16)
+COUNT = 10
+
+
+def rows() -> list[dict]:
+    told = [{"image": f"{i}.png", "captions": [f"c{i}", f"d{i}"]} for i in range(COUNT)]
+    asked = [{"image": f"{i}.png", "question": f"q{i}", "answers": f"a{i}"} for i in range(COUNT)]
+    return told + asked
+
+
+@pytest.fixture
+def data(own) -> Data:
+    path = own(rows(), pictures=COUNT)
+    return Data(name=str(path), batch=4, text_length=4, target_length=5, max_broken=0.5, threads=2)
+
+
+def stream(data: Data, count: int, seed: int = 0, start: int = 0, size=SIZE) -> list[dict]:
+    source = open_source(data, "train")
+    tokenizer = build(data, source)
+    return list(islice(train_batches(data, source, tokenizer, size, seed, start), count))
+
+
+def same(one: list[dict], two: list[dict]) -> bool:
+    return all(
+        a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def number(image: np.ndarray) -> int:
+    (found,) = [i for i in range(COUNT) if (image == picture(i)).all()]
+    return found
+
+
+def test_batches_have_the_shapes_of_the_table(data):
+    (batch,) = stream(replace(data, texts=3), 1, size=(6, 8))
+    assert {key: (value.dtype, value.shape) for key, value in batch.items()} == {
+        "image": (np.uint8, (4, 6, 8, 3)),
+        "text": (np.int32, (12, 4)),
+        "text_mask": (bool, (12, 4)),
+        "target": (np.int32, (12, 5)),
+        "target_mask": (bool, (12, 5)),
+    }
+
+
+def test_rows_of_texts_belong_to_their_picture(data):
+    tokenizer = build(data, open_source(data, "train"))
+    kinds = Counter()
+    for batch in stream(replace(data, texts=3), 20):
+        for i, image in enumerate(batch["image"]):
+            at = number(image)
+            for row in range(3 * i, 3 * i + 3):
+                question = tokenizer.decode(batch["text"][row])
+                answer = tokenizer.decode(batch["target"][row])
+                told = question == CAPTION_PROMPT
+                assert answer in ((f"c{at}", f"d{at}") if told else (f"a{at}",))
+                assert told or question == f"q{at}"
+                kinds[told] += 1
+    assert min(kinds.values()) > 80
+
+
+def test_every_picture_occurs_once_an_epoch_in_another_order(data):
+    images = [number(image) for batch in stream(data, 15) for image in batch["image"]]
+    epochs = [images[i : i + COUNT] for i in range(0, 60, COUNT)]
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+
+
+@pytest.mark.parametrize("start", [1, 3, 14])
+def test_a_resumed_stream_is_the_uninterrupted_one(data, start):
+    data = replace(data, shift=2)
+    whole = stream(data, 16)
+    assert same(stream(data, 16 - start, start=start), whole[start:])
+
+
+@pytest.mark.parametrize("threads", [0, 1, 7])
+def test_threads_do_not_change_the_stream(data, threads):
+    data = replace(data, shift=2)
+    assert same(stream(replace(data, threads=threads), 8), stream(data, 8))
+
+
+def test_the_seed_changes_the_stream(data):
+    assert not same(stream(data, 3, seed=0), stream(data, 3, seed=1))
+    assert len(stream(data, 1, seed=2**40)) == 1
+
+
+@pytest.fixture
+def damaged(data, tmp_path) -> Data:
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "4.png").unlink()
+    return data
+
+
+def test_a_broken_record_is_replaced_by_the_next_good_one(damaged):
+    images = [number(image) for batch in stream(damaged, 15) for image in batch["image"]]
+    expected = {i: 18 if i == 5 else 6 for i in range(COUNT) if i not in (3, 4)}
+    assert Counter(images) == expected
+
+
+def test_a_stream_with_broken_records_resumes_exactly(damaged):
+    assert same(stream(damaged, 6, start=4), stream(replace(damaged, threads=0), 10)[4:])
+
+
+def test_broken_records_are_counted_and_named_once(damaged, caplog):
+    source = open_source(damaged, "train")
+    tokenizer = build(damaged, source)
+    with caplog.at_level(logging.WARNING, "mlm_jax.data"):
+        list(islice(train_batches(damaged, source, tokenizer, SIZE, 0), 20))
+    assert sorted(source.broken) == [f"{damaged.name}:4", f"{damaged.name}:5"]
+    assert "not a readable picture" in source.broken[f"{damaged.name}:4"]
+    assert "'4.png' is not in" in source.broken[f"{damaged.name}:5"]
+    assert len(caplog.records) == 2
+
+
+def test_too_many_broken_records_end_the_stream(damaged):
+    assert len(stream(replace(damaged, max_broken=0.2), 10)) == 10
+    with pytest.raises(
+        DataError, match=r"2 of 10 records.*--data.max-broken 0.19; the last: .*:[45]:"
+    ):
+        stream(replace(damaged, max_broken=0.19), 10)
+
+
+def test_nothing_usable_ends_the_stream(own):
+    path = own([{"image": "0.png", "captions": "x"}])
+    with pytest.raises(DataError, match="no usable record"):
+        stream(Data(name=str(path), batch=2, max_broken=1.0), 1)
+
+
+def test_a_text_that_is_too_long_is_a_broken_record(own):
+    lines = [{"image": "0.png", "captions": "one"}, {"image": "1.png", "captions": "one " * 9}]
+    path = own(lines, pictures=2)
+    data = Data(name=str(path), batch=2, target_length=5, max_broken=0.5)
+    source = open_source(data, "train")
+    batch = next(train_batches(data, source, build(data, source), SIZE, 0))
+    assert [number(image) for image in batch["image"]] == [0, 0]
+    assert list(source.broken) == [f"{path}:2"]
+    assert "--data.target-length 5 accepts 3" in source.broken[f"{path}:2"]
+
+
+def pairs(data: Data, limit: int | None = None):
+    source = open_source(data, "train")
+    return list(eval_pairs(data, source, build(data, source), SIZE, limit))
+
+
+def test_evaluation_meets_every_text_once_in_order(data):
+    found = [(pair.index, pair.question, pair.references, pair.kind) for pair, _ in pairs(data)]
+    expected = []
+    for i in range(COUNT):
+        expected.append((i, CAPTION_PROMPT, (f"c{i}", f"d{i}"), "caption"))
+        expected.append((i, f"q{i}", (f"a{i}",), ""))
+    assert found == expected
+
+
+def test_evaluation_skips_broken_records_and_counts_them(damaged):
+    assert {pair.index for pair, _ in pairs(damaged)} == set(range(COUNT)) - {3, 4}
+    with pytest.raises(DataError, match="max-broken"):
+        pairs(replace(damaged, max_broken=0.1))
+
+
+def test_a_limit_spreads_over_the_source(data):
+    assert [pair.index for pair, _ in pairs(data, 5)] == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
+    assert len(pairs(data, 1000)) == 2 * COUNT
+
+
+def test_the_commonest_answer_is_the_target(own):
+    line = {"image": "0.png", "question": "q", "answers": ["a", "b", "b", "c"]}
+    data = Data(name=str(own([line], pictures=1)))
+    tokenizer = build(data, open_source(data, "train"))
+    ((pair, arrays),) = pairs(data)
+    assert pair.references == ("a", "b", "b", "c")
+    assert pair.target == tokenizer.decode(arrays["target"]) == "b"
+
+
+@pytest.mark.parametrize("size", [1, 6, 64])
+def test_evaluation_batches_are_all_of_one_shape(data, size):
+    source = open_source(data, "train")
+    tokenizer = build(data, source)
+    seen = []
+    for batch, batch_pairs in eval_batches(data, source, tokenizer, SIZE, size):
+        assert batch["image"].shape == (size, 12, 16, 3)
+        assert batch["text"].shape == (size, 4)
+        assert batch["target"].shape == (size, 5)
+        for i, pair in enumerate(batch_pairs):
+            assert number(batch["image"][i]) == pair.index
+            assert tokenizer.decode(batch["text"][i]) == pair.question
+            assert tokenizer.decode(batch["target"][i]) == pair.target
+        seen += batch_pairs
+    assert seen == [pair for pair, _ in pairs(data)]
+
+
+def test_evaluation_decodes_as_training_does(data):
+    assert all(
+        (arrays["image"] == Decode(SIZE)(picture(pair.index))).all() for pair, arrays in pairs(data)
+    )

@@ -1,0 +1,153 @@
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import encoded, picture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mlm_jax.data import CAPTION_PROMPT
+from mlm_jax.data.records import BadRecord, Question, Record
+from mlm_jax.data.tokenizers import words
+from mlm_jax.data.transforms import Decode, Pick, Shift, Tokenise
+
+
+def test_the_right_size_is_left_alone():
+    for image in (picture(0), encoded(picture(0))):
+        assert (Decode((12, 16))(image) == picture(0)).all()
+
+
+def test_stretching_is_pillows():
+    expected = Image.fromarray(picture(0, 40, 60)).resize((16, 12), Image.Resampling.BICUBIC)
+    assert (Decode((12, 16))(picture(0, 40, 60)) == np.asarray(expected)).all()
+
+
+def halves(height: int, width: int) -> np.ndarray:
+    """Black, with the outer quarters of the longer side in red."""
+    image = np.zeros((height, width, 3), np.uint8)
+    along = image if height > width else image.swapaxes(0, 1)
+    along[: len(along) // 4, :, 0] = along[-len(along) // 4 :, :, 0] = 255
+    return image
+
+
+@pytest.mark.parametrize("shape", [(20, 40), (40, 20)])
+def test_cropping_takes_the_centre(shape):
+    found = Decode((10, 10), "crop")(halves(*shape))
+    assert found.shape == (10, 10, 3)
+    assert found[1:-1, 1:-1].max() < 20
+
+
+def test_padding_keeps_everything_on_white():
+    found = Decode((10, 10), "pad")(np.zeros((20, 40, 3), np.uint8))
+    assert (found[:2] == 255).all()
+    assert (found[-2:] == 255).all()
+    assert (found[3:7] == 0).all()
+
+
+def test_decoding_names_the_place_of_what_it_cannot_read():
+    with pytest.raises(BadRecord, match=r"mine.png: image: not a readable picture"):
+        Decode((4, 4))(b"no", "mine.png")
+    with pytest.raises(BadRecord, match=r"rows:3: image: float64 \[4, 4, 3\]; accepted: uint8"):
+        Decode((4, 4))(np.zeros((4, 4, 3)), "rows:3")
+
+
+def test_grey_arrays_become_rgb():
+    for grey in (picture(0)[..., :1], picture(0)[..., 0]):
+        assert (Decode((12, 16))(grey) == picture(0)[..., :1]).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 20), st.integers(0, 2**32))
+def test_shifting_is_padding_and_cropping(pixels, seed):
+    image = picture(0)
+    found = Shift(pixels)(image, np.random.default_rng(seed))
+    padded = np.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="edge")
+    windows = [
+        padded[y : y + 12, x : x + 16] for y in range(2 * pixels + 1) for x in range(2 * pixels + 1)
+    ]
+    assert any((found == window).all() for window in windows)
+
+
+def test_every_shift_occurs():
+    image = picture(0)
+    rng = np.random.default_rng(0)
+    found = Counter(Shift(1)(image, rng).tobytes() for _ in range(900))
+    assert len(found) == 9
+    assert min(found.values()) > 60
+
+
+BOTH = Record(
+    "rows:1",
+    b"",
+    captions=("c0", "c1"),
+    questions=tuple(Question(f"q{i}", (f"a{i}", f"b{i}"), where=f"rows:{i}") for i in range(3)),
+    caption_rows=("rows:8", "rows:9"),
+)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_share_of_captions_is_kept(share):
+    rng = np.random.default_rng(0)
+    picked = [text for _ in range(1000) for text in Pick(4, share)(BOTH, rng)]
+    told = sum(question == CAPTION_PROMPT for question, _, _ in picked)
+    assert abs(told / 4000 - share) < 0.03
+    for question, answer, where in picked:
+        if question == CAPTION_PROMPT:
+            assert where == {"c0": "rows:8", "c1": "rows:9"}[answer]
+        else:
+            number = question[1]
+            assert answer in (f"a{number}", f"b{number}")
+            assert where == f"rows:{number}"
+
+
+def test_every_text_and_every_answer_is_picked_equally_often():
+    rng = np.random.default_rng(0)
+    picked = Counter(text for _ in range(3000) for text in Pick(1, 0.0)(BOTH, rng))
+    assert len(picked) == 6
+    assert min(picked.values()) > 400
+
+
+def test_no_text_is_repeated_before_all_were_used():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        questions = [question for question, _, _ in Pick(7, 0.0)(BOTH, rng)]
+        assert sorted(Counter(questions).values()) == [2, 2, 3]
+        assert len(set(questions[:3])) == len(set(questions[3:6])) == 3
+
+
+def test_a_record_of_one_kind_gives_that_kind():
+    rng = np.random.default_rng(0)
+    told = Record("rows:1", b"", captions=("c0",))
+    asked = Record("rows:1", b"", questions=(Question("q0", ("a0",)),))
+    assert Pick(2, 0.0)(told, rng) == [(CAPTION_PROMPT, "c0", "rows:1")] * 2
+    assert Pick(2, 1.0)(asked, rng) == [("q0", "a0", "rows:1")] * 2
+
+
+def test_rows_are_padded_and_masked():
+    tokenizer = words(["is it red", "yes"])
+    row = Tokenise(tokenizer, 4, 5)("is it red", "yes")
+    (yes,) = tokenizer.encode("yes")
+    assert row["text"].tolist() == [*tokenizer.encode("is it red"), 0]
+    assert row["text_mask"].tolist() == [True, True, True, False]
+    assert row["target"].tolist() == [1, yes, 2, 0, 0]
+    assert row["target_mask"].tolist() == [True, True, True, False, False]
+    assert [row[key].dtype for key in row] == [np.int32, bool, np.int32, bool]
+
+
+def test_texts_that_are_too_long_are_bad_records():
+    tokenise = Tokenise(words(["one two three four"]), 3, 4)
+    tokenise("one two three", "one two")
+    with pytest.raises(
+        BadRecord, match=r"rows:7: text: 'one.*' has 4 tokens; --data.text-length 3"
+    ):
+        tokenise("one two three four", "one", "rows:7")
+    with pytest.raises(BadRecord, match=r"has 3 tokens; --data.target-length 4 accepts 2"):
+        tokenise("one", "one two three", "rows:7")
+
+
+def test_jpeg_is_decoded_as_pillow_does():
+    data = encoded(picture(3, 40, 60), "JPEG")
+    expected = Image.open(io.BytesIO(data)).resize((16, 12), Image.Resampling.BICUBIC)
+    assert (Decode((12, 16))(data) == np.asarray(expected)).all()
