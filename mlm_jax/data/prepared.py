@@ -122,6 +122,8 @@ class Prepared:
         return len(self.raw)
 
     def __getitem__(self, index: int) -> Record:
+        if index >= len(self):
+            raise IndexError(index)
         decoders = {self.fields.image: tfds.decode.SkipDecoding()}
         values = self._parse(index, self.parser, decoders)
         return self._record(values, index, values[self.fields.image])
