@@ -12,9 +12,10 @@ import grain
 import tyro
 
 from mlm_jax.config import Data, load
+from mlm_jax.data.own import is_own
 from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record, Source
-from mlm_jax.data.sources import is_own, read_source
+from mlm_jax.data.sources import read_source
 from mlm_jax.data.splits import parse
 from mlm_jax.data.tokenizers import build
 from mlm_jax.data.transforms import Tokenise

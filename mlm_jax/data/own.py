@@ -1,0 +1,164 @@
+"""A user's own data: rows of a JSONL, or a folder of pictures with captions beside them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlm_jax.config import Data, Fields
+from mlm_jax.data.pictures import Arrays, Place, find, open_place
+from mlm_jax.data.records import BadRecord, DataError, Question, Record, texts_of
+from mlm_jax.data.rows import column, parse_captions, parse_questions, read_jsonl, read_pairs
+from mlm_jax.data.splits import Part
+
+Row = tuple[int | str, dict[str, Any]]  # the number of a line or the name of a picture
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is a path of the user's own rather than a set below data.root."""
+    if name == "world" or name.startswith("world/"):
+        return False
+    return name.endswith((".jsonl", ".jsonl.gz")) or "{split}" in name or Path(name).is_dir()
+
+
+@dataclass
+class Entry:
+    """The rows that share a picture, in file order."""
+
+    image: str
+    where: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    caption_rows: list[str] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+
+
+@dataclass
+class Rows:
+    """Records of a user's own rows: texts in memory, pictures read when asked for."""
+
+    entries: Sequence[Entry]
+    places: Sequence[Place]
+    rows: int
+    broken: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Record:
+        entry = self.entries[index]
+        return Record(
+            key=entry.where[0],
+            image=find(self.places, entry.image, entry.where[0]),
+            captions=tuple(entry.captions),
+            questions=tuple(entry.questions),
+            caption_rows=tuple(entry.caption_rows),
+        )
+
+    def where(self, index: int) -> tuple[str, ...]:
+        return tuple(self.entries[index].where)
+
+    def corpus(self) -> Iterator[str]:
+        for entry in self.entries:
+            yield from texts_of(tuple(entry.captions), tuple(entry.questions))
+
+
+def open_own(data: Data, part: Part) -> Rows:
+    """Open one term of a split; broken rows are left out and named. Raises DataError."""
+    path = _file(data.name, part)
+    broken: dict[str, str] = {}
+    places = [open_place(Path(name.replace("{split}", part.name))) for name in data.images]
+    fields = Fields() if path.is_dir() else data.fields
+    rows: list[Row] = list((read_pairs if path.is_dir() else read_jsonl)(path, broken))
+    total = len(rows) + len(broken)
+    if "{split}" not in data.name:
+        rows = _of_split(rows, path, part, fields.split, broken)
+    folder = path if path.is_dir() else path.parent
+    entries = _group(rows, path, fields, places, broken)
+    chosen = [entries[i] for i in part.select(len(entries))]
+    return Rows(chosen, places or [open_place(folder)], total, broken)
+
+
+def _file(name: str, part: Part) -> Path:
+    """The file of a split: {split} filled in, .gz when only that exists, data.jsonl of a folder."""
+    path = Path(name.replace("{split}", part.name))
+    if path.is_dir():
+        path = path / "data.jsonl" if (path / "data.jsonl").exists() else path
+    packed = path.with_name(path.name + ".gz")
+    path = packed if packed.exists() and not path.exists() else path
+    if not path.exists():
+        raise DataError(f"{path}: no such file{_beside(path)}")
+    return path
+
+
+def _beside(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" (nor the folder {path.parent})"
+    names = sorted(file.name for file in path.parent.iterdir() if ".jsonl" in file.name)
+    return f"; in that folder: {', '.join(names) or 'no .jsonl'}"
+
+
+def _of_split(
+    rows: list[Row], path: Path, part: Part, key: str, broken: dict[str, str]
+) -> list[Row]:
+    """The rows of a split by their own column; without such a column the file is "train"."""
+    if part.name == "all":
+        return rows
+    named = {row: column(values, key) for row, values in rows}
+    names = sorted({str(name) for name in named.values() if name is not None})
+    if not names:
+        if part.name == "train":
+            return rows
+        raise DataError(
+            f"{path}: no split {part.name!r}, as the rows have no column {key!r}; accepted: slices "
+            'of "train", such as "train[:90%]" to train on and "train[90%:]" to test on'
+        )
+    if part.name not in names:
+        raise DataError(f"{path}: no split {part.name!r} in column {key!r}; accepted: {names}")
+    for row, name in named.items():
+        if name is None:
+            broken[f"{path}:{row}"] = f"{key}: missing; accepted: one of {names}"
+    return [(row, values) for row, values in rows if str(named[row]) == part.name]
+
+
+def _group(
+    rows: list[Row], path: Path, fields: Fields, places: Sequence[Place], broken: dict[str, str]
+) -> list[Entry]:
+    """Gather rows by picture, in the order in which the pictures first occur."""
+    numbered = any(isinstance(place, Arrays) for place in places)
+    entries: dict[str, Entry] = {}
+    for row, values in rows:
+        where = f"{path}:{row}"
+        try:
+            number = row - 1 if numbered and isinstance(row, int) else None
+            image = _image(values, where, fields.image, number)
+            captions = parse_captions(values, where, fields)
+            questions = parse_questions(values, where, fields)
+            if not captions and not questions:
+                raise BadRecord(where, fields.captions, _wanted(values, fields))
+        except BadRecord as error:
+            broken[where] = f"{error.key}: {error.reason}"
+            continue
+        entry = entries.setdefault(image, Entry(image))
+        entry.where.append(where)
+        entry.captions.extend(captions)
+        entry.caption_rows.extend([where] * len(captions))
+        entry.questions.extend(questions)
+    return list(entries.values())
+
+
+def _wanted(values: dict[str, Any], fields: Fields) -> str:
+    return (
+        f"no text, only {sorted(values)}; accepted: {fields.captions!r}, or {fields.question!r} "
+        f"with {fields.answers!r} (names are set by --data.fields.*)"
+    )
+
+
+def _image(values: dict[str, Any], where: str, key: str, number: int | None) -> str:
+    value = column(values, key)
+    if value is None and number is not None:
+        return str(number)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value:
+        raise BadRecord(where, key, "missing; accepted: the name of a picture file")
+    return value
