@@ -1,5 +1,6 @@
 """Sets prepared by TFDS, written here by a builder as small as one can be."""
 
+import shutil
 import subprocess
 import sys
 from io import BytesIO
@@ -176,6 +177,20 @@ def test_a_format_without_random_access_is_refused(root, tmp_path):
         (tmp_path / "tiny" / "1.2.0" / file.name).write_bytes(text)
     with pytest.raises(DataError, match=r'prepare it again with file_format="array_record"'):
         open_source(data(tmp_path), "train")
+
+
+def test_a_damaged_record_is_skipped_and_named(root, tmp_path):
+    shutil.copytree(root / "tiny", tmp_path / "tiny")
+    (shard,) = (tmp_path / "tiny" / "1.2.0").glob("*train*")
+    content = bytearray(shard.read_bytes())
+    content[6000] ^= 255
+    shard.write_bytes(content)
+    source = open_source(data(tmp_path), "train")
+    tokenizer = build(data(tmp_path), source)
+    list(islice(train_batches(data(tmp_path), source, tokenizer, (12, 16), 0), 5))
+    ((where, reason),) = source.broken.items()
+    assert where.startswith("tiny train:")
+    assert reason.startswith("record: cannot be parsed (Corrupted")
 
 
 def test_tensorflow_is_not_imported(root):
