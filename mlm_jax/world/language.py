@@ -46,11 +46,11 @@ class Relation(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """`count` is the number of objects that a text claims in so many words, if it does."""
+    """`number` is the number of objects that a text claims in so many words, if it does."""
 
     objects: tuple[Told, ...]
     relations: tuple[Relation, ...] = ()
-    count: int | None = None
+    number: int | None = None
 
 
 class Question(NamedTuple):
@@ -63,7 +63,7 @@ class Question(NamedTuple):
 
 
 def holds(first: Object, relation: str, second: Object) -> bool:
-    """Plainly true: by the centres, and by more than 2 pixels at 48, whatever the other axis says."""
+    """True by the centres, by more than 2 pixels at 48, whatever the other axis says."""
     dx, dy = second.x - first.x, second.y - first.y
     return {"left of": dx, "right of": -dx, "above": dy, "below": -dy}[relation] > 0.045
 
@@ -79,7 +79,7 @@ def clear(first: Object, second: Object) -> str | None:
 
 
 def facts(scene: Scene) -> Facts:
-    """Everything a caption could truly say: the objects in order, all clear relations, the count."""
+    """All that a caption could truly say: objects in order, clear relations, the count."""
     relations = (
         Relation(i, relation, j)
         for i, j in permutations(range(len(scene.objects)), 2)
@@ -95,10 +95,7 @@ def facts(scene: Scene) -> Facts:
 def noun(name: Name, *, many: bool = False) -> str:
     """("small", None, "star") -> "small star", "small stars"."""
     size, colour, shape = name
-    if many:
-        head = PLURAL[shape] if shape else "objects"
-    else:
-        head = shape or "object"
+    head = PLURAL.get(shape or "", "objects") if many else shape or "object"
     return " ".join([word for word in (size, colour) if word] + [head])
 
 
@@ -203,7 +200,7 @@ class Reader:
     def __init__(self) -> None:
         self.objects: list[Told] = []
         self.relations: list[Relation] = []
-        self.count: int | None = None
+        self.claimed: int | None = None
         self.pending: dict[str, str] = {}
         self.number = 1
         self.last: range | None = None  # the objects told by the last phrase
@@ -221,7 +218,7 @@ class Reader:
 
     def noun(self, shape: str | None) -> None:
         if shape is None and not self.pending:
-            self.count = self.number
+            self.claimed = self.number
             return
         if shape is not None:
             self.attribute("shape", shape)
@@ -270,19 +267,10 @@ def parse(text: str) -> Facts:
             reader.relation(RELATION_OF[word], again=before == "and")
         before = word
     reader.finish()
-    return Facts(tuple(reader.objects), tuple(reader.relations), reader.count)
+    return Facts(tuple(reader.objects), tuple(reader.relations), reader.claimed)
 
 
 # ---- questions
-
-
-def matches(name: Name, thing: Object) -> bool:
-    size, colour, shape = name
-    return (
-        (colour is None or colour == thing.colour)
-        and (shape is None or shape == thing.shape)
-        and (size is None or size == thing.size)
-    )
 
 
 def reduce(thing: Object, keep: tuple[bool, bool, bool]) -> Name:
@@ -305,14 +293,17 @@ class Asker:
         self.objects, self.dice = scene.objects, dice
         self.novel = any((o.colour, o.shape) in HELD_OUT for o in scene.objects)
         self.handles: list[list[Name]] = [[] for _ in scene.objects]
+        self.numbers: dict[Name, int] = {}
         for keep in SUBSETS:
             names = [reduce(thing, keep) for thing in scene.objects]
             for name, handles in zip(names, self.handles, strict=True):
-                if names.count(name) == 1:
+                self.numbers[name] = names.count(name)
+                if self.numbers[name] == 1:
                     handles.append(name)
 
     def number(self, name: Name) -> int:
-        return [matches(name, thing) for thing in self.objects].count(True)
+        """How many objects the words fit."""
+        return self.numbers.get(name, 0)
 
     def allowed(self, name: Name) -> bool:
         return self.novel or (name[1], name[2]) not in HELD_OUT
@@ -452,24 +443,21 @@ def place(ask: Asker) -> Question | None:
     pairs = [
         (i, relation, j)
         for i, j in permutations(range(len(ask.objects)), 2)
-        if (relation := clear(ask.objects[i], ask.objects[j]))
+        if (relation := clear(ask.objects[i], ask.objects[j])) and ask.handles[i] and ask.handles[j]
     ]
     if not pairs:
         return None
     i, relation, j = ask.dice.choice(pairs)
-    first, second = ask.handle(i), ask.handle(j)
-    if first is None or second is None:
-        return None
+    first, second = (noun(ask.dice.choice(ask.handles[k])) for k in (i, j))
     true = ask.coin()
-    relation = relation if true else OPPOSITE[relation]
-    text = f"is the {noun(first)} {relation} the {noun(second)}?"
+    text = f"is the {first} {relation if true else OPPOSITE[relation]} the {second}?"
     return Question("relation", text, "yes" if true else "no")
 
 
 def at_place(ask: Asker) -> Question | None:
     """What the only object on that side of another is like."""
     found = []
-    for j in range(len(ask.objects)):
+    for j in [j for j, names in enumerate(ask.handles) if names]:
         for relation in RELATIONS:
             side = [o for o in ask.objects if holds(o, relation, ask.objects[j])]
             if len(side) == 1 and clear(side[0], ask.objects[j]) == relation:
@@ -477,15 +465,11 @@ def at_place(ask: Asker) -> Question | None:
     if not found:
         return None
     thing, relation, j = ask.dice.choice(found)
-    name = ask.handle(j)
-    if name is None:
-        return None
+    landmark = noun(ask.dice.choice(ask.handles[j]))
     hidden = ask.dice.randrange(3)
     asked = ATTRIBUTES[hidden]
-    if asked == "shape":
-        text = f"what shape is {relation} the {noun(name)}?"
-    else:
-        text = f"what {asked} is the object {relation} the {noun(name)}?"
+    subject = "" if asked == "shape" else "the object "
+    text = f"what {asked} is {subject}{relation} the {landmark}?"
     return Question("relation", text, (thing.size, thing.colour, thing.shape)[hidden])
 
 

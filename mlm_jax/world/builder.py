@@ -1,0 +1,212 @@
+"""The world as a TFDS set, written as ArrayRecord without TensorFlow.
+
+    python -m mlm_jax.world.builder data 48px
+
+`VERSION` is the name of the folder: every change of the world is a change of the version, and a
+set that was built before is left alone.
+"""
+
+import fcntl
+import io
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mlm_jax.world.examples import SPLITS, examples
+
+VERSION = "1.0.0"
+
+
+@dataclass
+class WorldConfig(tfds.core.BuilderConfig):
+    """`size` in pixels; `train` and `rest` are examples, `rest` in each of the other splits."""
+
+    size: int = 48
+    train: int = 40_000
+    rest: int = 2_000
+
+    @property
+    def total(self) -> int:
+        return self.train + self.rest * (len(SPLITS) - 1)
+
+    @property
+    def needed(self) -> int:
+        """Bytes on the disk, generously: TFDS writes everything twice, and then deletes one."""
+        return self.total * (self.size**2 + 4_000) * 2
+
+
+class World(tfds.core.GeneratorBasedBuilder):
+    """Pictures of coloured shapes with captions, questions and the whole truth.
+
+    image     uint8 (size, size, 3), PNG
+    captions  4 texts, each of which tells every object
+    questions 8 times kind, question, answer
+    scene     JSON for `scene.from_json`
+    """
+
+    name = "world"
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = (
+        WorldConfig(name="48px"),
+        WorldConfig(name="96px", size=96),
+        WorldConfig(name="224px", size=224),
+        WorldConfig(name="384px", size=384, train=10_000, rest=1_000),
+        WorldConfig(name="tiny", train=64, rest=32),
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size = self.builder_config.size
+        text = tfds.features.Text()
+        features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
+                "captions": tfds.features.Sequence(text),
+                "questions": tfds.features.Sequence(
+                    {"kind": text, "question": text, "answer": text}
+                ),
+                "scene": text,
+            }
+        )
+        return tfds.core.DatasetInfo(
+            builder=self, description=self.__doc__, features=features, disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        meter = Meter(f"building {self.name}/{self.builder_config.name}", self.builder_config.total)
+        return {split: self._generate_examples(split, meter) for split in SPLITS}
+
+    def _generate_examples(
+        self, split: str, meter: "Meter"
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        config = self.builder_config
+        total = config.train if split == "train" else config.rest
+        made = examples(split, total, config.size, processes=os.cpu_count() or 1)
+        for index, example in enumerate(made):
+            yield index, {**example, "image": io.BytesIO(example["image"])}
+            meter.advance()
+
+
+class Meter:
+    """Counts to `total` on the standard error: a bar on a terminal, elsewhere a few lines."""
+
+    every = 5.0  # seconds between lines
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self.start = self.shown = time.monotonic()
+        self.bar = Progress(
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f} examples/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self.task = self.bar.add_task(title, total=total, rate=0)
+        self.bar.start()
+
+    def advance(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        last = self.done == self.total
+        if self.bar.disable and (last or now - self.shown > self.every):
+            self.shown = now
+            rate = self.done / (now - self.start)
+            print(
+                f"{self.title}: {self.done} of {self.total}, {rate:.0f} examples/s", file=sys.stderr
+            )
+        elif not self.bar.disable and (last or self.done % 50 == 0):
+            rate = self.done / (now - self.start)
+            self.bar.update(self.task, completed=self.done, rate=rate)
+        if last:
+            self.bar.stop()
+
+
+def prepare(root: str | Path, config_name: str = "48px") -> World:
+    """The set below `root`, built if it is not there; ready for `as_data_source`.
+
+    The version's folder appears, complete, in one rename: what an interrupted build leaves is never
+    read, and the next build removes it. Of several processes one builds, and the others wait.
+
+    ValueError for an unknown config; OSError, saying what to do, if `root` cannot take the set.
+    """
+    names = [config.name for config in World.BUILDER_CONFIGS]
+    if config_name not in names:
+        near = get_close_matches(config_name, names, 1)
+        hint = f"; did you mean world/{near[0]}?" if near else ""
+        raise ValueError(f"no world/{config_name}{hint} There are: {', '.join(names)}")
+    root = Path(root).expanduser()
+    if not (root / World.name / config_name / VERSION).is_dir():
+        build(root, config_name)
+    return load(root, config_name)
+
+
+def load(root: Path, config_name: str) -> World:
+    return World(config=config_name, data_dir=str(root), file_format="array_record")
+
+
+def build(root: Path, config_name: str) -> None:
+    folder = root / World.name / config_name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder / ".lock"):
+            if (folder / VERSION).is_dir():  # built by another process, for which we have waited
+                return
+            for left in folder.glob("incomplete.*"):
+                shutil.rmtree(left)
+            builder = load(root, config_name)
+            room(folder, builder.builder_config.needed)
+            with quiet(), tempfile.TemporaryDirectory() as downloads:
+                builder.download_and_prepare(download_dir=downloads)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot build world/{config_name} below {root}: {error.strerror or error}. "
+            "Name a writable folder with enough room, such as --data.root DIR",
+        ) from error
+
+
+def room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(28, f"needs about {needed >> 20} MiB of disk, {free >> 20} MiB are free")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """TFDS without its bars and remarks: our bar counts all the splits as one."""
+    tfds.disable_progress_bar()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold a lock that the system releases however the process ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that builds {path.parent}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    print(prepare(*sys.argv[1:]).data_dir)
