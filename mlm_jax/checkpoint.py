@@ -1,9 +1,10 @@
 """Checkpoints through orbax: asynchronous, atomic, the last few kept, every array with its digest.
 
-A step holds named trees of arrays ("params", "opt", perhaps "ema") and a JSON object "info". What is
-read back is compared with the digests; a step that is damaged is passed over loudly for an older one.
+A step holds named trees of arrays ("params", "opt", perhaps "ema") and a JSON object "info". What
+is read back is compared with the digests; a damaged step is passed over, loudly, for an older one.
 """
 
+import json
 import shutil
 import sys
 import zlib
@@ -64,7 +65,7 @@ class Checkpoints:
         """
         trees = {name: host(tree) for name, tree in trees.items()}
         items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        info = {**info, "trees": list(trees), "digests": digests(trees)}
+        info = json.loads(json.dumps({**info, "trees": list(trees), "digests": digests(trees)}))
         try:
             self.manager.save(step, args=ocp.args.Composite(**items, info=ocp.args.JsonSave(info)))
         except Exception as error:  # orbax lets through whatever its storage raises
@@ -88,7 +89,7 @@ class Checkpoints:
     def restore(self) -> Saved | None:
         """The newest step that is whole, or None if there never was one.
 
-        Damaged newer steps are moved to `<run>/damaged/`. Raises: UserError if every step is damaged.
+        Damaged newer steps are moved to `<run>/damaged/`. Raises: UserError if all are damaged.
         """
         found = steps(self.folder)
         for step in reversed(found):
@@ -110,7 +111,11 @@ class Checkpoints:
         shutil.move(self.folder / str(step), place / (f"{step}.{taken}" if taken else str(step)))
 
     def close(self) -> None:
-        self.manager.close()
+        """Finish what was begun. Raises: UserError."""
+        try:
+            self.manager.close()
+        except Exception as error:
+            raise self.failed(None, error) from error
 
 
 def steps(folder: Path) -> list[int]:

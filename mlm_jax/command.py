@@ -1,4 +1,4 @@
-"""What the scripts of experiments/ share: mistakes as messages, the compilation cache, quiet libraries."""
+"""What the scripts of experiments/ share: mistakes as messages, and the compilation cache."""
 
 import logging
 import os

@@ -1,7 +1,7 @@
 """One experiment as a tree of frozen dataclasses; the command line is that tree.
 
-A model is its own configuration: a Linen module is a dataclass, so `Config.model` holds the module itself
-and its fields are keys like any other (`--model.fusion.kind gated`).
+A model is its own configuration: a Linen module is a dataclass, so `Config.model` holds the module
+itself, and its fields are keys like any other (`--model.fusion.kind gated`).
 """
 
 import argparse
@@ -28,7 +28,7 @@ PACKAGES = ("mlm_jax", "experiments")
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can put right: shown as a message, without a traceback."""
+    """Something that the user can put right: shown as a message, without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Data:
     """What is read, and how it becomes batches."""
 
     name: str = "world"
-    """`world`, `world/224px`, a prepared TFDS set under root, or a path: *.jsonl, *.jsonl.gz, a folder."""
+    """`world`, `world/224px`, a prepared TFDS set, or a path: *.jsonl, *.jsonl.gz, a folder."""
     root: str = "data"
     """The folder that holds prepared sets; the world is built there on first use."""
     images: tuple[str, ...] = ()
-    """Further places of the pictures that rows name: folders, .zip, .npz. Empty: beside the JSONL."""
+    """Further places of the pictures that rows name: folders, .zip, .npz."""
     fields: Fields = field(default_factory=Fields)
     train: str = "train"
     """Split to learn from, in TFDS syntax: train, train[:90%], a+b."""
@@ -83,7 +83,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Optim:
-    """How parameters move. Paths look like image/body/block_0/mlp/up/kernel; a pattern is a prefix or a glob."""
+    """How parameters move. A pattern is a prefix (image/body) or a glob (*/bias) of their paths."""
 
     name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
     lr: float = 1e-3
@@ -101,7 +101,7 @@ class Optim:
     accumulate: int = 1
     """Parts in which a batch is computed, one after another."""
     ema: float = 0.0
-    """Decay of the moving average of the parameters that is evaluated and generated with; 0 = off."""
+    """Decay of the average of the parameters, which is what is evaluated; 0 = off."""
     freeze: tuple[str, ...] = ()
     """Patterns of parameters that stay as they are."""
     lr_scale: tuple[tuple[str, float], ...] = ()
@@ -156,7 +156,7 @@ def names() -> dict[str, str]:
 
 
 def load(name: str) -> Config:
-    """The experiment `vit_tiny` (experiments/configs/vit_tiny.py), `vit_tiny:tiny`, or `path/to/own.py`.
+    """The experiment `vit_tiny` (experiments/configs/vit_tiny.py), `vit_tiny:tiny`, or `own/file.py`.
 
     What follows the colon is the attribute that is taken, `config` by default.
     Raises: UserError if there is no such experiment or attribute, or one module sits in two fields.
@@ -183,7 +183,8 @@ def module_of(name: str) -> ModuleType:
         if not path.is_file():
             raise UserError(f"--config: there is no file {path}")
         spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
@@ -228,9 +229,9 @@ def cli(argv: Sequence[str], program: str = "train.py") -> tuple[Config, Path]:
 def usage(program: str) -> str:
     known = "\n".join(f"    {name:<16} {line}" for name, line in names().items())
     return (
-        f"{program} --config NAME [--run DIR] [--key value ...]     begin, or go on with runs/NAME\n"
-        f"{program} --run DIR                                      go on with an existing run\n"
-        f"{program} --config NAME --help                           every key with its value\n"
+        f"{program} --config NAME [--run DIR] [--key value ...]   begin, or go on with runs/NAME\n"
+        f"{program} --run DIR                                    go on with an existing run\n"
+        f"{program} --config NAME --help                         every key with its value\n"
         f"\nExperiments ({folder()}), or the path of a file like them:\n{known or '    none'}"
     )
 
@@ -260,9 +261,9 @@ def parts(node: Any) -> dict[str, Any]:
 
 
 def to_json(node: Any, path: str = "config") -> Any:
-    """The whole tree as JSON values; a dataclass becomes its fields and its class path under "type".
+    """The whole tree as JSON values; a dataclass becomes its fields, and its class path as "type".
 
-    Raises: UserError if a value cannot be written, or a class could not be found again by `from_json`.
+    Raises: UserError for a value that cannot be written, or a class that `from_json` would refuse.
     """
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         kind = f"{type(node).__module__}.{type(node).__qualname__}"
@@ -379,11 +380,15 @@ def out_of_range(config: Config) -> Iterator[str]:
 
 def contradictions(config: Config) -> Iterator[str]:
     data, model = config.data, config.model
-    if data.batch % max(config.optim.accumulate, 1):
-        yield f"data.batch {data.batch} is not divisible by optim.accumulate {config.optim.accumulate}"
+    parts = config.optim.accumulate
+    if data.batch % max(parts, 1):
+        yield f"data.batch {data.batch} is not divisible by optim.accumulate {parts}"
     text, decoder = getattr(model, "text", None), getattr(model, "decoder", None)
     if data.text_length > getattr(text, "length", data.text_length):
-        yield f"data.text_length {data.text_length} is over the {text.length} positions of model.text.length"
+        yield (
+            f"data.text_length {data.text_length} is over the {text.length} positions of"
+            " model.text.length"
+        )
     if data.target_length - 1 > getattr(decoder, "length", data.target_length):
         yield (
             f"data.target_length {data.target_length} needs {data.target_length - 1} positions,"

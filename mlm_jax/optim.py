@@ -1,4 +1,4 @@
-"""An optax chain from `Optim`: clip, direction, weight decay, learning rate, factors by path, freezing."""
+"""An optax chain from `Optim`: clip, direction, decay, learning rate, factors by path, freezing."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from mlm_jax.paths import map_named, matches, named, require_matches
 
 
 def schedule(optim: Optim, steps: int) -> optax.Schedule:
-    """Learning rate at each update: linear warmup from 0, then the shape, ending at 0 at `steps`."""
+    """Learning rate at each update: linear warmup, then the shape, which ends at 0 at `steps`."""
     warmup = min(optim.warmup, steps // 2)
     shapes = {
         "cosine": optax.cosine_decay_schedule(optim.lr, steps - warmup),
@@ -25,7 +25,7 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
 
 
 def decays(path: str, leaf: Any) -> bool:
-    """Weight decay is for kernels: not for biases, norms, embeddings, positions, learned queries."""
+    """Weight decay is for kernels: not biases, norms, embeddings, positions or learned queries."""
     return path.rpartition("/")[2] == "kernel" and leaf.ndim >= 2
 
 
@@ -34,7 +34,7 @@ def direction(optim: Optim) -> optax.GradientTransformation:
     if optim.name == "lion":
         return optax.scale_by_lion(optim.b1, optim.b2)
     if optim.name == "adafactor":
-        # Without the parameter scale, lr means what it means for the others (arXiv:2106.04560, 3.4).
+        # Without the parameter scale lr means what it means elsewhere (arXiv:2106.04560, 3.4).
         down = optax.adafactor(multiply_by_parameter_scale=False, momentum=optim.b1 or None)
         return optax.chain(down, optax.scale(-1.0))
     if optim.name == "muon":
@@ -51,10 +51,20 @@ def direction(optim: Optim) -> optax.GradientTransformation:
 
 
 def muon_dimensions(params: Any) -> Any:
-    """Kernels with two axes go by Muon, all else by Adam."""
+    """Which axes of a kernel go in and out; None for what goes by Adam: all else, and the stems.
+
+    Leading axes, such as that of scanned layers, are matrices of their own.
+    """
 
     def dimensions(path: str, leaf: Any) -> contrib.MuonDimensionNumbers | None:
-        return contrib.MuonDimensionNumbers() if decays(path, leaf) and leaf.ndim == 2 else None
+        names = path.split("/")
+        if not decays(path, leaf) or "stem" in names:
+            return None
+        if names[-2] in ("query", "key", "value") and leaf.ndim >= 3:  # D H K
+            return contrib.MuonDimensionNumbers(-3, (-2, -1))
+        if names[-2] == "out" and leaf.ndim >= 3:  # H K D
+            return contrib.MuonDimensionNumbers((-3, -2), -1)
+        return contrib.MuonDimensionNumbers(-2, -1)
 
     return map_named(dimensions, params)
 
@@ -79,7 +89,7 @@ def factors(optim: Optim, params: Any) -> Any:
 
 
 def build(optim: Optim, steps: int, params: Any) -> optax.GradientTransformation:
-    """The optimiser for `params` (arrays or their shapes); frozen ones get no state and no update."""
+    """The optimiser for `params` (arrays or shapes); frozen ones get no state and no update."""
     chain = [optax.clip_by_global_norm(optim.clip)] if optim.clip else []
     chain += [
         direction(optim),
@@ -98,7 +108,7 @@ def build(optim: Optim, steps: int, params: Any) -> optax.GradientTransformation
 
 
 def ema_decay(decay: float, step: Any) -> Any:
-    """Decay at `step` (0 at first): small at the start, so that the average forgets the beginning."""
+    """Decay after `step` updates: small at first, so that the average forgets the beginning."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 

@@ -49,7 +49,9 @@ def require_matches(patterns: Sequence[str], tree: Any, key: str) -> None:
         if not any(matches(path, pattern) for path in paths):
             prefixes = {p.rsplit("/", n)[0] for p in paths for n in range(p.count("/") + 1)}
             near = get_close_matches(pattern, sorted(prefixes), n=3, cutoff=0.5)
-            hint = f"near it: {', '.join(near)}" if near else f"paths begin {', '.join(tops(paths))}"
+            hint = (
+                f"near it: {', '.join(near)}" if near else f"paths begin {', '.join(tops(paths))}"
+            )
             raise UserError(f"{key}: no parameter matches `{pattern}`; {hint}")
 
 

@@ -60,7 +60,7 @@ class Progress:
         self.bar.update(self.task, completed=number, loss=loss, rate=self.speed)
 
     def rate(self) -> float:
-        """Pictures a second since it was last asked; the first step, which compiles, is left out."""
+        """Pictures a second since it was last asked, without the first step, which compiles."""
         self.mark = (self.number, time.monotonic())
         return round(self.speed, 1)
 

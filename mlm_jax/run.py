@@ -1,4 +1,4 @@
-"""A run directory: its configuration, history, metrics and tokenizer, held by one process at a time."""
+"""A run directory: configuration, history, metrics and tokenizer, held by one process at a time."""
 
 import fcntl
 import json
@@ -174,7 +174,7 @@ def refuse_foreign(path: Path) -> None:
 
 
 def remember(path: Path, command: Sequence[str]) -> None:
-    """Add this start to run.json: a list, one entry for each time that the run was begun or resumed."""
+    """Add this start to run.json: one entry for each time that the run was begun or resumed."""
     file = path / "run.json"
     try:
         starts = json.loads(file.read_text())

@@ -1,7 +1,7 @@
 """Training: data, step, log, evaluate, save, in this order, once for every kind of model.
 
-The number of a step is the number of batches consumed: parameters, random keys, the place in the data
-and the metrics all follow from it, so that a run that was killed goes on as if it had not been.
+The number of a step is the number of batches consumed: random keys, the place in the data and the
+metrics all follow from it, so that a run that was killed goes on as if it had not been.
 """
 
 import math
@@ -50,7 +50,7 @@ class State(NamedTuple):
 def prepare(
     config: Config, example: Batch
 ) -> tuple[State, optax.GradientTransformation, Callable[[], State]]:
-    """For batches like `example`: shapes of the state, the optimiser, and what makes the first state.
+    """For batches like `example`: shapes of the state, the optimiser, what makes the first state.
 
     Raises: ValueError by a model that cannot be built; UserError for patterns that match nothing.
     """
@@ -77,9 +77,9 @@ def make_step(
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """`(state, batch) -> (state, metrics)`, compiled; the state that goes in is used up.
 
-    Metrics: loss, those of the loss, grad_norm, lr, streak (steps skipped in a row), and `finite`: one
-    bool for the gradient of each parameter that is trained, then one for the loss. If one of them is
-    False, nothing but the counters changes, bit for bit.
+    Metrics: loss, those of the loss, grad_norm, lr, streak (steps skipped in a row), and `finite`:
+    one bool for the gradient of each parameter that is trained, then one for the loss. If one of
+    them is False, nothing but the counters changes, bit for bit.
     """
     rates = optim.schedule(config.optim, config.steps)
 
@@ -98,10 +98,10 @@ def make_step(
         # A branch, not a choice between two results for each leaf: that took 3 times as long to
         # compile on a CPU (34 s against 11 s for 131 parameters).
         good, old = finite.all(), (state.params, state.opt, state.ema)
-        new = jax.lax.cond(good, update, lambda *same: same, *old)
+        params, opt, ema = jax.lax.cond(good, update, lambda *same: same, *old)
         bad = 1 - good.astype(jnp.int32)
         streak = bad * (state.streak + 1)
-        after = State(state.step + 1, *new, state.skipped + bad, streak)
+        after = State(state.step + 1, params, opt, ema, state.skipped + bad, streak)
         extra = {"grad_norm": jnp.sqrt(squares.sum()), "lr": rates(done)}
         return after, {**metrics, **extra, "finite": finite, "streak": streak}
 
@@ -123,7 +123,7 @@ def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[An
     """
 
     def objective(half: Any, part: Batch, key: Array) -> tuple[Array, Metrics]:
-        outputs = config.model.apply({"params": half}, part, train=True, rngs={"dropout": key})
+        outputs: Any = config.model.apply({"params": half}, part, train=True, rngs={"dropout": key})
         loss, metrics = config.loss(outputs, part)
         return loss, {"loss": loss, **metrics}
 
@@ -176,7 +176,9 @@ def make_validate(config: Config) -> Callable[[Any, Sequence[Batch]], dict[str, 
 
     @jax.jit
     def one(params: Any, batch: Batch) -> Metrics:
-        loss, metrics = config.loss(config.model.apply({"params": params}, batch, train=False), batch)
+        loss, metrics = config.loss(
+            config.model.apply({"params": params}, batch, train=False), batch
+        )
         return {"weight": jnp.ones(()), **metrics, "loss": loss}
 
     def validate(params: Any, batches: Sequence[Batch]) -> dict[str, float]:
@@ -276,7 +278,7 @@ def open_data(config: Config, run: Run, start: int) -> tuple[Iterator[Batch], To
 
 
 class Log:
-    """Metrics on their way to metrics.jsonl: they come to the host one step late, so that nothing waits.
+    """Metrics on their way to metrics.jsonl: they come one step late, so that nothing waits.
 
     A line is the mean over the steps since the line before; `window` holds those not yet written.
     """

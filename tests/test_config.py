@@ -1,0 +1,236 @@
+"""The tree, its command line, its file, and what it refuses."""
+
+import dataclasses
+import json
+from dataclasses import field, replace
+from pathlib import Path
+
+import flax.linen as nn
+import pytest
+
+from mlm_jax import config as configs
+from mlm_jax.config import Config, Data, Optim, UserError
+from mlm_jax.losses import Caption
+from mlm_jax.models.multimodal import Multimodal
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config(Multimodal(), Caption())
+
+
+def test_every_experiment_loads_checks_and_survives_its_file() -> None:
+    assert "vit_tiny" in configs.names()
+    for name in configs.names():
+        for attribute in ("config", "tiny"):
+            loaded = configs.load(f"{name}:{attribute}")
+            configs.check(loaded)
+            text = json.dumps(configs.to_json(loaded))
+            assert configs.from_json(json.loads(text)) == loaded
+
+
+def test_names_come_with_the_first_line_of_the_docstring() -> None:
+    assert all(configs.names().values())
+
+
+def test_unknown_experiment_suggests() -> None:
+    with pytest.raises(UserError, match=r"did you mean .*vit_tiny"):
+        configs.load("vit_tiy")
+    with pytest.raises(UserError, match=r"has no Config called `huge` .*config, tiny"):
+        configs.load("vit_tiny:huge")
+    with pytest.raises(UserError, match="no file"):
+        configs.load("nowhere/own.py")
+
+
+def test_load_takes_a_file(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("from experiments.configs.vit_tiny import tiny\nconfig = tiny\n")
+    assert configs.load(str(own)) == configs.load("vit_tiny:tiny")
+
+
+def test_keys_of_every_depth(config: Config) -> None:
+    given = configs.override(
+        config,
+        [
+            "--optim.lr",
+            "3e-4",
+            "--model.image.body.depth",
+            "6",
+            "--loss.smoothing",
+            "0.1",
+            "--model.image.size",
+            "96",
+            "64",
+            "--model.image.class-token",
+            "True",
+            "--data.fields.image",
+            "file",
+            "--optim.freeze",
+            "image",
+            "text/body",
+            "--optim.lr-scale",
+            "image",
+            "0.1",
+            "text",
+            "0.5",
+            "--steps",
+            "7",
+        ],
+    )
+    assert type(given) is Config
+    assert given.optim.lr == 3e-4
+    assert given.model.image.body.depth == 6
+    assert given.model.image.size == (96, 64)
+    assert given.model.image.class_token is True
+    assert given.loss == Caption(smoothing=0.1)
+    assert given.data.fields.image == "file"
+    assert given.optim.freeze == ("image", "text/body")
+    assert given.optim.lr_scale == (("image", 0.1), ("text", 0.5))
+    assert given.steps == 7
+    assert configs.override(config, []) == config
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("--model.image.body.deph 2", "--model.image.body.depth"),
+        ("--optim.lr fast", "fast"),
+        ("--optim.schedule cosin", "cosine"),
+        ("--model.fusion.kind glue", "cross_attention"),
+        ("--no-model.image.class-token", "--model.image.class-token"),
+    ],
+)
+def test_mistakes_are_answered(
+    config: Config, words: str, answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        configs.override(config, words.split())
+    assert exit_.value.code == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, run = configs.cli(["--config", "vit_tiny", "--steps", "3"])
+    assert (config.steps, run) == (3, Path("runs/vit_tiny"))
+    assert configs.cli(["--config", "vit_tiny:tiny"])[1] == Path("runs/vit_tiny-tiny")
+    (tmp_path / "config.json").write_text(json.dumps(configs.to_json(config)))
+    assert configs.cli(["--run", str(tmp_path)]) == (config, tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        configs.cli([])
+    assert exit_.value.code == 2
+
+
+def test_help_lists_the_experiments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        configs.cli(["--help"])
+    assert exit_.value.code == 0
+    assert "vit_tiny" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        configs.cli(["--config", "vit_tiny", "--help"])
+    shown = capsys.readouterr().out
+    assert "--model.fusion.kind" in shown
+    assert "Peak learning rate" in shown
+    assert "parent" not in shown
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "mlm_jax.config.Path",
+        "mlm_jax.config.suggest",
+        "mlm_jax.config.nn.Dense",
+        "mlm_jax.nowhere.Model",
+        "mlm_jax.config.Nothing",
+        "experiments.train.main",
+        "None",
+    ],
+)
+def test_a_file_cannot_name_other_code(kind: str) -> None:
+    with pytest.raises(UserError):
+        configs.from_json({"type": kind})
+
+
+def test_a_file_of_other_code_is_named(config: Config) -> None:
+    tree = configs.to_json(config)
+    tree["optim"]["momentum"] = 0.9
+    with pytest.raises(UserError, match=r"Optim has no field momentum"):
+        configs.from_json(tree)
+
+
+def test_damaged_or_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run directory"):
+        configs.read(tmp_path)
+    (tmp_path / "config.json").write_text('{"type": ')
+    with pytest.raises(UserError, match="damaged"):
+        configs.read(tmp_path)
+
+
+class Foreign(nn.Module):
+    width: int = 2
+
+
+def test_what_could_not_be_found_again_is_not_saved(config: Config) -> None:
+    with pytest.raises(UserError, match=r"config\.model is a .*Foreign"):
+        configs.to_json(replace(config, model=Foreign()))
+
+
+class Pair(nn.Module):
+    first: nn.Module = field(default_factory=lambda: nn.Dense(2))
+    more: tuple[nn.Module, ...] = ()
+
+
+def test_one_module_in_two_fields_is_refused() -> None:
+    one, another = nn.Dense(2), nn.Dense(2)
+    configs.refuse_shared(Pair(one, (another,)))
+    with pytest.raises(UserError, match=r"config\.more\[1\] is config\.first again"):
+        configs.refuse_shared(Pair(one, (another, one)))
+
+
+def test_shared_module_in_an_experiment_is_refused(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from mlm_jax.config import Config\nfrom mlm_jax.losses import Caption\n"
+        "from mlm_jax.layers import Transformer\nfrom mlm_jax.models.multimodal import Multimodal\n"
+        "from mlm_jax.encoders import ImageEncoder, TextEncoder\nbody = Transformer()\n"
+        "config = Config(Multimodal(ImageEncoder(body=body), TextEncoder(body=body)), Caption())\n"
+    )
+    with pytest.raises(UserError, match=r"config\.model\.text\.body is config\.model\.image\.body"):
+        configs.load(str(own))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps is 0: at least 1"),
+        ({"optim": Optim(accumulate=3)}, "data.batch 64 is not divisible by optim.accumulate 3"),
+        ({"optim": Optim(lr=float("nan"))}, "optim.lr is nan"),
+        ({"optim": Optim(ema=1.0)}, "optim.ema is 1.0: at least 0 and under 1"),
+        ({"optim": Optim(lr_scale=(("image", 0.0),))}, "optim.lr_scale image is 0.0"),
+        ({"data": Data(caption_share=1.5)}, "data.caption_share is 1.5: from 0 to 1"),
+        ({"data": Data(text_length=33)}, "data.text_length 33 is over the 32 positions"),
+        ({"data": Data(target_length=34)}, "data.target_length 34 needs 33 positions"),
+    ],
+)
+def test_what_cannot_work_is_refused(config: Config, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        configs.check(replace(config, **changes))
+
+
+def test_all_that_is_wrong_is_named_at_once(config: Config) -> None:
+    with pytest.raises(UserError) as error:
+        configs.check(replace(config, steps=0, keep=0))
+    assert "steps" in str(error.value)
+    assert "keep" in str(error.value)
+
+
+def test_tokenizer_must_fit_the_model(config: Config) -> None:
+    configs.check_vocab(config, config.model.text.vocab)
+    with pytest.raises(UserError, match=r"513 tokens, but model\.text\.vocab is 512"):
+        configs.check_vocab(config, 513)
+
+
+def test_frozen(config: Config) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.steps = 2  # type: ignore[misc]
