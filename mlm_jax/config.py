@@ -156,7 +156,7 @@ def names() -> dict[str, str]:
 
 
 def load(name: str) -> Config:
-    """The experiment `vit_tiny` (experiments/configs/vit_tiny.py), `vit_tiny:tiny`, or `own/file.py`.
+    """The experiment `vit_tiny` (experiments/configs/vit_tiny.py), `vit_tiny:tiny` or `own/one.py`.
 
     What follows the colon is the attribute that is taken, `config` by default.
     Raises: UserError if there is no such experiment or attribute, or one module sits in two fields.
@@ -383,7 +383,8 @@ def contradictions(config: Config) -> Iterator[str]:
     parts = config.optim.accumulate
     if data.batch % max(parts, 1):
         yield f"data.batch {data.batch} is not divisible by optim.accumulate {parts}"
-    text, decoder = getattr(model, "text", None), getattr(model, "decoder", None)
+    text: Any = getattr(model, "text", None)
+    decoder: Any = getattr(model, "decoder", None)
     if data.text_length > getattr(text, "length", data.text_length):
         yield (
             f"data.text_length {data.text_length} is over the {text.length} positions of"

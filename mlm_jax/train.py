@@ -176,9 +176,8 @@ def make_validate(config: Config) -> Callable[[Any, Sequence[Batch]], dict[str, 
 
     @jax.jit
     def one(params: Any, batch: Batch) -> Metrics:
-        loss, metrics = config.loss(
-            config.model.apply({"params": params}, batch, train=False), batch
-        )
+        outputs: Any = config.model.apply({"params": params}, batch, train=False)
+        loss, metrics = config.loss(outputs, batch)
         return {"weight": jnp.ones(()), **metrics, "loss": loss}
 
     def validate(params: Any, batches: Sequence[Batch]) -> dict[str, float]:

@@ -343,7 +343,7 @@ def test_training_stops_after_too_many_skipped_steps(
     """Every third picture of the set is red: its first pixel is 255."""
     optim = Optim(max_skipped=2)
     config = toy.config(folder, loss=toy.Weighted(), optim=optim, steps=100, eval_every=0)
-    config = replace(config, data=replace(config.data, batch=1))
+    config = replace(config, data=replace(config.data, batch=2))
     with pytest.raises(UserError, match=r"2 steps in a row .*head/bias"):
         train(config, tmp_path / "run")
     assert "skipped: not finite: head/bias" in capsys.readouterr().out
