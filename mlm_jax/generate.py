@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +27,7 @@ from mlm_jax.fusion import Fused
 
 Cache = Any
 Params = Any
+Model = Any  # a Linen module with `encode`, `decode` and `decoder.length`
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Written(NamedTuple):
 
 @partial(jax.jit, static_argnames=("model", "bos", "eos", "pad", "length", "how"))
 def generate(
-    model: nn.Module,
+    model: Model,
     params: Params,
     fused: Fused,
     *,
@@ -100,8 +100,10 @@ def generate(
         raise ValueError(f"guidance {how.guidance} and `unconditional` go together")
     if how.method == "beam" and unconditional is not None:
         raise ValueError("beams are not guided")
-    if how.method == "sample" and key is None:
-        raise ValueError("sampling needs a key")
+    if key is None:
+        if how.method == "sample":
+            raise ValueError("sampling needs a key")
+        key = jax.random.key(0)  # never looked at
     if how.method == "beam":
         texts = beam_search(model, params, fused, bos=bos, eos=eos, pad=pad, length=length, how=how)
         return Written(texts.ids[:, 0], texts.logprobs[:, 0])
@@ -143,10 +145,10 @@ def generate(
 
 
 def first(
-    model: nn.Module, params: Params, fused: Fused, bos: int, length: int
+    model: Model, params: Params, fused: Fused, bos: int, length: int
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Logits of the first word, and a cache with room for `length` words in all."""
-    positions: int = model.decoder.length  # type: ignore[attr-defined]
+    positions = model.decoder.length
     if length > positions:
         raise ValueError(f"{length} words to write, but the decoder has {positions} positions")
     ids = jnp.full((len(jax.tree.leaves(fused)[0]), 1), bos, jnp.int32)
@@ -163,7 +165,7 @@ def first(
 
 
 def later(
-    model: nn.Module, params: Params, fused: Fused, cache: Cache, word: Int[Array, "B"]
+    model: Model, params: Params, fused: Fused, cache: Cache, word: Int[Array, "B"]
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Logits of the word after `word`."""
     variables = {"params": params, "cache": cache}
@@ -222,7 +224,7 @@ class Beams(NamedTuple):
 
 @partial(jax.jit, static_argnames=("model", "bos", "eos", "pad", "length", "how"))
 def beam_search(
-    model: nn.Module,
+    model: Model,
     params: Params,
     fused: Fused,
     *,
@@ -315,7 +317,7 @@ def reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
 
 @partial(jax.jit, static_argnames=("model", "chunk"))
 def rank(
-    model: nn.Module,
+    model: Model,
     params: Params,
     fused: Fused,
     target: Int[Array, "K M"],
@@ -386,7 +388,7 @@ def unknown(tokenizer: Tokenizer, text: str) -> list[str]:
     encoding = tokenizer.inner.encode(text, add_special_tokens=False)
     places = zip(encoding.ids, encoding.offsets, strict=True)
     words = [text[slice(*place)].strip() for index, place in places if index == tokenizer.unk]
-    return list(dict.fromkeys(words))
+    return list(dict.fromkeys(word for word in words if any(map(str.isalnum, word))))
 
 
 class Told(NamedTuple):
@@ -395,7 +397,7 @@ class Told(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="model")
-def encode(model: nn.Module, params: Params, batch: Mapping[str, Array]) -> Fused:
+def encode(model: Model, params: Params, batch: Mapping[str, Array]) -> Fused:
     return model.apply({"params": params}, batch, method="encode")
 
 

@@ -42,9 +42,11 @@ class Ratio:
     top: str
     bottom: str
     n: str
+    empty: float = np.nan
+    """The value where bottom is 0."""
 
     def __call__(self, sums: Sums) -> Float[np.ndarray, " S"]:
-        return divide(sums[self.top], sums[self.bottom])
+        return divide(sums[self.top], sums[self.bottom], self.empty)
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,9 @@ class F1:
     n: str
 
     def __call__(self, sums: Sums) -> Float[np.ndarray, " S"]:
-        precision = divide(sums["right"], sums["told"])
-        recall = divide(sums["recalled"], sums["expected"])
-        both = precision + recall
-        return np.where(both == 0, 0.0, divide(2 * precision * recall, both))
+        precision = divide(sums["right"], sums["told"], 0.0)
+        recall = divide(sums["recalled"], sums["expected"], 0.0)
+        return divide(2 * precision * recall, precision + recall, 0.0)
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Perplexity:
         return np.exp(divide(sums["nats"], sums["tokens"]))
 
 
-def divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """nan where there is nothing to divide by."""
-    return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=bottom != 0)
+def divide(top: np.ndarray, bottom: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    """`empty` where there is nothing to divide by."""
+    return np.divide(top, bottom, out=np.full(np.shape(top), empty), where=bottom != 0)
 
 
 def bootstrap(

@@ -1,0 +1,50 @@
+"""Evaluate a trained run; figures go to the screen, evaluation.json and report.html of the run.
+
+python experiments/evaluate.py --run runs/vit_tiny [--split test|novel] [--json FILE] [--limit N]
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from mlm_jax import command
+from mlm_jax.config import UserError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Evaluate a trained run."""
+
+    run: Path
+    """The run directory."""
+    split: str = "test"
+    """`test` is the run's own data.test; or any split of its data: novel, train[:500]."""
+    limit: int | None = None
+    """At most so many pictures, evenly spread over the split."""
+    json: Path | None = None
+    """Write the figures there too."""
+    rank: bool = False
+    """Rank all distinct captions of the split for every picture: caption/recall@k. Slow."""
+
+
+def main(argv: Sequence[str]) -> int:
+    given = tyro.cli(Arguments, args=list(argv), prog="evaluate.py", description=__doc__)
+    if given.json is not None and not given.json.parent.is_dir():
+        raise UserError(f"--json {given.json}: there is no folder {given.json.parent}")
+    from mlm_jax import evaluate, report  # after the command line: a typo is answered at once
+
+    begin = time.monotonic()
+    figures = evaluate.evaluate(given.run, given.split, limit=given.limit, ranking=given.rank)
+    if given.json is not None:
+        given.json.write_text(evaluate.as_json(figures))
+    report.print_figures(figures, f"{given.run} on {given.split}")
+    print(f"{time.monotonic() - begin:.1f} s; report: {given.run / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(main))

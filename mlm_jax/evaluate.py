@@ -1,0 +1,357 @@
+"""Evaluating: captions and answers of a trained run over a whole split, counted, with intervals.
+
+Captions and answers are generated greedily. About the embedded world a caption is graded fact by
+fact; elsewhere it is compared with the references. One picture is encoded once for a group of its
+questions; shapes are fixed, so that each kind of batch is compiled once.
+"""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from PIL import Image
+
+from mlm_jax import baselines
+from mlm_jax.config import UserError
+from mlm_jax.data import loader, sources
+from mlm_jax.data.loader import Pair
+from mlm_jax.data.records import Source
+from mlm_jax.generate import Trained, encode, generate, open_trained, rank
+from mlm_jax.metrics import (
+    F1,
+    Figure,
+    Perplexity,
+    Ratio,
+    Statistic,
+    agreement,
+    bootstrap,
+    place_of,
+)
+from mlm_jax.report import write_report
+from mlm_jax.run import write
+from mlm_jax.world import scene
+from mlm_jax.world.grade import grade_caption
+
+Batch = Mapping[str, np.ndarray]
+CAPTION = "caption"  # the kind of a pair that asks for one
+Example = tuple[Pair, Batch]
+
+PICTURES = 256  # read at a time
+ROWS = 256  # texts to a batch
+GROUPS = (1, 2, 4, 8, 16)  # how many texts of a picture may share its encoding
+RANKED = 16  # pictures to a batch of ranking
+RECALLS = (1, 5, 10)
+SHOWN, WRONG = 16, 8  # pictures in the report
+
+
+def evaluate(
+    run: Path, split: str = "test", *, limit: int | None = None, ranking: bool = False
+) -> dict[str, Figure]:
+    """Evaluate a run, write evaluation.json and the report into it, and give back the figures.
+
+    `split` "test" is the run's own data.test; any other is a split of its data, in TFDS syntax.
+    `limit`: that many pictures, evenly spread. `ranking` adds caption/recall@k: the place of the
+    right caption among all distinct captions of the split, by log-probability.
+    Raises: UserError.
+    """
+    trained = open_trained(run)
+    data = trained.config.data
+    source = sources.open_source(data, data.test if split == "test" else split)
+    count = len(source) if limit is None else min(limit, len(source))
+    chosen = {(i * count // SHOWN) * len(source) // count for i in range(SHOWN)}
+
+    results: list[Result] = []
+    shown: list[dict[str, Any]] = []
+    wrong: list[dict[str, Any]] = []
+    for chunk in chunks(trained, source, limit):
+        scored = score(trained, chunk)
+        results += scored
+        for index, picture in grouped(scored):
+            if index in chosen:
+                shown.append(example(picture, chunk))
+            elif len(wrong) < WRONG and picture[0].score < 1:
+                wrong.append(example(picture, chunk))
+    if not results:
+        raise UserError(f"{data.name}: split {split!r} has no text that can be evaluated")
+    add_baselines(trained, results)
+    if ranking:
+        add_ranks(trained, results, chunks(trained, source, limit))
+
+    counts = [total(own) for _, own in grouped(results)]
+    figures = bootstrap(counts, statistics({name for each in counts for name in each}))
+    save(trained, split, figures, {"shown": shown, "wrong": wrong})
+    write_report(run)
+    return figures
+
+
+# --- what the model writes ---
+
+
+class Said(NamedTuple):
+    """The model's text, and what each right one cost it: nats over that many tokens."""
+
+    text: str
+    nats: float
+    tokens: int
+
+
+class Judged(NamedTuple):
+    ids: Int[Array, "R N"]
+    nats: Float[Array, "R"]
+    tokens: Int[Array, "R"]
+
+
+@partial(jax.jit, static_argnames=("model", "bos", "eos", "pad", "length"))
+def judge(model: nn.Module, params: Any, batch: Mapping[str, Array], **words: int) -> Judged:
+    """The greedy text of each row; nats and number of the tokens of its target after bos."""
+    fused = model.apply({"params": params}, batch, method="encode")
+    logits = model.apply({"params": params}, batch["target"][:, :-1], fused, method="decode")
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["target"][:, 1:])
+    real = batch["target_mask"][:, 1:]
+    written = generate(model, params, fused, **words)
+    return Judged(written.ids, (nats * real.astype(nats.dtype)).sum(1), real.sum(1))
+
+
+def say(trained: Trained, examples: Sequence[Example], texts: int) -> list[Said]:
+    """What the model says to each example; `texts` of one picture share its encoding."""
+    said: list[Said] = []
+    for real, batch in batches(examples, texts):
+        out = judge(trained.config.model, trained.params, batch, **trained.words)
+        ids, nats, tokens = (np.asarray(x)[real] for x in out)
+        texts_ = map(trained.tokenizer.decode, ids)
+        said += map(Said, texts_, nats.tolist(), tokens.tolist())
+    return said
+
+
+def batches(examples: Sequence[Example], texts: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Batches of ROWS rows, `texts` rows to a picture, and which rows are real, in order.
+
+    The others are copies that fill up a picture's rows or the last batch. Targets are cut at a
+    multiple of 8 that holds them all: no decoder looks ahead, and answers are short.
+    """
+    longest = max((int(arrays["target_mask"].sum()) for _, arrays in examples), default=0)
+    cut = slice(None, -(-longest // 8) * 8)
+    groups = [
+        places[i : i + texts]
+        for places in by_picture(examples)
+        for i in range(0, len(places), texts)
+    ]
+    size = ROWS // texts
+    for start in range(0, len(groups), size):
+        part = groups[start : start + size]
+        real = [i < len(group) for group in part for i in range(texts)]
+        real += [False] * (ROWS - len(real))
+        part += [part[-1]] * (size - len(part))
+        rows = [examples[group[min(i, len(group) - 1)]][1] for group in part for i in range(texts)]
+        batch = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "image"}
+        batch |= {key: batch[key][:, cut] for key in ("target", "target_mask")}
+        batch["image"] = np.stack([row["image"] for row in rows[::texts]])
+        yield np.array(real), batch
+
+
+def by_picture(examples: Sequence[Example]) -> list[list[int]]:
+    """The places of each picture's examples, which stand together."""
+    own = groupby(range(len(examples)), key=lambda place: examples[place][0].index)
+    return [list(places) for _, places in own]
+
+
+def cheapest(examples: Sequence[Example]) -> int:
+    """How many questions should share a picture, if a picture costs what a question costs."""
+    sizes = [len(places) for places in by_picture(examples)]
+    return min(GROUPS, key=lambda texts: sum(-(-size // texts) * (1 + texts) for size in sizes))
+
+
+def chunks(trained: Trained, source: Source, limit: int | None) -> Iterator[list[Example]]:
+    """All examples of PICTURES pictures at a time."""
+    config = trained.config
+    size = config.model.image.size
+    examples = loader.eval_pairs(config.data, source, trained.tokenizer, size, limit)
+    pictures = (list(own) for _, own in groupby(examples, key=lambda each: each[0].index))
+    while chunk := list(islice(pictures, PICTURES)):
+        yield list(chain.from_iterable(chunk))
+
+
+# --- how good it is ---
+
+
+class Result(NamedTuple):
+    """`score` is 1 for a right text; `counts` are columns of the bootstrap (see `statistics`)."""
+
+    pair: Pair
+    text: str
+    score: float
+    counts: dict[str, float]
+    missed: tuple[str, ...] = ()
+    invented: tuple[str, ...] = ()
+
+
+def score(trained: Trained, examples: list[Example]) -> list[Result]:
+    """Captions, then questions, of each picture in the order of the pictures."""
+    captions = [e for e in examples if e[0].kind == CAPTION]
+    questions = [e for e in examples if e[0].kind != CAPTION]
+    said = say(trained, captions, 1) + say(trained, questions, cheapest(questions))
+    pairs = [pair for pair, _ in captions + questions]
+    results = [result(pair, each) for pair, each in zip(pairs, said, strict=True)]
+    return sorted(results, key=lambda each: each.pair.index)
+
+
+def result(pair: Pair, said: Said) -> Result:
+    counts = {"nats": said.nats, "tokens": said.tokens, "texts": 1}
+    if pair.kind != CAPTION:
+        right = agreement(said.text, pair.references)
+        counts |= answered("accuracy", pair.kind, right) | answered("asked", pair.kind, 1)
+        return Result(pair, said.text, right, counts)
+    if not pair.truth:
+        exact = agreement(said.text, pair.references)
+        counts |= {"captions": 1, "exact": exact}
+        return Result(pair, said.text, exact, counts)
+    grade = grade_caption(said.text, scene.from_json(pair.truth))
+    whole = float(grade.wholly_right)
+    counts |= {"captions": 1, "whole": whole, "invented_objects": grade.invented_objects}
+    counts |= {name: getattr(grade, name) for name in FACTS}
+    return Result(pair, said.text, whole, counts, tuple(grade.missed), tuple(grade.invented))
+
+
+FACTS = ("told", "right", "expected", "recalled")
+
+
+def answered(name: str, kind: str, value: float) -> dict[str, float]:
+    """A column over all questions, and one over those of its kind where it has one."""
+    return {name: value, f"{name}/{kind}": value} if kind else {name: value}
+
+
+def add_baselines(trained: Trained, results: Sequence[Result]) -> None:
+    """Count what the two baselines would have answered, learnt from the training split."""
+    questions = [each for each in results if each.pair.kind != CAPTION]
+    if not questions:
+        return
+    data = trained.config.data
+    known = baselines.asked(sources.open_source(data, data.train))
+    if not known:
+        return
+    commonest = baselines.majority(known)
+    reader = baselines.question_only(known, trained.tokenizer)
+    blind = reader([each.pair.question for each in questions])
+    for each, answer in zip(questions, blind, strict=True):
+        pair = each.pair
+        told = {"majority": commonest(pair.kind), "question_only": answer}
+        for name, text in told.items():
+            each.counts.update(answered(name, pair.kind, agreement(text, pair.references)))
+
+
+def add_ranks(trained: Trained, results: Sequence[Result], again: Iterable[list[Example]]) -> None:
+    """Count whether a right caption is among the k likeliest of all captions of the split."""
+    told = {each.pair.index: each for each in results if each.pair.kind == CAPTION}
+    texts = sorted({text for each in told.values() for text in each.pair.references})
+    number = {text: i for i, text in enumerate(texts)}
+    rows = [trained.tokenise("", text) for text in texts]
+    target, mask = (np.stack([row[key] for row in rows]) for key in ("target", "target_mask"))
+    cut = int(mask.sum(1).max())
+    model, params = trained.config.model, trained.params
+    for part in parts(again):
+        whole = part + [part[-1]] * (RANKED - len(part))
+        keys = ("image", "text", "text_mask")
+        batch = {key: np.stack([arrays[key] for _, arrays in whole]) for key in keys}
+        fused = encode(model, params, batch)
+        scores = np.asarray(rank(model, params, fused, target[:, :cut], mask[:, :cut]))
+        for (pair, _), row in zip(part, scores, strict=False):
+            place = place_of(row, [number[text] for text in pair.references])
+            told[pair.index].counts.update({f"among {k}": float(place < k) for k in RECALLS})
+
+
+def parts(again: Iterable[list[Example]]) -> Iterator[list[Example]]:
+    """RANKED captions at a time, the last ones fewer."""
+    captions = (each for chunk in again for each in chunk if each[0].kind == CAPTION)
+    while part := list(islice(captions, RANKED)):
+        yield part
+
+
+def grouped(results: Sequence[Result]) -> Iterator[tuple[int, list[Result]]]:
+    """Results by picture."""
+    for index, own in groupby(results, key=lambda each: each.pair.index):
+        yield index, list(own)
+
+
+def total(results: Iterable[Result]) -> dict[str, float]:
+    """The counts of one picture: the sum over its texts."""
+    counts: dict[str, float] = {}
+    for each in results:
+        for name, value in each.counts.items():
+            counts[name] = counts.get(name, 0.0) + value
+    return counts
+
+
+def statistics(columns: set[str]) -> dict[str, Statistic]:
+    """The figures that can be made of what was counted, by name."""
+    found: dict[str, Statistic] = {}
+    if "told" in columns:
+        found["caption/facts_precision"] = Ratio("right", "told", "captions", empty=0.0)
+        found["caption/facts_recall"] = Ratio("recalled", "expected", "captions")
+        found["caption/facts_f1"] = F1("captions")
+        found["caption/wholly_right"] = Ratio("whole", "captions", "captions")
+        found["caption/invented"] = Ratio("invented_objects", "captions", "captions")
+    elif "exact" in columns:
+        found["caption/exact"] = Ratio("exact", "captions", "captions")
+    for k in RECALLS:
+        if f"among {k}" in columns:
+            found[f"caption/recall@{k}"] = Ratio(f"among {k}", "captions", "captions")
+    for name in ("accuracy", "majority", "question_only"):
+        for column in sorted(columns):
+            if column.partition("/")[0] == name:
+                asked = f"asked{column.removeprefix(name)}"
+                found[f"vqa/{column}"] = Ratio(column, asked, asked)
+    found["loss"] = Ratio("nats", "tokens", "texts")
+    found["perplexity"] = Perplexity("texts")
+    return found
+
+
+# --- what is kept ---
+
+
+def example(picture: Sequence[Result], chunk: Sequence[Example]) -> dict[str, Any]:
+    """One picture for the report: what was said, what is right, what is wrong with it."""
+    index = picture[0].pair.index
+    image = next(arrays["image"] for pair, arrays in chunk if pair.index == index)
+    shown: dict[str, Any] = {"image": png(image), "where": picture[0].pair.where, "questions": []}
+    for each in picture:
+        told = {"text": each.text, "score": each.score, "references": list(each.pair.references)}
+        if each.pair.kind == CAPTION:
+            shown |= {"caption": told | {"missed": each.missed, "invented": each.invented}}
+        else:
+            shown["questions"].append({"question": each.pair.question} | told)
+    return shown
+
+
+def png(image: np.ndarray) -> str:
+    """Base64 of a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def save(trained: Trained, split: str, figures: dict[str, Figure], examples: Any) -> None:
+    """evaluation.json and examples.json; of another split evaluation_novel.json, ..."""
+    tail = "" if split == "test" else "_" + re.sub(r"[^\w.-]+", "_", split).strip("_")
+    try:
+        write(trained.path / f"evaluation{tail}.json", as_json(figures))
+        write(trained.path / f"examples{tail}.json", json.dumps(examples))
+    except OSError as error:
+        raise UserError(f"cannot write to {trained.path}: {error.strerror}") from error
+
+
+def as_json(figures: Mapping[str, Figure]) -> str:
+    """One flat object: name -> {value, low, high, n}."""
+    tree = {name: asdict(figure) for name, figure in figures.items()}
+    return json.dumps(tree, indent=2, allow_nan=False) + "\n"
