@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from mlm_jax.config import Data, Fields
-from mlm_jax.data.records import BadRecord, DataError, Record, Source, texts_of
-from mlm_jax.data.rows import column, parse_captions, parse_questions
+from mlm_jax.data.records import BadRecord, DataError, Question, Record, Source, texts_of
+from mlm_jax.data.rows import parse_captions, parse_questions
 from mlm_jax.data.splits import parse
 
 WORLD = "world"
@@ -115,7 +115,10 @@ class Prepared:
         self.rows = len(self.raw)
         texts = {key: value for key, value in self.features.items() if key != self.fields.image}
         self.parser = tfds.features.FeaturesDict(dict(self.features))
-        self.text_parser = tfds.features.FeaturesDict(texts)
+        aside = (self.truth, "kind")
+        self.text_parser = tfds.features.FeaturesDict(
+            {key: value for key, value in texts.items() if key not in aside}
+        )
         self.labels = {key: _label(value) for key, value in texts.items()}
 
     def __len__(self) -> int:
@@ -135,10 +138,10 @@ class Prepared:
         count = min(len(self), CORPUS)
         for index in (position * len(self) // count for position in range(count)):
             try:
-                record = self._record(self._parse(index, self.text_parser, None), index, b"")
+                captions, questions = self._texts(self._parse(index, self.text_parser, None), index)
             except BadRecord:
                 continue
-            yield from texts_of(record.captions, record.questions)
+            yield from texts_of(captions, questions)
 
     def _parse(self, index: int, parser: Any, decoders: Any) -> dict[str, Any]:
         try:
@@ -150,13 +153,20 @@ class Prepared:
 
     def _record(self, values: dict[str, Any], index: int, image: Any) -> Record:
         (where,) = self.where(index)
-        named = {key: self.labels.get(key, _plain)(value) for key, value in values.items()}
+        captions, questions = self._texts(values, index)
+        truth = values[self.truth].decode() if self.truth else ""
+        return Record(where, image, captions, questions, truth, (where,) * len(captions))
+
+    def _texts(
+        self, values: dict[str, Any], index: int
+    ) -> tuple[tuple[str, ...], tuple[Question, ...]]:
+        (where,) = self.where(index)
+        named = {key: name(values[key]) for key, name in self.labels.items() if key in values}
         captions = parse_captions(named, where, self.fields)
         questions = parse_questions(named, where, self.fields)
         if not captions and not questions:
             raise BadRecord(where, self.fields.captions, "no text; accepted: at least one")
-        truth = column(named, self.truth).decode() if self.truth else ""
-        return Record(where, image, captions, questions, truth, (where,) * len(captions))
+        return captions, questions
 
 
 def _label(feature: Any) -> Callable[[Any], Any]:

@@ -12,6 +12,7 @@ from mlm_jax.config import Fields
 from mlm_jax.data.pictures import SUFFIXES
 from mlm_jax.data.records import BadRecord, DataError, Question
 
+_NUMBERS = (bool, int, float)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -163,12 +164,13 @@ def _text(value: Any, where: str, key: str) -> str:
             raise BadRecord(
                 where, key, f"invalid UTF-8 at byte {error.start}; accepted: UTF-8"
             ) from error
-    if isinstance(value, bool | int | float):
+    elif isinstance(value, _NUMBERS):
         value = json.dumps(value)
     if not isinstance(value, str):
         raise BadRecord(where, key, f"a JSON {_type(value)}; accepted: a text or a list of texts")
-    if not value.strip():
+    text = value.strip()
+    if not text:
         raise BadRecord(where, key, "an empty text; accepted: at least one word")
-    if not value.isascii() and _SURROGATE.search(value):
+    if not text.isascii() and _SURROGATE.search(text):
         raise BadRecord(where, key, "half a surrogate pair; accepted: text that UTF-8 can hold")
-    return value.strip()
+    return text

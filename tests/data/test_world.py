@@ -1,0 +1,46 @@
+"""The embedded world through the path of every other prepared set."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlm_jax.config import Data
+from mlm_jax.data.loader import eval_batches, train_batches
+from mlm_jax.data.sources import open_source
+from mlm_jax.data.tokenizers import build
+from mlm_jax.world import scene
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Data:
+    root: Path = tmp_path_factory.mktemp("world")
+    return Data(name="world/tiny", root=str(root), batch=8)
+
+
+def test_records_carry_the_truth_and_the_kinds(data):
+    source = open_source(data, "train")
+    assert len(source) == 64
+    for i in (0, 63):
+        record = source[i]
+        assert scene.from_json(record.truth).objects
+        assert record.captions
+        assert record.questions
+        assert all(asked.kind and len(asked.answers) == 1 for asked in record.questions)
+
+
+def test_it_trains_and_evaluates(data):
+    source = open_source(data, data.train)
+    tokenizer = build(data, source)
+    batch = next(train_batches(data, source, tokenizer, (48, 48), 0))
+    assert batch["image"].shape == (8, 48, 48, 3)
+    assert batch["text"].shape == (16, 32)
+    assert not np.isin(tokenizer.unk, batch["text"])
+    assert len(open_source(data, "novel")) == 32
+    test = open_source(data, data.test)
+    pairs = [
+        pair for _, pairs in eval_batches(data, test, tokenizer, (48, 48), 16) for pair in pairs
+    ]
+    assert [pair.kind for pair in pairs].count("caption") == len(test)
+    assert all(scene.from_json(pair.truth).objects for pair in pairs)
+    assert not test.broken
