@@ -55,10 +55,16 @@ class Run:
             self.board = SummaryWriter(str(self.path), purge_step=step + 1 if step else None)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
-        """Append one line to metrics.jsonl and the same to TensorBoard."""
+        """Append one line to metrics.jsonl and the same to TensorBoard. Raises: UserError."""
         line = {"step": step, "time": round(time.time(), 3), **numbers}
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.metrics.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.metrics} cannot be written: {error.strerror}."
+                " Make room, then give the same command to go on from the last checkpoint."
+            ) from error
         if self.board is not None:
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, step)
@@ -102,10 +108,11 @@ def open_run(path: Path, config: Config, command: Sequence[str] = ()) -> Iterato
     except OSError as error:
         raise UserError(f"cannot write to the run directory {path}: {error.strerror}") from error
     with lock(path):
-        if (path / "config.json").exists():
+        if begun(path):
             refuse_other(path, tree)
         else:
             refuse_foreign(path)
+            (path / "tokenizer.json").unlink(missing_ok=True)
             write(path / "config.json", json.dumps(tree, indent=2) + "\n")
         remember(path, command)
         run = Run(path)
@@ -164,9 +171,16 @@ def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     return [(k, a.get(k, absent), b.get(k, absent)) for k in keys if a.get(k) != b.get(k)]
 
 
+def begun(path: Path) -> bool:
+    """Whether anything was learnt: a start that failed before may be corrected."""
+    metrics = path / "metrics.jsonl"
+    logged = metrics.exists() and metrics.stat().st_size > 0
+    return logged or any((path / "checkpoints").glob("*")) or (path / "damaged").exists()
+
+
 def refuse_foreign(path: Path) -> None:
     others = sorted(p.name for p in path.iterdir() if p.name not in ("lock", "run.json"))
-    if others:
+    if others and not (path / "config.json").exists():
         raise UserError(
             f"{path} is not empty and is no run directory (it holds {', '.join(others[:5])}):"
             " choose another --run"

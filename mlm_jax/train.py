@@ -165,7 +165,7 @@ def average(decay: float, done: Array, ema: Any, params: Any) -> Any:
     if not decay:
         return ema
     d = optim.ema_decay(decay, done)
-    return jax.tree.map(lambda e, p: d * e + (1 - d) * p, ema, params)
+    return jax.tree.map(lambda e, p: e + (1 - d) * (p - e), ema, params)  # exact where p is e
 
 
 # --- validation ---

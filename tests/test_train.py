@@ -283,6 +283,31 @@ def test_another_configuration_is_refused(folder: Path, finished: Path) -> None:
     assert (finished / "config.json").read_bytes() == before
 
 
+def test_a_start_that_failed_may_be_corrected(folder: Path, tmp_path: Path) -> None:
+    wrong = toy.config(folder, optim=Optim(freeze=("imago",)))
+    with pytest.raises(UserError, match="no parameter matches `imago`; near it: image"):
+        train(wrong, tmp_path / "run")
+    assert train(toy.config(folder, steps=1), tmp_path / "run") == 0
+
+
+def test_full_disk_while_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = runs.Run.log
+
+    def full(self: runs.Run, step: int, numbers: dict[str, float]) -> None:
+        if step > 6:
+            self.metrics = Path("/dev/full")
+        whole(self, step, numbers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "log", full)
+        with pytest.raises(UserError, match="cannot be written: No space left on device"):
+            train(toy.config(folder), tmp_path / "run")
+    assert steps(tmp_path / "run" / "checkpoints")[-1] in (4, 8)
+    assert train(toy.config(folder), tmp_path / "run") == 0
+
+
 def test_keys_that_change_no_result_may_differ(folder: Path, finished: Path) -> None:
     config = toy.config(folder, log_every=1, keep=9)
     assert train(replace(config, data=replace(config.data, threads=2)), finished) == 0
