@@ -1,9 +1,27 @@
 """What tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Wrong shapes and dtypes fail at the function that was called, by the name of the argument.
+install_import_hook("mlm_jax", "beartype.beartype")
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """No dtype is promoted in silence (optax and flax's bfloat16 norms do promote)."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 @pytest.fixture(scope="session")
