@@ -9,7 +9,7 @@ import io
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import (
@@ -83,6 +83,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+@runtime_checkable
 class Place(Protocol):
     """Somewhere pictures lie: a folder, a zip archive or an array file."""
 

@@ -1,7 +1,7 @@
 """Sets prepared by TFDS below data.root, the embedded world among them, read without TensorFlow."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from mlm_jax.data.splits import parse
 
 WORLD = "world"
 TRUTH = "scene"
-CORPUS = 10_000  # records that a tokenizer is built from, spread over the set
+WORLD_CORPUS = 2_000  # records of the world that hold all of its words many times over
 
 
 def open_prepared(data: Data, split: str) -> Source:
@@ -81,7 +81,7 @@ def _open(builder: Any, name: str, split: str, fields: Fields, truth: str = "") 
     return Prepared(f"{name} {split}", _raw(builder, name, split), kept, fields, truth)
 
 
-def _raw(builder: Any, name: str, split: str) -> Sequence[bytes]:
+def _raw(builder: Any, name: str, split: str) -> Any:
     """The serialised records of a split; raises DataError."""
     known = sorted(builder.info.splits)
     for part in parse(split):
@@ -105,7 +105,7 @@ class Prepared:
     """Records of a TFDS set; only the named features are parsed, pictures stay encoded."""
 
     name: str
-    raw: Sequence[bytes]
+    raw: Any  # serialised records by index; reading a damaged one raises
     features: Mapping[str, Any]
     fields: Fields
     truth: str = ""
@@ -135,7 +135,7 @@ class Prepared:
         return (f"{self.name}:{index}",)
 
     def corpus(self) -> Iterator[str]:
-        count = min(len(self), CORPUS)
+        count = min(len(self), WORLD_CORPUS) if self.truth else len(self)
         for index in (position * len(self) // count for position in range(count)):
             try:
                 captions, questions = self._texts(self._parse(index, self.text_parser, None), index)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class Record:
     caption_rows: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to records. `broken` maps "file:row" to a reason and grows while reading."""
 

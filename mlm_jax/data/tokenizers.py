@@ -7,6 +7,7 @@ imitates a special token is read as ordinary text.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import SupportsIndex
 
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -51,14 +52,14 @@ class Tokenizer:
         """Ids without bos and eos."""
         return self.inner.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Clean text of the ids up to eos; pad and bos are left out."""
         kept = []
-        for index in ids:
+        for index in map(int, ids):
             if index == self.eos:
                 break
             if index not in (self.pad, self.bos):
-                kept.append(int(index))
+                kept.append(index)
         return self.inner.decode(kept, skip_special_tokens=False).strip()
 
     def save(self, path: Path | str) -> None:
@@ -125,11 +126,10 @@ def build(data: Data, source: Source) -> Tokenizer:
     """The tokenizer that data.tokenizer asks for: "words", "bpe" or the path of a .json."""
     if data.tokenizer.endswith(".json"):
         return load(data.tokenizer)
-    corpus = [CAPTION_PROMPT, *source.corpus()]
     if data.tokenizer == "words":
-        return words(corpus)
+        return words(dict.fromkeys([CAPTION_PROMPT, *source.corpus()]))
     if data.tokenizer == "bpe":
-        return bpe(corpus, data.vocab)
+        return bpe([CAPTION_PROMPT, *source.corpus()], data.vocab)
     raise DataError(
         f"--data.tokenizer {data.tokenizer!r}; accepted: words, bpe, or a path that ends in .json"
     )
