@@ -1,5 +1,6 @@
 """The optimiser: shape of the rate, who decays, who is frozen, and that each of them descends."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,6 +12,14 @@ import pytest
 from mlm_jax import optim
 from mlm_jax.config import Optim, UserError
 from mlm_jax.paths import matches, named, nest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _optax_promotes() -> Iterator[None]:
+    """optax raises floats to integer powers."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
 
 PARAMS = {
     "image": {
@@ -102,7 +111,7 @@ def test_muon_takes_kernels_as_matrices() -> None:
     assert axes["image/body/query/kernel/reduction_axis"] == -3
     assert axes["text/up/kernel/reduction_axis"] == -2
     assert not any(p.startswith(("text/words", "image/stem")) for p in axes)
-    change = moved(Optim(name="muon", lr=0.1, weight_decay=0, warmup=0), steps=1)
+    change = moved(Optim(name="muon", lr=0.1, weight_decay=0.0, warmup=0), steps=1)
     # All-ones gradients have one singular value: the update of a 4 by 4 matrix stays of rank 1.
     assert np.linalg.matrix_rank(change["image/body/query/kernel"].reshape(4, 4)) == 1
 

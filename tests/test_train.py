@@ -31,6 +31,13 @@ from mlm_jax.train import State, train
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _optax_promotes() -> Iterator[None]:
+    """optax raises floats to integer powers."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _toy_may_be_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configs, "PACKAGES", (*configs.PACKAGES, "toy"))
