@@ -1,12 +1,12 @@
 """Fusions: how a picture and a text come together before the decoder writes. One key, seven kinds.
 
-concat           pooled picture, pooled text -> one vector               (the baseline)
-joint            both sequences, one self-attention over both            (VisualBERT, 1908.03557)
-cross_attention  text reads the picture                                  (BLIP, 2201.12086)
-gated            the decoder reads the picture through gates             (Flamingo, 2204.14198)
-resampler        learned queries compress the picture first              (Flamingo, BLIP-2)
-bottleneck       the two exchange through a few tokens only              (MBT, 2107.00135)
-prefix           both stand before the decoder's words                   (LLaVA, 2304.08485)
+concat           pooled picture, pooled text -> one vector              (the baseline)
+joint            both sequences, one self-attention over both            (VisualBERT 1908.03557)
+cross_attention  text reads the picture                                 (BLIP 2201.12086)
+gated            the decoder reads the picture through gates            (Flamingo 2204.14198)
+resampler        learned queries compress the picture first             (Flamingo, BLIP-2)
+bottleneck       the two exchange through a few tokens only             (MBT 2107.00135)
+prefix           both stand before the decoder's words                  (LLaVA 2304.08485)
 """
 
 from dataclasses import field

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import optax
@@ -13,6 +13,7 @@ Batch = Mapping[str, Any]
 Metrics = dict[str, Float[Array, ""]]
 
 
+@runtime_checkable
 class Loss(Protocol):
     def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]: ...
 
@@ -21,8 +22,9 @@ class Loss(Protocol):
 class Caption:
     """Next-token cross-entropy in nats, the mean over the real tokens of `target` after the first.
 
-    Captions and answers are one language to it. `smoothing` is in [0, 1); the metric
-    `accuracy` is the share of tokens that the largest logit names.
+    Captions and answers are one language to it. `smoothing` is in [0, 1). Metrics: `accuracy`, the
+    share of tokens that the largest logit names, and `weight`, the number of tokens, by which the
+    parts of an accumulated batch count.
     """
 
     smoothing: float = 0.0
@@ -36,4 +38,5 @@ class Caption:
             nats = (1 - self.smoothing) * nats + self.smoothing * even
         right = (logits.argmax(-1) == target).astype(logits.dtype)
         tokens = jnp.maximum(real.sum(), 1)
-        return (nats * real).sum() / tokens, {"accuracy": (right * real).sum() / tokens}
+        metrics = {"accuracy": (right * real).sum() / tokens, "weight": tokens}
+        return (nats * real).sum() / tokens, metrics

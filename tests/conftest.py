@@ -9,7 +9,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Wrong shapes and dtypes fail at the function that was called, by the name of the argument.
-install_import_hook("mlm_jax", "beartype.beartype")
+TYPED = ("layers", "encoders", "fusion", "decoders", "models", "losses")
+install_import_hook([f"mlm_jax.{name}" for name in TYPED], "beartype.beartype")
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))

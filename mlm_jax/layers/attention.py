@@ -55,7 +55,9 @@ class Attention(nn.Module):
         if self.rotary:
             query = rotate(query, start, self.rotary)
         if cross and later:
-            key, value, real = (self.get_variable("cache", n) for n in ("key", "value", "real"))
+            key: Array = self.get_variable("cache", "key")
+            value: Array = self.get_variable("cache", "value")
+            real: Array = self.get_variable("cache", "real")
         else:
             kv_heads = self.heads // self.groups
             key = project("key", kv_heads, source.x)
@@ -78,7 +80,7 @@ class Attention(nn.Module):
         new = {"key": key, "value": value, "real": real}
         if self.has_variable("cache", "key"):
             for name, part in new.items():
-                whole = self.get_variable("cache", name)
+                whole: Array = self.get_variable("cache", name)
                 new[name] = jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=1)
         for name, whole in new.items():
             self.put_variable("cache", name, whole)

@@ -1,8 +1,8 @@
 """The multimodal model: image encoder + text encoder -> fusion -> text decoder."""
 
 from collections.abc import Mapping
-from dataclasses import field
-from typing import Any
+from dataclasses import field, replace
+from typing import Any, Literal
 
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fused, Fusion
+from mlm_jax.layers import transformer
 
 
 class Multimodal(nn.Module):
@@ -38,3 +39,25 @@ class Multimodal(nn.Module):
         self, ids: Int[Array, "B N"], fused: Fused, *, train: bool = False
     ) -> Float[Array, "B N V"]:
         return self.decoder(ids, fused, train=train)
+
+
+def multimodal(
+    size: str,
+    *,
+    patch: int,
+    pixels: int,
+    vocab: int,
+    text_length: int = 32,
+    target_length: int = 32,
+    fusion_depth: int = 2,
+    decoder_depth: int | None = None,
+    stem: Literal["patch", "conv"] = "patch",
+) -> Multimodal:
+    """A row of SIZES for all four parts: ViT, BERT (post-norm), cross-attention, GPT."""
+    body = transformer(size)
+    return Multimodal(
+        image=ImageEncoder((pixels, pixels), patch, stem, body=transformer(size)),
+        text=TextEncoder(vocab, text_length, transformer(size, order="post", eps=1e-12)),
+        fusion=Fusion(body=replace(transformer(size), depth=fusion_depth)),
+        decoder=TextDecoder(vocab, target_length, replace(body, depth=decoder_depth or body.depth)),
+    )
