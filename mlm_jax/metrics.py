@@ -7,7 +7,7 @@ again: texts about one picture are not independent of each other.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +26,7 @@ class Figure:
     n: int
 
 
+@runtime_checkable
 class Statistic(Protocol):
     """Sums of columns, each (S,), to S values; nan where it is not defined. `n` names a column."""
 

@@ -38,6 +38,7 @@ TITLES = {
     "perplexity": "perplexity per token",
 }
 TILES = ("caption/facts_f1", "caption/wholly_right", "caption/exact", "vqa/accuracy", "loss")
+AMOUNTS = ("caption/invented", "loss", "perplexity")  # all others are shares
 BLIND = ("vqa/question_only", "vqa/majority")
 
 
@@ -110,7 +111,8 @@ def header(run: Path, evaluations: Mapping[str, Figures]) -> str:
         for name in TILES
         if name in figures
     ]
-    made = time.strftime("%Y-%m-%d %H:%M %Z")
+    steps = max((int(line["step"]) for line in read_metrics(run)), default=0)
+    made = f"after {steps:,} steps, {time.strftime('%Y-%m-%d %H:%M %Z')}"
     return (
         f"<header><h1>{escape(run.name)}</h1><p>{escape(made)}</p>"
         f'<div class="tiles">{"".join(tiles)}</div></header>'
@@ -142,7 +144,7 @@ def figures_section(evaluations: Mapping[str, Figures]) -> str:
 def figure_table(figures: Figures, names: Iterable[str]) -> str:
     rows = [
         f'<tr><th scope="row">{escape(TITLES.get(name, name))}<small>{escape(name)}</small></th>'
-        f"{cell(figures[name])}<td class=num>{figures[name].n:,}</td></tr>"
+        f"{cell(figures[name], name not in AMOUNTS)}<td class=num>{figures[name].n:,}</td></tr>"
         for name in names
     ]
     head = "<tr><th scope=col>figure</th><th scope=col>value</th><th scope=col>n</th></tr>"
@@ -167,12 +169,12 @@ def kind_table(figures: Figures, names: Iterable[str]) -> str:
     return f"<div class=wide><table>{body}</table></div>"
 
 
-def cell(figure: Figure | None) -> str:
-    """A value, its interval, and both as a mark where they lie between 0 and 1."""
+def cell(figure: Figure | None, share: bool = True) -> str:
+    """A value, its interval, and of a share a mark where they lie between 0 and 1."""
     if figure is None:
         return "<td></td>"
     text = f"<b>{number(figure.value)}</b> <small>{interval(figure)}</small>"
-    if not 0 <= figure.low <= figure.high <= 1:
+    if not share or not 0 <= figure.low <= figure.high <= 1:
         return f"<td>{text}</td>"
     low, high, value = (100 * x for x in (figure.low, figure.high, figure.value))
     return (
@@ -418,7 +420,7 @@ th, td { padding: 8px 16px 8px 0; border-bottom: 1px solid var(--rule); text-ali
 thead th { color: var(--soft); font-size: .85rem; font-weight: 600; }
 tbody th { font-weight: 500; min-width: 150px; }
 tbody th small { display: block; }
-td { min-width: 140px; }
+td { min-width: 110px; }
 td small { white-space: nowrap; }
 .num { min-width: 0; text-align: right; padding-right: 0; }
 thead th:last-child { text-align: right; padding-right: 0; }
@@ -443,11 +445,12 @@ text.x { text-anchor: middle; }
 .line.s1 { stroke: var(--two); }
 .dot { fill: var(--one); }
 .dot.s1 { fill: var(--two); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr));
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(230px, 100%), 1fr));
   gap: 16px; margin-bottom: 24px; }
 article { overflow: hidden; overflow-wrap: anywhere; }
 article img { display: block; width: 100%; image-rendering: pixelated; background: var(--rule); }
 article div { padding: 12px; font-size: .9rem; }
+@media (max-width: 560px) { article { display: grid; grid-template-columns: 2fr 3fr; } }
 article p { margin: 0 0 6px; }
 .said { color: var(--ink); font-weight: 600; }
 .fault b { color: var(--bad); }
