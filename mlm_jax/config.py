@@ -57,10 +57,12 @@ class Data:
     """Split to learn from, in TFDS syntax: train, train[:90%], a+b."""
     test: str = "test"
     """Split to validate on, in TFDS syntax."""
-    texts: int = 2
-    """Texts per picture and batch; a batch has batch × texts rows of text."""
+    captions: int = 2
+    """Captions per picture in a batch of captions."""
+    questions: int = 4
+    """Questions per picture in a batch of questions."""
     caption_share: float = 0.5
-    """Share of the texts that are captions where a picture has both; the rest are questions."""
+    """Share of the batches that ask for captions; a picture without them gives questions instead."""
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     """How a picture of another shape becomes model.image.size."""
     shift: int = 0
@@ -359,7 +361,7 @@ def check(config: Config) -> None:
 
 def out_of_range(config: Config) -> Iterator[str]:
     values = flat({**parts(config), "optim": parts(config.optim), "data": parts(config.data)})
-    at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.texts",
+    at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.captions", "data.questions",
                     "data.batch", "data.text_length", "data.vocab", "optim.accumulate",
                     "optim.max_skipped"),
                 2: ("data.target_length",),

@@ -434,7 +434,7 @@ config = Config(
         Fusion(kind="concat"), TextDecoder(body=body()),
     ),
     Caption(),
-    Data({folder!r}, batch=4, texts=1),
+    Data({folder!r}, batch=4, captions=1, questions=1),
     Optim(warmup=10, ema=0.9),
     steps=300, log_every=7, save_every=20, eval_every=100,
 )

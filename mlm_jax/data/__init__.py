@@ -1,7 +1,8 @@
 """Data: from a prepared set, a user's own files or the embedded world to batches of arrays.
 
 The one table of a batch. A picture may come with several texts: R = B * texts, and rows
-i * texts to (i + 1) * texts of the text arrays belong to picture i.
+i * texts to (i + 1) * texts of the text arrays belong to picture i. In training `texts` is
+data.captions or data.questions, since a batch holds one of the two.
 
 | key         | dtype | shape     | meaning                                                       |
 |-------------|-------|-----------|---------------------------------------------------------------|
@@ -11,8 +12,9 @@ i * texts to (i + 1) * texts of the text arrays belong to picture i.
 | target      | int32 | R M       | bos, the tokens of the answer or caption, eos; padded         |
 | target_mask | bool  | R M       | True from bos to eos                                          |
 
-N is data.text_length, M is data.target_length, ids are below the size of the tokenizer. A decoder
-reads target[:, :-1] and is scored on target[:, 1:] where target_mask[:, 1:].
+N is at most data.text_length and M at most data.target_length: columns that would be padding for
+the whole batch are left out. Ids are below the size of the tokenizer. A decoder reads
+target[:, :-1] and is scored on target[:, 1:] where target_mask[:, 1:].
 """
 
 CAPTION_PROMPT = "describe the picture"

@@ -22,6 +22,8 @@ from mlm_jax.data.transforms import Decode, Pick, Shift, Tokenise
 
 log = logging.getLogger("mlm_jax.data")
 Batch = dict[str, np.ndarray]
+EPOCHS = 10**9  # without a number grain's length is the largest int, and batches of 1 overflow it
+LENGTHS = (4, 8, *(n << i for i in range(3, 20) for n in (2, 3)))  # 4, 8, 16, 24, 32, 48, ...
 
 
 @dataclass
@@ -58,20 +60,24 @@ class Example:
     shift: Shift
     pick: Pick
     tokenise: Tokenise
+    seed: int
 
-    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+    def __call__(self, place: tuple[int, int], rng: np.random.Generator) -> Batch:
+        """`place`: the number of the batch, which decides the kind of texts, and of the record."""
+        batch, index = place
+        tell = np.random.default_rng((self.seed, batch)).random() < self.account.data.caption_share
         count = len(self.account.source)
         for step in range(count):
             at = (index + step) % count
             try:
-                return self.arrays(self.account.source[at], rng)
+                return self.arrays(self.account.source[at], tell, rng)
             except BadRecord as error:
                 self.account.report(at, error)
         raise DataError(f"{self.account.data.name}: no usable record")
 
-    def arrays(self, record: Record, rng: np.random.Generator) -> Batch:
+    def arrays(self, record: Record, tell: bool, rng: np.random.Generator) -> Batch:
         """image (H, W, 3), text and target rows (texts, length)."""
-        rows = [self.tokenise(*text) for text in self.pick(record, rng)]
+        rows = [self.tokenise(*text) for text in self.pick(record, tell, rng)]
         image = self.shift(self.decode(record.image, record.key), rng)
         return {"image": image} | {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
@@ -86,6 +92,8 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Endless shuffled batches of data.batch pictures; `start` batches are already consumed.
 
+    A batch holds captions or questions, not both: a caption is long and its prompt short, an answer
+    is short and its question long, and rows are cut to what the batch needs (`stack`).
     The stream depends on the data, the seed and nothing else: not on data.threads, not on where it
     was resumed. Raises DataError when too many records are broken.
     """
@@ -93,14 +101,16 @@ def train_batches(
         account=Account(data, source),
         decode=Decode(size, data.resize),
         shift=Shift(data.shift),
-        pick=Pick(data.texts, data.caption_share),
+        pick=Pick(data.captions, data.questions),
         tokenise=Tokenise(tokenizer, data.text_length, data.target_length),
+        seed=seed % 2**32,
     )
     stream = (
         grain.MapDataset.range(len(source))
-        .seed(seed % 2**32)
+        .seed(example.seed)
         .shuffle()
-        .repeat()
+        .repeat(EPOCHS)
+        .map_with_index(lambda place, index: (place // data.batch, index))
         .random_map(example)
         .batch(data.batch, batch_fn=stack)
     )
@@ -112,11 +122,23 @@ def _options(data: Data) -> grain.ReadOptions:
 
 
 def stack(examples: list[Batch]) -> Batch:
-    """Pictures stacked, rows of texts one after the other."""
-    return {
-        key: (np.stack if key == "image" else np.concatenate)([each[key] for each in examples])
-        for key in examples[0]
-    }
+    """Pictures stacked, rows of texts one after the other, cut to what the longest needs."""
+    batch = {key: np.concatenate([each[key] for each in examples]) for key in examples[0]}
+    images = batch["image"].reshape(len(examples), *examples[0]["image"].shape)
+    return trim(batch | {"image": images})
+
+
+def trim(batch: Batch) -> Batch:
+    """Columns that are padding in every row left out, up to a length in LENGTHS.
+
+    A step is compiled for each pair of lengths that occurs, so there must be few.
+    """
+    for key in ("text", "target"):
+        mask = batch[f"{key}_mask"]
+        longest = int(mask.sum(1).max())
+        length = next((n for n in LENGTHS if n >= longest), mask.shape[1])
+        batch |= {name: batch[name][:, :length] for name in (key, f"{key}_mask")}
+    return batch
 
 
 @dataclass(frozen=True)

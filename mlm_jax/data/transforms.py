@@ -63,35 +63,37 @@ class Shift:
 
 @dataclass(frozen=True)
 class Pick:
-    """Choose `texts` triples (question, answer, "file:row") of a record at random.
+    """Choose `count` triples (question, answer, "file:row") of one kind of a record at random.
 
-    A caption with probability `caption_share` where the record has both kinds; none is repeated
-    before all of its kind were used.
+    Captions or questions as asked for, the other kind where the record has only that; none is
+    repeated before all were used.
     """
 
-    texts: int
-    caption_share: float
+    captions: int
+    questions: int
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> list[tuple[str, str, str]]:
-        share = self.caption_share
-        if not record.captions or not record.questions:
-            share = 1.0 if record.captions else 0.0
-        captions = rng.permutation(len(record.captions))
-        questions = rng.permutation(len(record.questions))
-        told, asked = 0, 0
-        rows = record.caption_rows or (record.key,) * len(captions)
-        texts = []
-        for caption in rng.random(self.texts) < share:
-            if caption:
-                which = captions[told % len(captions)]
-                texts.append((CAPTION_PROMPT, record.captions[which], rows[which]))
-                told += 1
-            else:
-                question = record.questions[questions[asked % len(questions)]]
-                answer = question.answers[rng.integers(len(question.answers))]
-                texts.append((question.text, answer, question.where or record.key))
-                asked += 1
-        return texts
+    def __call__(
+        self, record: Record, tell: bool, rng: np.random.Generator
+    ) -> list[tuple[str, str, str]]:
+        """`tell`: captions. The number of texts follows from it alone, so that batches stack."""
+        count = self.captions if tell else self.questions
+        tell = bool(record.captions) and (tell or not record.questions)
+        order = rng.permutation(len(record.captions) if tell else len(record.questions))
+        pick = self._caption if tell else self._question
+        return [pick(record, which, rng) for which in np.resize(order, count).tolist()]
+
+    def _caption(
+        self, record: Record, which: int, rng: np.random.Generator
+    ) -> tuple[str, str, str]:
+        where = record.caption_rows[which] if record.caption_rows else record.key
+        return CAPTION_PROMPT, record.captions[which], where
+
+    def _question(
+        self, record: Record, which: int, rng: np.random.Generator
+    ) -> tuple[str, str, str]:
+        question = record.questions[which]
+        answer = question.answers[rng.integers(len(question.answers))]
+        return question.text, answer, question.where or record.key
 
 
 @dataclass(frozen=True)

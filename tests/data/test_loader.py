@@ -9,7 +9,7 @@ from conftest import picture
 
 from mlm_jax.config import Data
 from mlm_jax.data import CAPTION_PROMPT
-from mlm_jax.data.loader import eval_batches, eval_pairs, train_batches
+from mlm_jax.data.loader import eval_batches, eval_pairs, train_batches, trim
 from mlm_jax.data.records import DataError
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
@@ -50,20 +50,20 @@ def number(image: np.ndarray) -> int:
 
 
 def test_batches_have_the_shapes_of_the_table(data):
-    (batch,) = stream(replace(data, texts=3), 1, size=(6, 8))
+    (batch,) = stream(replace(data, captions=3, questions=3), 1, size=(6, 8))
     assert {key: (value.dtype, value.shape) for key, value in batch.items()} == {
         "image": (np.uint8, (4, 6, 8, 3)),
         "text": (np.int32, (12, 4)),
         "text_mask": (bool, (12, 4)),
-        "target": (np.int32, (12, 5)),
-        "target_mask": (bool, (12, 5)),
+        "target": (np.int32, (12, 4)),
+        "target_mask": (bool, (12, 4)),
     }
 
 
 def test_rows_of_texts_belong_to_their_picture(data):
     tokenizer = build(data, open_source(data, "train"))
     kinds = Counter()
-    for batch in stream(replace(data, texts=3), 20):
+    for batch in stream(replace(data, captions=3, questions=3), 20):
         for i, image in enumerate(batch["image"]):
             at = number(image)
             for row in range(3 * i, 3 * i + 3):
@@ -73,7 +73,33 @@ def test_rows_of_texts_belong_to_their_picture(data):
                 assert answer in ((f"c{at}", f"d{at}") if told else (f"a{at}",))
                 assert told or question == f"q{at}"
                 kinds[told] += 1
-    assert min(kinds.values()) > 80
+        assert len({tokenizer.decode(row) == CAPTION_PROMPT for row in batch["text"]}) == 1
+    assert min(kinds.values()) > 50
+
+
+def test_a_batch_may_be_one_picture(data):
+    images = [number(batch["image"][0]) for batch in stream(replace(data, batch=1), 3 * COUNT)]
+    assert sorted(Counter(images).values()) == [3] * COUNT
+
+
+def test_the_share_of_captions_is_kept(data):
+    for share in (0.0, 0.25, 1.0):
+        few = replace(data, captions=1, questions=2, caption_share=share)
+        told = [len(batch["text"]) == few.batch for batch in stream(few, 200)]
+        assert abs(np.mean(told) - share) < 0.07
+
+
+def test_columns_that_hold_only_padding_are_left_out():
+    lengths, width = np.array([3, 5, 1]), 20
+    mask = np.arange(width) < lengths[:, None]
+    ids = np.where(mask, 7, 0)
+    whole = {"text": ids, "text_mask": mask, "target": ids[:1], "target_mask": mask[:1]}
+    cut = trim(whole)
+    assert cut["text"].shape == cut["text_mask"].shape == (3, 8)
+    assert cut["target"].shape == (1, 4)
+    np.testing.assert_array_equal(cut["text_mask"].sum(1), lengths)
+    full = {key: np.ones((1, 18), bool) for key in whole}
+    assert trim(full)["text"].shape == (1, 18)
 
 
 def test_every_picture_occurs_once_an_epoch_in_another_order(data):

@@ -1,0 +1,255 @@
+"""Layers against literal matrices, brute force, flax's own attention, and published sizes."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax.layers import (
+    MLP,
+    Attention,
+    Block,
+    ConvStem,
+    Norm,
+    PatchStem,
+    Pool,
+    Positions,
+    Tokens,
+    Transformer,
+    causal_mask,
+    concatenate,
+    prefix_mask,
+    transformer,
+)
+from mlm_jax.layers.attention import rotate
+from mlm_jax.layers.tokens import every
+
+KEY = jax.random.key(0)
+
+
+def normal(*shape: int, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def wide(params: dict, seed: int = 1) -> dict:
+    """Parameters far from their initial values, so that no bias or scale hides."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    pairs = zip(leaves, keys, strict=True)
+    return tree.unflatten([x + 0.3 * jax.random.normal(k, x.shape) for x, k in pairs])
+
+
+def rows(mask: jax.Array) -> list[str]:
+    return ["".join(map(str, row)) for row in np.asarray(mask).astype(int)]
+
+
+def test_masks_are_these_matrices() -> None:
+    assert rows(causal_mask(3)) == ["100", "110", "111"]
+    assert rows(prefix_mask(2, 4)) == ["1100", "1100", "1110", "1111"]
+    assert rows(prefix_mask(0, 2)) == ["10", "11"]
+
+
+def test_tokens_repeat_and_concatenate() -> None:
+    a = Tokens(normal(2, 1, 3), jnp.array([[True], [False]]))
+    assert np.array_equal(a.repeat(2).x, np.repeat(a.x, 2, 0))
+    assert np.array_equal(a.repeat(2).mask, [[True], [True], [False], [False]])
+    both = concatenate(a, every(normal(2, 2, 3, seed=1)))
+    assert both.x.shape == (2, 3, 3)
+    assert rows(both.mask) == ["111", "011"]
+
+
+def brute(p: dict, x: np.ndarray, source: np.ndarray, looks: np.ndarray, groups: int) -> np.ndarray:
+    """Attention by loops over rows, heads and queries, in float64."""
+    q, k, v = (
+        np.einsum("bnd,dhk->bnhk", s, np.float64(p[n]["kernel"])) + np.float64(p[n]["bias"])
+        for n, s in (("query", x), ("key", source), ("value", source))
+    )
+    out = np.zeros(q.shape)
+    for b, n, h in np.ndindex(q.shape[:3]):
+        score = k[b, :, h // groups] @ q[b, n, h] / np.sqrt(q.shape[-1])
+        weight = np.exp(score - score.max()) * looks[b, n]
+        out[b, n, h] = (weight / weight.sum()) @ v[b, :, h // groups]
+    return np.einsum("bnhk,hkd->bnd", out, np.float64(p["out"]["kernel"])) + p["out"]["bias"]
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("groups", [1, 2])
+def test_attention_equals_brute_force(groups: int) -> None:
+    x, real = normal(2, 5, 8), jnp.array([[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]], bool)
+    attention = Attention(heads=4, groups=groups)
+    params = wide(attention.init(KEY, x, Tokens(x, real))["params"])
+    ours = attention.apply({"params": params}, x, Tokens(x, real), causal_mask(5))
+    looks = np.asarray(real)[:, None, :] & np.tril(np.ones((5, 5), bool))
+    np.testing.assert_allclose(ours, brute(params, x, x, looks, groups), atol=2e-5)
+
+
+def test_cross_attention_equals_flax() -> None:
+    x, memory = normal(2, 3, 8), normal(2, 6, 8, seed=1)
+    ours, theirs = Attention(heads=2), nn.MultiHeadDotProductAttention(num_heads=2)
+    params = wide(theirs.init(KEY, x, memory)["params"])
+    np.testing.assert_allclose(
+        ours.apply({"params": params}, x, every(memory), cross=True),
+        theirs.apply({"params": params}, x, memory),
+        atol=1e-5,
+    )
+
+
+def test_attention_refuses_heads_that_do_not_divide() -> None:
+    x = normal(1, 2, 8)
+    with pytest.raises(ValueError, match="width 8, heads 3"):
+        Attention(heads=3).init(KEY, x, every(x))
+    with pytest.raises(ValueError, match="groups 3"):
+        Attention(heads=4, groups=3).init(KEY, x, every(x))
+
+
+def test_padding_is_never_looked_at() -> None:
+    block = Block(heads=2)
+    x, real = normal(1, 4, 8), jnp.array([[True, True, True, False]])
+    params = wide(block.init(KEY, Tokens(x, real))["params"])
+    other = x.at[:, 3].set(99.0)
+    a, b = (block.apply({"params": params}, Tokens(y, real)).x for y in (x, other))
+    np.testing.assert_array_equal(a[:, :3], b[:, :3])
+    assert not np.allclose(a[:, 3], b[:, 3])
+
+
+def test_rotary_positions_see_distances_only() -> None:
+    q, k = normal(1, 1, 1, 8), normal(1, 1, 1, 8, seed=1)
+    at = [
+        float((rotate(q, jnp.array(i), 1e4) * rotate(k, jnp.array(j), 1e4)).sum())
+        for i, j in ((3, 1), (12, 10), (3, 2))
+    ]
+    assert at[0] == pytest.approx(at[1], abs=1e-5)
+    assert abs(at[0] - at[2]) > 1e-3
+
+
+def test_activations_equal_their_published_formulas() -> None:
+    x = np.linspace(-4, 4, 16, dtype=np.float32).reshape(1, 1, 16)
+    eye = {"kernel": np.eye(16, dtype=np.float32), "bias": np.zeros(16, np.float32)}
+    erf = np.vectorize(__import__("math").erf)
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    expected = {
+        "gelu": x * 0.5 * (1 + erf(x / np.sqrt(2))),
+        "gelu_tanh": 0.5 * x * (1 + np.tanh(inner)),
+        "quick_gelu": x / (1 + np.exp(-1.702 * x)),
+        "swiglu": x * x / (1 + np.exp(-x)),
+    }
+    for name, value in expected.items():
+        params = {"up": eye, "down": eye, "gate": eye}
+        if name != "swiglu":
+            del params["gate"]
+        ours = MLP(ratio=1.0, activation=name).apply({"params": params}, jnp.asarray(x))
+        np.testing.assert_allclose(ours, value, atol=2e-6, err_msg=name)
+
+
+def test_norms_equal_their_formulas_and_keep_statistics_in_float32() -> None:
+    x = 100 + normal(3, 64)
+    centred = x - x.mean(-1, keepdims=True)
+    layer = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    rms = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    for kind, value in (("layer", layer), ("rms", rms)):
+        norm = Norm(kind)
+        params = norm.init(KEY, x)
+        np.testing.assert_allclose(norm.apply(params, x), value, atol=2e-4)
+        half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+        assert norm.apply(half, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_post_norm_ends_in_a_norm_and_pre_norm_in_a_residual() -> None:
+    x = every(normal(1, 3, 8))
+    out = {}
+    for order in ("pre", "post"):
+        block = Block(heads=2, order=order)
+        out[order] = block.apply(block.init(KEY, x), x).x
+    np.testing.assert_allclose(out["post"].mean(-1), 0, atol=1e-5)
+    np.testing.assert_allclose(out["post"].std(-1), 1, atol=1e-3)
+    assert np.abs(out["pre"].mean(-1)).max() > 1e-3
+
+
+@pytest.mark.usefixtures("strict")
+def test_gates_are_shut_at_the_start_and_then_open() -> None:
+    x, memory = every(normal(1, 3, 8)), every(normal(1, 2, 8, seed=1))
+    block = Block(heads=2)
+    variables = block.init(KEY, x, None, None, memory)
+    plain = {k: v for k, v in variables["params"].items() if not k.startswith("gated")}
+    shut = block.apply(variables, x, None, None, memory).x
+    np.testing.assert_array_equal(shut, block.apply({"params": plain}, x).x)
+    opened = {**variables["params"], "gated_gate": jnp.ones(())}
+    assert not np.allclose(shut, block.apply({"params": opened}, x, None, None, memory).x)
+
+
+def test_scanned_and_rematerialised_layers_equal_unrolled_ones() -> None:
+    x, mask = every(normal(2, 3, 8)), causal_mask(3)
+    plain = Transformer(8, 2, Block(heads=2))
+    params = wide(plain.init(KEY, x)["params"])
+    blocks = [params[f"block_{i}"] for i in range(2)]
+    stacked = {"blocks": jax.tree.map(lambda *a: jnp.stack(a), *blocks), "norm": params["norm"]}
+
+    def loss(model: Transformer, params: dict) -> jax.Array:
+        return (model.apply({"params": params}, x, mask).x ** 2).sum()
+
+    expected = jax.value_and_grad(lambda p: loss(plain, p))(params)
+    for remat in ("dots", "full"):
+        again = Transformer(8, 2, Block(heads=2), remat=remat)
+        value, grad = jax.value_and_grad(lambda p, m=again: loss(m, p))(params)
+        np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), grad, expected[1])
+    scanned = Transformer(8, 2, Block(heads=2), layers="scanned")
+    np.testing.assert_allclose(loss(scanned, stacked), expected[0], rtol=1e-5)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    x = every(normal(1, 3, 8))
+    body = Transformer(8, 1, Block(heads=2, dropout=0.5))
+    params = body.init(KEY, x)
+    still = body.apply(params, x).x
+    one, two = (
+        body.apply(params, x, train=True, rngs={"dropout": jax.random.key(i)}).x for i in (1, 2)
+    )
+    np.testing.assert_array_equal(still, body.apply(params, x).x)
+    assert not np.allclose(one, two)
+    assert not np.allclose(one, still)
+
+
+def test_patches_are_cut_in_row_major_order() -> None:
+    image = jnp.arange(4 * 6, dtype=jnp.float32).reshape(1, 4, 6, 1)
+    stem = PatchStem(width=1, patch=2)
+    params = {"patches": {"kernel": jnp.ones((2, 2, 1, 1)), "bias": jnp.zeros(1)}}
+    sums = [[0 + 1 + 6 + 7, 2 + 3 + 8 + 9, 4 + 5 + 10 + 11], [62, 70, 78]]
+    np.testing.assert_allclose(stem.apply({"params": params}, image)[0, ..., 0], sums)
+
+
+def test_convolutional_stem_halves_to_the_patch() -> None:
+    image = normal(2, 16, 24, 3)
+    stem = ConvStem(width=32, patch=8)
+    assert stem.apply(stem.init(KEY, image), image).shape == (2, 2, 3, 32)
+    with pytest.raises(ValueError, match="patch 6 is no power of two"):
+        ConvStem(width=32, patch=6).init(KEY, image)
+
+
+def test_positions_start_where_they_are_told_and_end() -> None:
+    x = jnp.zeros((1, 2, 4))
+    positions = Positions(length=5)
+    params = positions.init(KEY, x)
+    table = params["params"]["table"]
+    np.testing.assert_array_equal(positions.apply(params, x, 3)[0], table[3:5])
+    with pytest.raises(ValueError, match="6 tokens, but positions for 5"):
+        positions.apply(params, jnp.zeros((1, 6, 4)))
+
+
+def test_pooling_reads_real_tokens_only() -> None:
+    tokens = Tokens(jnp.array([[[1.0], [3.0], [100.0]]]), jnp.array([[True, True, False]]))
+    for kind, value in (("mean", 2.0), ("first", 1.0), ("last", 3.0)):
+        assert float(Pool(kind).apply({}, tokens)[0, 0]) == value
+    pool = Pool("attention", heads=1)
+    params = wide(pool.init(KEY, tokens)["params"])
+    seen = [
+        float(pool.apply({"params": params}, Tokens(tokens.x.at[0, 2].set(v), tokens.mask))[0, 0])
+        for v in (100.0, -5.0)
+    ]
+    assert seen[0] == seen[1]
+
+
+def test_an_unknown_size_names_those_there_are() -> None:
+    with pytest.raises(ValueError, match="one of tiny, small, base, large"):
+        transformer("huge")

@@ -1,0 +1,233 @@
+"""Encoders, fusions, the decoder and the multimodal model."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.fusion import Fused, Fusion, Kind
+from mlm_jax.layers import Block, Transformer, transformer
+from mlm_jax.losses import Caption
+from mlm_jax.models.multimodal import Multimodal, multimodal
+
+KEY = jax.random.key(0)
+KINDS = get_args(Kind)
+BODY = Transformer(16, 1, Block(heads=2))
+
+
+def small(kind: str, body: Transformer = BODY) -> Multimodal:
+    """One block everywhere; the image is wider than the rest, since nothing says it is not."""
+    return Multimodal(
+        image=ImageEncoder((16, 16), 8, body=Transformer(24, 1, Block(heads=2))),
+        text=TextEncoder(20, 6, replace(BODY)),
+        fusion=Fusion(kind, latents=3, body=replace(body)),
+        decoder=TextDecoder(20, 8, replace(body)),
+    )
+
+
+def make_batch(pictures: int = 2, texts: int = 2, seed: int = 0) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    rows = pictures * texts
+    lengths = rng.integers(1, 7, rows)
+    arrays = {
+        "image": rng.integers(0, 256, (pictures, 16, 16, 3), dtype=np.uint8),
+        "text": rng.integers(4, 20, (rows, 6)).astype(np.int32),
+        "text_mask": np.arange(6) < lengths[:, None],
+        "target": rng.integers(4, 20, (rows, 8)).astype(np.int32),
+        "target_mask": np.arange(8) < rng.integers(3, 9, (rows, 1)),
+    }
+    return jax.tree.map(jnp.asarray, arrays)
+
+
+def opened(params: Any) -> Any:
+    """Gates opened, so that a gated fusion shows what it reads."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.ones_like(x) if path[-1].key.endswith("_gate") else x, params
+    )
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def fused_model(request: pytest.FixtureRequest) -> tuple[Multimodal, Any]:
+    model = small(request.param)
+    return model, opened(jax.jit(model.init)(KEY, make_batch())["params"])
+
+
+@partial(jax.jit, static_argnums=0)
+def forward(model: Multimodal, params: Any, batch: dict) -> dict:
+    return model.apply({"params": params}, batch)
+
+
+def logits(model: Multimodal, params: Any, batch: dict) -> np.ndarray:
+    return np.asarray(forward(model, params, batch)["logits"])
+
+
+@pytest.mark.usefixtures("strict")
+def test_every_fusion_reads_the_picture_and_the_text(fused_model: tuple[Multimodal, Any]) -> None:
+    model, params = fused_model
+    batch = make_batch()
+    base = logits(model, params, batch)
+    assert base.shape == (4, 7, 20)
+    assert base.dtype == np.float32
+    dark = {**batch, "image": jnp.zeros_like(batch["image"])}
+    other = {**batch, "text": batch["text"][::-1]}
+    assert not np.allclose(base, logits(model, params, dark), atol=1e-3)
+    assert not np.allclose(base, logits(model, params, other), atol=1e-3)
+
+
+def test_padding_of_the_text_is_never_read(fused_model: tuple[Multimodal, Any]) -> None:
+    model, params = fused_model
+    batch = make_batch()
+    noise = jnp.where(batch["text_mask"], batch["text"], 7)
+    a, b = logits(model, params, batch), logits(model, params, {**batch, "text": noise})
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_the_decoder_sees_the_past_only(fused_model: tuple[Multimodal, Any]) -> None:
+    model, params = fused_model
+    batch = make_batch()
+    target = batch["target"].at[:, 4].set(3)
+    a, b = logits(model, params, batch), logits(model, params, {**batch, "target": target})
+    np.testing.assert_allclose(a[:, :4], b[:, :4], atol=1e-5)
+    assert not np.allclose(a[:, 4:], b[:, 4:], atol=1e-3)
+
+
+def test_texts_of_one_picture_equal_one_picture_each(fused_model: tuple[Multimodal, Any]) -> None:
+    model, params = fused_model
+    batch = make_batch(pictures=2, texts=3)
+    apart = {**batch, "image": jnp.repeat(batch["image"], 3, axis=0)}
+    np.testing.assert_allclose(
+        logits(model, params, batch), logits(model, params, apart), atol=1e-5
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_fusion_learns_what_a_blind_model_cannot(kind: str) -> None:
+    """The answer is whether the picture is bright, told by no text: a blind model stays at log 2."""
+    model = small(kind)
+    rng = np.random.default_rng(0)
+
+    def batch(blind: bool) -> dict[str, jax.Array]:
+        bright = rng.random(32) < 0.5
+        image = rng.integers(0, 80, (32, 16, 16, 3), dtype=np.uint8)
+        image[bright] += 150
+        rows = make_batch(32, 1)
+        rows["target"] = rows["target"].at[:, 1].set(jnp.where(bright, 4, 5))
+        rows["target_mask"] = jnp.tile(jnp.arange(8) < 2, (32, 1))
+        return {**rows, "image": jnp.asarray(np.zeros_like(image) if blind else image)}
+
+    final = {}
+    for blind in (False, True):
+        params = model.init(KEY, batch(blind))["params"]
+        tx = optax.adam(3e-3)
+        state = tx.init(params)
+
+        @jax.jit
+        def step(params: Any, state: Any, rows: dict, tx: Any = tx) -> Any:
+            def loss(params: Any) -> jax.Array:
+                return Caption()(model.apply({"params": params}, rows), rows)[0]
+
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state, value
+
+        losses = []
+        for _ in range(100):
+            params, state, value = step(params, state, batch(blind))
+            losses.append(float(value))
+        final[blind] = np.mean(losses[-20:])
+    assert final[False] < 0.1
+    assert final[True] > 0.6
+
+
+def test_bottleneck_and_resampler_pass_a_few_tokens_only() -> None:
+    batch = make_batch()
+    for kind, count in (("bottleneck", 3 + 6), ("resampler", 3 + 6), ("concat", 1)):
+        model = small(kind)
+        shapes = jax.eval_shape(lambda m=model: m.init_with_output(KEY, batch, method="encode")[0])
+        assert shapes.memory.x.shape == (4, count, 16)
+
+
+def test_both_ways_changes_what_is_known_of_the_picture() -> None:
+    batch = make_batch()
+    for both, same in ((False, True), (True, False)):
+        model = small("cross_attention")
+        model = replace(model, fusion=replace(model.fusion, both_ways=both))
+        params = model.init(KEY, batch)
+        other = {**batch, "text": batch["text"][::-1]}
+        a, b = (model.apply(params, x, method="encode").memory.x[:, :4] for x in (batch, other))
+        assert np.allclose(a, b) is same
+
+
+def test_published_sizes() -> None:
+    """Parameters of ViT-B/16 (timm, no head), BERT-base (no pooler, no types), GPT-2 small."""
+
+    def count(module: Any, *inputs: Any) -> int:
+        shapes = jax.eval_shape(lambda: module.init(KEY, *inputs))["params"]
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+    vit = ImageEncoder((224, 224), 16, class_token=True, body=transformer("base"))
+    assert count(vit, jnp.zeros((1, 224, 224, 3), jnp.uint8)) == 85_798_656
+    bert = TextEncoder(30_522, 512, transformer("base", order="post", eps=1e-12))
+    ids = jnp.zeros((1, 4), jnp.int32)
+    assert count(bert, ids, jnp.ones((1, 4), bool)) == 108_891_648 - 2 * 768
+    gpt = TextDecoder(50_257, 1024, transformer("base"))
+    assert count(gpt, ids, Fused()) == 124_439_808
+
+
+def test_the_builder_makes_base_and_large() -> None:
+    for size, width in (("base", 768), ("large", 1024)):
+        model = multimodal(size, patch=16, pixels=224, vocab=30_522)
+        out = jax.eval_shape(
+            lambda m=model: m.init_with_output(
+                KEY, {**make_batch(1, 2), "image": jnp.zeros((1, 224, 224, 3), jnp.uint8)}
+            )[0]
+        )
+        assert model.image.body.width == width
+        assert out["logits"].shape == (2, 7, 30_522)
+
+
+def test_bfloat16_parameters_compute_in_bfloat16_and_give_float32_logits() -> None:
+    model, batch = small("cross_attention"), make_batch()
+    params = model.init(KEY, batch)["params"]
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    fused = model.apply({"params": half}, batch, method="encode")
+    assert fused.memory.x.dtype == jnp.bfloat16
+    out = logits(model, half, batch)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, logits(model, params, batch), atol=0.1)
+
+
+def test_pictures_of_another_size_and_odd_patches_are_refused() -> None:
+    encoder = ImageEncoder((16, 16), 8, body=replace(BODY))
+    with pytest.raises(ValueError, match=r"pictures of \(8, 16\) pixels, the model takes \(16, 16"):
+        encoder.init(KEY, jnp.zeros((1, 8, 16, 3), jnp.uint8))
+    with pytest.raises(ValueError, match="does not divide into patches of 7"):
+        replace(encoder, patch=7).init(KEY, jnp.zeros((1, 16, 16, 3), jnp.uint8))
+
+
+@pytest.mark.usefixtures("strict")
+def test_caption_loss_equals_a_sum_by_hand() -> None:
+    batch = make_batch()
+    out = np.random.default_rng(0).normal(size=(4, 7, 20)).astype(np.float32)
+    chance = np.exp(out) / np.exp(out).sum(-1, keepdims=True)
+    nats, even, right, count = 0.0, 0.0, 0, 0
+    target = np.asarray(batch["target"])
+    for row, place in zip(*np.nonzero(batch["target_mask"][:, 1:]), strict=True):
+        word = target[row, place + 1]
+        nats -= np.log(chance[row, place, word])
+        even -= np.log(chance[row, place]).mean()
+        right += int(out[row, place].argmax() == word)
+        count += 1
+    loss, metrics = Caption()({"logits": jnp.asarray(out)}, batch)
+    assert float(loss) == pytest.approx(nats / count, rel=1e-5)
+    assert float(metrics["accuracy"]) == pytest.approx(right / count)
+    smooth, _ = Caption(smoothing=0.1)({"logits": jnp.asarray(out)}, batch)
+    assert float(smooth) == pytest.approx((0.9 * nats + 0.1 * even) / count, rel=1e-5)
