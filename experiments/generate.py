@@ -56,8 +56,12 @@ def main(argv: Sequence[str]) -> int:
     ask = partial(generate.tell, trained, image, given.question, answers=given.answers)
     told = ask(how=how, count=given.n, seed=given.seed)
     for text, probability in told:
-        print(f"{text}  ({probability:.1%})" if given.question or len(told) > 1 else text)
+        print(f"{text}  ({share(probability)})" if given.question or len(told) > 1 else text)
     return 0
+
+
+def share(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= 0.001 else f"{probability:.1e}"
 
 
 if __name__ == "__main__":

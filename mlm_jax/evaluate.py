@@ -138,27 +138,29 @@ def say(trained: Trained, examples: Sequence[Example], texts: int) -> list[Said]
 def batches(examples: Sequence[Example], texts: int) -> Iterator[tuple[np.ndarray, Batch]]:
     """Batches of ROWS rows, `texts` rows to a picture, and which rows are real, in order.
 
-    The others are copies that fill up a picture's rows or the last batch. Targets are cut at a
-    multiple of 8 that holds them all: no decoder looks ahead, and answers are short.
+    The others are copies that fill up a picture's rows or the last batch. All batches have the
+    lengths of the longest texts among `examples`.
     """
-    longest = max((int(arrays["target_mask"].sum()) for _, arrays in examples), default=0)
-    cut = slice(None, -(-longest // 8) * 8)
     groups = [
         places[i : i + texts]
         for places in by_picture(examples)
         for i in range(0, len(places), texts)
     ]
+    whole = stack_texts(examples) if examples else {}
     size = ROWS // texts
     for start in range(0, len(groups), size):
         part = groups[start : start + size]
         real = [i < len(group) for group in part for i in range(texts)]
         real += [False] * (ROWS - len(real))
         part += [part[-1]] * (size - len(part))
-        rows = [examples[group[min(i, len(group) - 1)]][1] for group in part for i in range(texts)]
-        batch = {key: np.stack([row[key] for row in rows]) for key in rows[0] if key != "image"}
-        batch |= {key: batch[key][:, cut] for key in ("target", "target_mask")}
-        batch["image"] = np.stack([row["image"] for row in rows[::texts]])
-        yield np.array(real), batch
+        rows = [group[min(i, len(group) - 1)] for group in part for i in range(texts)]
+        image = np.stack([examples[group[0]][1]["image"] for group in part])
+        yield np.array(real), {key: value[rows] for key, value in whole.items()} | {"image": image}
+
+
+def stack_texts(examples: Sequence[Example]) -> Batch:
+    keys = ("text", "text_mask", "target", "target_mask")
+    return loader.trim({key: np.stack([arrays[key] for _, arrays in examples]) for key in keys})
 
 
 def by_picture(examples: Sequence[Example]) -> list[list[int]]:
@@ -262,9 +264,9 @@ def add_ranks(trained: Trained, results: Sequence[Result], again: Iterable[list[
     model, params = trained.config.model, trained.params
     for part in parts(again):
         whole = part + [part[-1]] * (RANKED - len(part))
-        keys = ("image", "text", "text_mask")
-        batch = {key: np.stack([arrays[key] for _, arrays in whole]) for key in keys}
-        fused = encode(model, params, batch)
+        batch = stack_texts(whole) | {"image": np.stack([arrays["image"] for _, arrays in whole])}
+        asked = {key: batch[key] for key in ("image", "text", "text_mask")}
+        fused = encode(model, params, asked)
         scores = np.asarray(rank(model, params, fused, target[:, :cut], mask[:, :cut]))
         for (pair, _), row in zip(part, scores, strict=False):
             place = place_of(row, [number[text] for text in pair.references])

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from mlm_jax.checkpoint import restore_params
 from mlm_jax.config import Config, UserError, read
 from mlm_jax.data import CAPTION_PROMPT, tokenizers
+from mlm_jax.data.loader import trim
 from mlm_jax.data.pictures import MAX_BYTES
 from mlm_jax.data.records import BadRecord
 from mlm_jax.data.tokenizers import Tokenizer
@@ -419,8 +420,9 @@ def tell(
     """
     model, tokenizer = trained.config.model, trained.tokenizer
     row = trained.tokenise(question or CAPTION_PROMPT, "", "--question" if question else "prompt")
-    batch = {"image": image, "text": row["text"], "text_mask": row["text_mask"]}
-    fused = encode(model, trained.params, {key: value[None] for key, value in batch.items()})
+    batch = trim({"image": image[None]} | {key: value[None] for key, value in row.items()})
+    asked = {key: batch[key] for key in ("image", "text", "text_mask")}
+    fused = encode(model, trained.params, asked)
     if answers:
         rows = [trained.tokenise("", answer, "--answers") for answer in answers]
         target, mask = (np.stack([row[key] for row in rows]) for key in ("target", "target_mask"))

@@ -169,7 +169,7 @@ def test_groups_hold_every_text_once():
         seen = []
         for real, batch in verb.batches(examples, texts):
             assert len(real) == len(batch["text"]) == verb.ROWS
-            assert batch["target"].shape[1] == 8
+            assert batch["target"].shape[1] == 8, "cut to what is needed"
             assert len(batch["image"]) * texts == verb.ROWS
             pictures = np.repeat(batch["image"][:, 0], texts)
             np.testing.assert_array_equal(pictures // 100, batch["text"][:, 0] // 100)
