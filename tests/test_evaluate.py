@@ -23,6 +23,7 @@ from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.run import open_run
+from mlm_jax.world import language, scene
 
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -152,6 +153,27 @@ def test_recall_at_k(run, figures):
     assert figures["caption/recall@1"].value <= figures["caption/recall@5"].value
     assert figures["caption/recall@10"].value == 1
     assert figures["caption/recall@1"].n == 10
+
+
+def test_captions_of_the_world_are_graded():
+    """A true caption is wholly right; that of another scene is not, and says what is wrong."""
+    rng = np.random.default_rng(0)
+    one, other = scene.sample(rng), scene.sample(rng)
+    (true,), (false,) = (language.captions(each, rng, 1) for each in (one, other))
+    truth = scene.to_json(one)
+    pair = verb.Pair(0, "", verb.loader.CAPTION_PROMPT, (true,), "caption", truth)
+    right, wrong = (verb.result(pair, verb.Said(text, 2.0, 4)) for text in (true, false))
+    assert (right.score, right.missed, right.invented) == (1, (), ())
+    assert right.counts["right"] == right.counts["told"] > 0
+    assert right.counts["recalled"] == right.counts["expected"] > 0
+    assert wrong.score == 0
+    assert wrong.missed or wrong.invented
+    assert wrong.counts["right"] < wrong.counts["told"]
+    names = verb.statistics(set(right.counts))
+    assert {"caption/facts_precision", "caption/facts_recall", "caption/facts_f1"} <= set(names)
+    found = verb.bootstrap([right.counts, wrong.counts], names)
+    assert found["caption/wholly_right"].value == 0.5
+    assert found["caption/invented"].value == wrong.counts["invented_objects"] / 2
 
 
 def test_groups_hold_every_text_once():
