@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fused, Fusion
-from mlm_jax.layers import transformer
+from mlm_jax.layers import Transformer, transformer
 
 
 class Multimodal(nn.Module):
@@ -49,15 +49,23 @@ def multimodal(
     vocab: int,
     text_length: int = 32,
     target_length: int = 32,
-    fusion_depth: int = 2,
-    decoder_depth: int | None = None,
     stem: Literal["patch", "conv"] = "patch",
+    text_depth: int | None = None,
+    fusion_depth: int | None = None,
+    decoder_depth: int | None = None,
 ) -> Multimodal:
-    """A row of SIZES for all four parts: ViT, BERT (post-norm), cross-attention, GPT."""
-    body = transformer(size)
+    """A row of SIZES for all four parts: ViT, BERT (post-norm), cross-attention, GPT.
+
+    Depths are those of the row where none is given.
+    """
+
+    def body(depth: int | None = None, **block: Any) -> Transformer:
+        whole = transformer(size, **block)
+        return whole if depth is None else replace(whole, depth=depth)
+
     return Multimodal(
-        image=ImageEncoder((pixels, pixels), patch, stem, body=transformer(size)),
-        text=TextEncoder(vocab, text_length, transformer(size, order="post", eps=1e-12)),
-        fusion=Fusion(body=replace(transformer(size), depth=fusion_depth)),
-        decoder=TextDecoder(vocab, target_length, replace(body, depth=decoder_depth or body.depth)),
+        image=ImageEncoder((pixels, pixels), patch, stem, body=body()),
+        text=TextEncoder(vocab, text_length, body(text_depth, order="post", eps=1e-12)),
+        fusion=Fusion(body=body(fusion_depth)),
+        decoder=TextDecoder(vocab, target_length, body(decoder_depth)),
     )

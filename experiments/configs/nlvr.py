@@ -1,0 +1,41 @@
+"""NLVR (Suhr et al. 2017): is a human sentence true of three boxes of shapes? Evaluated on dev.
+
+python experiments/train.py --config nlvr
+"""
+
+from dataclasses import replace
+
+from experiments.configs import REAL
+from mlm_jax.config import Config, Data, Fields, Optim
+from mlm_jax.fusion import Fusion
+from mlm_jax.layers import transformer
+from mlm_jax.losses import Caption
+from mlm_jax.models.multimodal import multimodal
+
+model = multimodal(
+    "tiny", patch=16, pixels=48, vocab=512, stem="conv", text_length=48,
+    text_depth=1, decoder_depth=1,
+)  # fmt: skip
+config = Config(
+    model=replace(
+        model,
+        image=replace(model.image, size=(64, 256)),
+        fusion=Fusion("joint", body=replace(transformer("tiny", dropout=0.1), depth=3)),
+    ),
+    loss=Caption(),
+    data=Data(
+        name=f"{REAL}/nlvr/{{split}}.jsonl",
+        images=(f"{REAL}/nlvr/images_train.zip", f"{REAL}/nlvr/images_dev.zip"),
+        fields=Fields(question="sentence", answers="label"),
+        train="train_presented+train_lf_pairs",
+        test="dev",
+        caption_share=0.0,
+        batch=64,
+        questions=2,
+        text_length=48,
+        target_length=4,
+    ),
+    optim=Optim("muon", lr=1.5e-3, schedule="linear", warmup=50, b2=0.98, ema=0.99),
+    steps=2_000,
+)
+tiny = replace(config, data=replace(config.data, batch=2), steps=2)

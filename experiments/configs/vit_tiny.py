@@ -1,0 +1,26 @@
+"""A small ViT reads, a small BERT asks, a decoder captions and answers: minutes on two cores.
+
+python experiments/train.py --config vit_tiny
+"""
+
+from dataclasses import replace
+
+from mlm_jax.config import Config, Data, Optim
+from mlm_jax.losses import Caption
+from mlm_jax.models.multimodal import multimodal
+
+model = multimodal(
+    "tiny", patch=8, pixels=48, vocab=128, stem="conv",
+    text_depth=2, fusion_depth=2, decoder_depth=2,
+)  # fmt: skip
+config = Config(
+    model=model,
+    loss=Caption(),
+    data=Data("world", batch=32, captions=2, questions=4, text_length=16, target_length=24),
+    optim=Optim(
+        "muon", lr=2e-3, schedule="linear", warmup=50, weight_decay=0.05, b2=0.98, ema=0.98
+    ),
+    steps=1_200,
+    save_every=400,
+)
+tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)
