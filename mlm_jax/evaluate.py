@@ -158,7 +158,7 @@ def batches(examples: Sequence[Example], texts: int) -> Iterator[tuple[np.ndarra
         yield np.array(real), {key: value[rows] for key, value in whole.items()} | {"image": image}
 
 
-def stack_texts(examples: Sequence[Example]) -> Batch:
+def stack_texts(examples: Sequence[Example]) -> dict[str, np.ndarray]:
     keys = ("text", "text_mask", "target", "target_mask")
     return loader.trim({key: np.stack([arrays[key] for _, arrays in examples]) for key in keys})
 
