@@ -22,11 +22,10 @@ Area = tuple[slice, slice]
 UNKNOWN = "unknown"
 LARGEST = 96  # pixels: larger pictures are shrunk, which loses nothing that matters here
 SEEN = 0.4  # coverage from which a pixel belongs to an object
-MISFIT = 0.3  # share of a shape's area that may be wrong, or else the shape is unknown
 SPECK = 0.006  # share of the picture below which coloured pixels are no object
 BETWEEN = (SIZES["small"][1] + SIZES["large"][0]) / 2  # radius that divides small from large
 MATCHED = 8  # objects of a text that are matched; a longer text has lost its way already
-STEPS = 4  # of Gauss-Newton, from half the extent of the pixels
+STEPS = 4  # of Gauss-Newton
 
 
 def chroma(levels: Float[np.ndarray, "*N 3"]) -> Float[np.ndarray, "*N 3"]:
@@ -61,7 +60,9 @@ def find(picture: UInt8[np.ndarray, "H W 3"]) -> tuple[Object, ...]:
         where = parts == part
         if where.sum() >= SPECK * where.size:
             i = int(np.bincount(nearest[where]).argmax())
-            found.append(identify(projected[..., i] / STRENGTH[i], where, list(COLOURS)[i]))
+            own = widen(widen(where)) & ~widen((parts >= 0) & ~where)
+            alpha = np.where(own, np.maximum(projected[..., i] / STRENGTH[i], 0), 0)
+            found.append(identify(alpha, list(COLOURS)[i]))
     return tuple(sorted(found, key=lambda thing: thing.x))
 
 
@@ -89,20 +90,36 @@ def components(kinds: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:
     return np.unique(np.append(numbers, -1), return_inverse=True)[1][:-1].reshape(kinds.shape) - 1
 
 
-def identify(alpha: Plane, where: Bool[np.ndarray, "H W"], colour: str) -> Object:
-    """The object that best explains the coverage `alpha` at and next to the pixels `where`."""
+def identify(alpha: Plane, colour: str) -> Object:
+    """The object that best explains the coverage `alpha`, which is 0 where others are."""
     size = len(alpha)
-    rows, columns = (np.flatnonzero(where.any(axis)) for axis in (1, 0))
-    x, y = ((line[0] + line[-1] + 1) / 2 / size for line in (columns, rows))
-    radius = max(np.ptp(rows) + 1, np.ptp(columns) + 1) / 2 / size
-    start = Object(UNKNOWN, colour, "", x, y, radius)
-    area = patch(start, size, margin=3.0)
-    target = np.where(widen(where), alpha, 0)[area]
-    fits = [fit(target, start._replace(shape=shape), size, area) for shape in SHAPES]
+    line = (np.arange(size) + 0.5) / size
+    mass = alpha.sum()
+    x, y = float(alpha.sum(0) @ line / mass), float(alpha.sum(1) @ line / mass)
+    fits = []
+    for shape in SHAPES:
+        area, below = MOMENTS[shape]
+        radius = float((mass / area) ** 0.5 / size)
+        start = Object(shape, colour, "", x, y - below * radius, radius)
+        fits.append(fit(alpha, start))
     misfit, thing = min(fits)
-    if misfit > MISFIT:
+    if misfit > 0.12 + 0.5 / (thing.radius * size):  # an outline may be off by part of a pixel
         thing = thing._replace(shape=UNKNOWN)
     return thing._replace(size="small" if thing.radius < BETWEEN else "large")
+
+
+def moments(shape: str) -> tuple[float, float]:
+    """Of a shape of radius 1: its area, and how far below the centre its mass is."""
+    thing, rows = Object(shape, "", "", 0.5, 0.5, 0.4), slice(0, 256)
+    drawn = coverage(thing, 256, rows, rows)
+    height = (np.arange(256) + 0.5) / 256 - 0.5
+    return (
+        float(drawn.sum() / (0.4 * 256) ** 2),
+        float(drawn.sum(1) @ height / drawn.sum() / 0.4),
+    )
+
+
+MOMENTS = {shape: moments(shape) for shape in SHAPES}
 
 
 def widen(where: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
@@ -112,15 +129,16 @@ def widen(where: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     return upright[:, :-2] | upright[:, 1:-1] | upright[:, 2:]
 
 
-def fit(target: Plane, thing: Object, size: int, area: Area) -> tuple[float, Object]:
-    """Move, scale and shade an object until its coverage of `area` is the `target`'s.
+def fit(alpha: Plane, thing: Object) -> tuple[float, Object]:
+    """Move, scale and shade an object until its coverage is `alpha`.
 
     Also the misfit: the difference that is left, as a share of the area of the object.
     """
-    step = 0.2 / size
+    size = len(alpha)
+    area = patch(thing, size, margin=3.0)
+    target, step = alpha[area], 0.2 / size
     for _ in range(STEPS):
-        drawn = coverage(thing, size, *area)
-        shade = (target * drawn).sum() / max((drawn * drawn).sum(), 1e-6)
+        drawn, shade = shaded(thing, target, size, area)
         moves = [
             coverage(thing._replace(**{key: getattr(thing, key) + step}), size, *area) - drawn
             for key in ("x", "y", "radius")
@@ -128,14 +146,18 @@ def fit(target: Plane, thing: Object, size: int, area: Area) -> tuple[float, Obj
         slopes = np.stack(moves).reshape(3, -1) * shade
         normal = slopes @ slopes.T + 1e-4 * np.eye(3)
         change = np.linalg.solve(normal, slopes @ (target - shade * drawn).ravel()) * step
-        limit = 1.5 / size
-        dx, dy, wider = np.clip(change, -limit, limit).tolist()
+        dx, dy, wider = np.clip(change, -1 / size, 1 / size).tolist()
         radius = max(thing.radius + wider, 1 / size)
         thing = thing._replace(x=thing.x + dx, y=thing.y + dy, radius=radius)
+    drawn, shade = shaded(thing, target, size, area)
+    rest = abs(target - shade * drawn).sum() + alpha.sum() - target.sum()  # alpha >= 0
+    return float(rest / max(shade * drawn.sum(), 1e-6)), thing._replace(shade=shade)
+
+
+def shaded(thing: Object, target: Plane, size: int, area: Area) -> tuple[Plane, float]:
+    """The coverage of an object, and the brightness with which it is nearest to the target."""
     drawn = coverage(thing, size, *area)
-    shade = (target * drawn).sum() / max((drawn * drawn).sum(), 1e-6)
-    misfit = abs(target - shade * drawn).sum() / max(shade * drawn.sum(), 1e-6)
-    return float(misfit), thing._replace(shade=float(shade))
+    return drawn, float((target * drawn).sum() / max((drawn * drawn).sum(), 1e-6))
 
 
 # ---- captions
