@@ -62,7 +62,7 @@ class Data:
     questions: int = 4
     """Questions per picture in a batch of questions."""
     caption_share: float = 0.5
-    """Share of the batches that ask for captions; a picture without them gives questions instead."""
+    """Share of batches that ask for captions; a picture without them gives questions instead."""
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     """How a picture of another shape becomes model.image.size."""
     shift: int = 0
@@ -361,9 +361,9 @@ def check(config: Config) -> None:
 
 def out_of_range(config: Config) -> Iterator[str]:
     values = flat({**parts(config), "optim": parts(config.optim), "data": parts(config.data)})
-    at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.captions", "data.questions",
-                    "data.batch", "data.text_length", "data.vocab", "optim.accumulate",
-                    "optim.max_skipped"),
+    at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.captions",
+                    "data.questions", "data.batch", "data.text_length", "data.vocab",
+                    "optim.accumulate", "optim.max_skipped"),
                 2: ("data.target_length",),
                 0: ("seed", "eval_every", "data.threads", "data.shift", "optim.lr", "optim.warmup",
                     "optim.weight_decay", "optim.clip")}  # fmt: skip

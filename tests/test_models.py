@@ -110,7 +110,7 @@ def test_texts_of_one_picture_equal_one_picture_each(fused_model: tuple[Multimod
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_fusion_learns_what_a_blind_model_cannot(kind: str) -> None:
-    """The answer is whether the picture is bright, told by no text: a blind model stays at log 2."""
+    """The answer is whether the picture is bright, which no text tells: blind means log 2."""
     model = small(kind)
     rng = np.random.default_rng(0)
 
