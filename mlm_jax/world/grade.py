@@ -45,9 +45,12 @@ def find(picture: UInt8[np.ndarray, "H W 3"]) -> tuple[Object, ...]:
 
     The shape is "unknown" where something is there that fits none of the six.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(f"picture is {picture.dtype} {picture.shape}, must be uint8 (H, W, 3)")
-    if len(picture) > LARGEST:
+    side = len(picture)
+    if picture.shape != (side, side, 3) or side < 32 or picture.dtype != np.uint8:
+        raise ValueError(
+            f"picture is {picture.dtype} {picture.shape}, must be uint8 (H, H, 3), H from 32 on"
+        )
+    if side > LARGEST:
         small = Image.fromarray(picture).resize((LARGEST, LARGEST), Image.Resampling.BOX)
         picture = np.asarray(small)
     colour = chroma(picture.astype(np.float32))

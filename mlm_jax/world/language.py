@@ -69,9 +69,9 @@ def holds(first: Object, relation: str, second: Object) -> bool:
 
 
 def clear(first: Object, second: Object) -> str | None:
-    """The relation that nobody would dispute: one offset is 1.5 times the other or more."""
+    """The relation that nobody would dispute: one offset is 1.3 times the other or more."""
     dx, dy = second.x - first.x, second.y - first.y
-    if max(abs(dx), abs(dy)) < 1.5 * min(abs(dx), abs(dy)):
+    if max(abs(dx), abs(dy)) < 1.3 * min(abs(dx), abs(dy)):
         return None
     if abs(dx) > abs(dy):
         return "left of" if dx > 0 else "right of"
@@ -137,7 +137,7 @@ def captions(scene: Scene, rng: np.random.Generator, n: int) -> list[str]:
     dice = random.Random(int(rng.integers(1 << 62)))
     parts = groups(scene)
     texts: dict[str, None] = {}
-    for _ in range(6 * n):
+    for _ in range(12 * n):
         dice.shuffle(parts)
         texts[caption(parts, len(scene.objects), dice)] = None
         if len(texts) == n:
@@ -366,11 +366,15 @@ def count(ask: Asker) -> Question | None:
 
 
 def attribute(ask: Asker) -> Question | None:
-    hidden = ask.dice.randrange(3)
-    i = ask.dice.randrange(len(ask.objects))
-    name = ask.handle(i, hidden)
-    if name is None:
+    options: list[tuple[int, Name]] = []
+    for hidden in ask.dice.sample(range(3), 3):
+        named = [(i, ask.handle(i, hidden)) for i in range(len(ask.objects))]
+        options = [(i, name) for i, name in named if name]
+        if options:
+            break
+    else:
         return None
+    i, name = ask.dice.choice(options)
     thing, asked = noun(name), ATTRIBUTES[hidden]
     forms = [f"what {asked} is the {thing}?", f"what {asked} does the {thing} have?"]
     if asked == "size":

@@ -39,7 +39,7 @@ def diamond(x: Row, y: Column) -> Plane:
 def star(x: Row, y: Column) -> Plane:
     """A pentagram: the points that lie outside at most one of the five lines of its edges."""
     inner = 1.08 * cos(2 * pi / 5)
-    lines = [x * sin(2 * pi * k / 5) + y * cos(2 * pi * k / 5) for k in range(5)]
+    lines = [x * sin(2 * pi * k / 5) - y * cos(2 * pi * k / 5) for k in range(5)]
     return np.sort(np.stack(lines), axis=0)[-2] - inner
 
 
