@@ -10,11 +10,12 @@ from mlm_jax.config import Config, Data, Fields, Optim
 from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import multimodal
 
+model = multimodal(
+    "tiny", patch=8, pixels=64, vocab=64, stem="conv",
+    text_depth=1, fusion_depth=1, decoder_depth=2,
+)  # fmt: skip
 config = Config(
-    model=multimodal(
-        "tiny", patch=8, pixels=64, vocab=64, stem="conv",
-        text_depth=2, fusion_depth=2, decoder_depth=2,
-    ),
+    model=replace(model, image=replace(model.image, body=replace(model.image.body, depth=2))),
     loss=Caption(),
     data=Data(
         name=f"{REAL}/easy_vqa/{{split}}.jsonl",
@@ -28,7 +29,7 @@ config = Config(
         text_length=16,
         target_length=4,
     ),
-    optim=Optim("muon", lr=1.5e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
-    steps=700,
-)  # fmt: skip
+    optim=Optim("muon", lr=4e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
+    steps=450,
+)
 tiny = replace(config, data=replace(config.data, batch=2), steps=2)
