@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -172,17 +173,25 @@ def build(root: Path, config_name: str) -> None:
             with quiet(), tempfile.TemporaryDirectory() as downloads:
                 builder.download_and_prepare(download_dir=downloads)
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot build world/{config_name} below {root}: {error.strerror or error}. "
-            "Name a writable folder with enough room, such as --data.root DIR",
-        ) from error
+        raise refusal(root, config_name, error) from error
+    except RuntimeError as error:  # how the writer reports a disk that fills up
+        if "No space left" not in str(error):
+            raise
+        raise refusal(root, config_name, OSError(ENOSPC, os.strerror(ENOSPC))) from error
+
+
+def refusal(root: Path, config_name: str, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"cannot build world/{config_name} below {root}: {error.strerror or error}. "
+        "Name a writable folder with enough room, such as --data.root DIR",
+    )
 
 
 def room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(28, f"needs about {needed >> 20} MiB of disk, {free >> 20} MiB are free")
+        raise OSError(ENOSPC, f"needs about {needed >> 20} MiB of disk, {free >> 20} MiB are free")
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def begin(split: str, total: int, size: int, rank: int, of: int) -> "subprocess.
     return subprocess.Popen(
         [sys.executable, "-m", __name__, *arguments],
         stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the caller, who ends the workers
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
 
@@ -94,5 +95,5 @@ if __name__ == "__main__":
     try:
         total, size, rank, of = map(int, sys.argv[2:])
         work(sys.argv[1], total, size, rank, of)
-    except (BrokenPipeError, KeyboardInterrupt):
+    except BrokenPipeError:
         os._exit(1)  # the reader has gone; without a flush of what it no longer wants

@@ -120,13 +120,16 @@ def test_mistakes_are_explained(tmp_path, monkeypatch):
     assert not (tmp_path / "world" / "tiny" / VERSION).exists()
 
 
-def test_a_disk_that_fills_up_is_explained(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("write(): No space left on ...")]
+)
+def test_a_disk_that_fills_up_is_explained(tmp_path, monkeypatch, error):
     def full(*_, **__):
         yield examples.example("train", 0, 48)
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(builder, "examples", full)
-    with pytest.raises(OSError, match="cannot build world/tiny"):
+    with pytest.raises(OSError, match=r"cannot build world/tiny below .*: No space left"):
         prepare(tmp_path, "tiny")
     assert [path.name for path in (tmp_path / "world" / "tiny").iterdir()] == [".lock"]
 

@@ -1,6 +1,7 @@
 """The graders: right on true renders, and not to be deceived by damaged pictures and texts."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -113,6 +114,11 @@ def test_only_square_colour_pictures_are_read(shape):
         find(np.zeros(shape, np.uint8))
 
 
+def test_nothing_is_found_on_a_bare_background():
+    for i in range(60):
+        assert find(render(draw(i)._replace(objects=()))) == ()
+
+
 def test_any_picture_can_be_read():
     rng = np.random.default_rng(0)
     assert find(np.zeros((48, 48, 3), np.uint8)) == ()
@@ -221,6 +227,24 @@ def test_true_captions_are_wholly_right_and_changed_ones_are_not():
             doubled = grade_caption(f"{text} and {text}", truth)
             assert doubled.invented_objects == len(truth.objects)
             assert not doubled.wholly_right
+
+
+def test_captions_of_other_scenes_are_marked_down():
+    rng = np.random.default_rng(5)
+    for scene_told, truth in pairwise(draw(i) for i in range(200)):
+        alike = language.facts(scene_told).objects == language.facts(truth).objects
+        grade = grade_caption(language.captions(scene_told, rng, 1)[0], truth)
+        assert alike or not grade.wholly_right
+        assert alike or grade.missed or grade.invented
+        assert grade.right <= grade.told
+
+
+@pytest.mark.parametrize("text", ["", "and and", "a a a red", "left of", "two", "🙂 <b>"])
+def test_any_text_can_be_graded(text):
+    for i in range(3):
+        grade = grade_caption(text, draw(i))
+        assert not grade.wholly_right
+        assert grade.recalled <= grade.expected
 
 
 def test_endless_texts_are_graded():
