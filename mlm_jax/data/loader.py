@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
 
 import grain
 import numpy as np
@@ -209,32 +208,3 @@ def eval_pairs(
 
     for pairs in grain.MapDataset.range(count).map(read).to_iter_dataset(_options(data)):
         yield from pairs
-
-
-def eval_batches(
-    data: Data,
-    source: Source,
-    tokenizer: Tokenizer,
-    size: tuple[int, int],
-    batch: int,
-    limit: int | None = None,
-) -> Iterator[tuple[Batch, list[Pair]]]:
-    """Batches of exactly `batch` rows, one picture to a text, with the pairs they came from.
-
-    The last batch is filled up with its last row: row i is real where i < len(pairs).
-    """
-    rows: list[Any] = []
-    pairs: list[Pair] = []
-    for pair, arrays in eval_pairs(data, source, tokenizer, size, limit):
-        pairs.append(pair)
-        rows.append(arrays)
-        if len(rows) == batch:
-            yield _full(rows, batch), pairs
-            rows, pairs = [], []
-    if rows:
-        yield _full(rows, batch), pairs
-
-
-def _full(rows: list[Batch], batch: int) -> Batch:
-    whole = rows + [rows[-1]] * (batch - len(rows))
-    return {key: np.stack([row[key] for row in whole]) for key in whole[0]}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlm_jax.config import Data
-from mlm_jax.data.loader import eval_batches, train_batches
+from mlm_jax.data.loader import eval_pairs, train_batches
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
 from mlm_jax.world import scene
@@ -38,9 +38,7 @@ def test_it_trains_and_evaluates(data):
     assert not np.isin(tokenizer.unk, batch["text"])
     assert len(open_source(data, "novel")) == 32
     test = open_source(data, data.test)
-    pairs = [
-        pair for _, pairs in eval_batches(data, test, tokenizer, (48, 48), 16) for pair in pairs
-    ]
+    pairs = [pair for pair, _ in eval_pairs(data, test, tokenizer, (48, 48))]
     assert [pair.kind for pair in pairs].count("caption") == len(test)
     assert all(scene.from_json(pair.truth).objects for pair in pairs)
     assert not test.broken
