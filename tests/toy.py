@@ -1,7 +1,7 @@
 """A model that compiles in a second, a folder of pictures to train it on, and its configuration."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,6 @@ from mlm_jax.config import Config, Data, Optim
 from mlm_jax.losses import Caption
 
 SIZE = (8, 8)
-
-
-@dataclass(frozen=True)
-class Weighted(Caption):
-    """Caption that says over how many tokens it is the mean."""
-
-    def __call__(self, outputs: Any, batch: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        loss, metrics = super().__call__(outputs, batch)
-        return loss, {**metrics, "weight": batch["target_mask"][:, 1:].sum().astype(jnp.float32)}
 
 
 class Eye(nn.Module):
