@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     if given.json is not None:
         given.json.write_text(evaluate.as_json(figures))
     report.print_figures(figures, f"{given.run} on {given.split}")
+    report.print_examples(given.run, given.split)
     print(f"{time.monotonic() - begin:.1f} s; report: {given.run / 'report.html'}")
     return 0
 

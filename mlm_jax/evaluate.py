@@ -8,7 +8,6 @@ questions; shapes are fixed, so that each kind of batch is compiled once.
 import base64
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -39,7 +38,7 @@ from mlm_jax.metrics import (
     bootstrap,
     place_of,
 )
-from mlm_jax.report import write_report
+from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
 from mlm_jax.world import scene
 from mlm_jax.world.grade import grade_caption
@@ -345,10 +344,9 @@ def png(image: np.ndarray) -> str:
 
 def save(trained: Trained, split: str, figures: dict[str, Figure], examples: Any) -> None:
     """evaluation.json and examples.json; of another split evaluation_novel.json, ..."""
-    tail = "" if split == "test" else "_" + re.sub(r"[^\w.-]+", "_", split).strip("_")
     try:
-        write(trained.path / f"evaluation{tail}.json", as_json(figures))
-        write(trained.path / f"examples{tail}.json", json.dumps(examples))
+        write(trained.path / saved_name("evaluation", split), as_json(figures))
+        write(trained.path / saved_name("examples", split), json.dumps(examples))
     except OSError as error:
         raise UserError(f"cannot write to {trained.path}: {error.strerror}") from error
 

@@ -6,6 +6,7 @@ Every text that comes from data or a model is escaped.
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,6 +62,16 @@ def print_figures(figures: Figures, title: str) -> None:
     Console().print(table)
 
 
+def print_examples(run: Path, split: str, count: int = 3) -> None:
+    """The first `count` pictures of the report: what was said, and what is so."""
+    for each in json.loads((run / saved_name("examples", split)).read_text())["shown"][:count]:
+        print(f"\n{each['where']}")
+        told = [("caption", each["caption"])] if "caption" in each else []
+        for name, text in (*told, *((q["question"], q) for q in each["questions"][:2])):
+            verdict = "right" if text["score"] == 1 else f"wrong: {text['references'][0]}"
+            print(f"  {name}: {text['text']}  ({verdict})")
+
+
 def number(value: float) -> str:
     """0.93417 -> 0.934, 1532.4 -> 1,532"""
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
@@ -92,6 +103,12 @@ def write_report(run: Path) -> None:
     ]
     page = PAGE.format(title=escape(run.name), style=STYLE, body="\n".join(sections))
     write(run / "report.html", page)
+
+
+def saved_name(stem: str, split: str) -> str:
+    """test -> evaluation.json, novel -> evaluation_novel.json"""
+    tail = "" if split == "test" else "_" + re.sub(r"[^\w.-]+", "_", split).strip("_")
+    return f"{stem}{tail}.json"
 
 
 def split_of(path: Path, stem: str) -> str:

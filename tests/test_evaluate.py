@@ -227,6 +227,7 @@ def test_evaluate_script(run, tmp_path):
     done = script("evaluate.py", "--run", run, "--limit", 4, "--json", tmp_path / "figures.json")
     assert done.returncode == 0, done.stderr
     assert "vqa/question_only" in done.stdout
+    assert sum(line.startswith("  caption: ") for line in done.stdout.splitlines()) > 0
     assert "loss" in json.loads((tmp_path / "figures.json").read_text())
 
 

@@ -17,7 +17,6 @@ config = Config(
     model=replace(model, image=replace(model.image, body=replace(model.image.body, depth=2))),
     loss=Caption(),
     data=Data("world", batch=64, captions=1, questions=4, text_length=16, target_length=24),
-    # Muon reads a caption's words right after half the steps that AdamW takes.
     optim=Optim("muon", lr=4e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
     steps=1_100,
 )
