@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlm_jax.config import Data, Fields
-from mlm_jax.data.loader import eval_batches, train_batches
+from mlm_jax.data.loader import eval_pairs, train_batches
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
 
@@ -116,6 +116,6 @@ def test_they_train_and_evaluate_with_no_change_but_the_config(shared, make):
     assert not (batch["text"] == tokenizer.unk).any()
     assert not source.broken
     test = open_source(data, data.test)
-    rows = sum(len(pairs) for _, pairs in eval_batches(data, test, tokenizer, (32, 48), 64, 100))
+    rows = sum(1 for _ in eval_pairs(data, test, tokenizer, (32, 48), 100))
     assert rows >= 100
     assert not test.broken
