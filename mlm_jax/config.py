@@ -58,11 +58,9 @@ class Data:
     test: str = "test"
     """Split to validate on, in TFDS syntax."""
     captions: int = 2
-    """Captions per picture in a batch of captions."""
+    """Captions per picture in a step; 0 asks for none. A picture without any gives questions."""
     questions: int = 4
-    """Questions per picture in a batch of questions."""
-    caption_share: float = 0.5
-    """Share of batches that ask for captions; a picture without them gives questions instead."""
+    """Questions per picture in a step; 0 asks none. A picture without any gives captions."""
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     """How a picture of another shape becomes model.image.size."""
     shift: int = 0
@@ -361,20 +359,19 @@ def check(config: Config) -> None:
 
 def out_of_range(config: Config) -> Iterator[str]:
     values = flat({**parts(config), "optim": parts(config.optim), "data": parts(config.data)})
-    at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.captions",
-                    "data.questions", "data.batch", "data.text_length", "data.vocab",
+    at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.batch", "data.text_length", "data.vocab",
                     "optim.accumulate", "optim.max_skipped"),
                 2: ("data.target_length",),
-                0: ("seed", "eval_every", "data.threads", "data.shift", "optim.lr", "optim.warmup",
+                0: ("seed", "eval_every", "data.captions", "data.questions", "data.threads",
+                    "data.shift", "optim.lr", "optim.warmup",
                     "optim.weight_decay", "optim.clip")}  # fmt: skip
     for low, keys in at_least.items():
         yield from (f"{k} is {values[k]}: at least {low}" for k in keys if not values[k] >= low)
     for key in ("optim.b1", "optim.b2", "optim.ema"):
         if not 0 <= values[key] < 1:
             yield f"{key} is {values[key]}: at least 0 and under 1"
-    for key in ("data.caption_share", "data.max_broken"):
-        if not 0 <= values[key] <= 1:
-            yield f"{key} is {values[key]}: from 0 to 1"
+    if not 0 <= config.data.max_broken <= 1:
+        yield f"data.max_broken is {config.data.max_broken}: from 0 to 1"
     for pattern, factor in config.optim.lr_scale:
         if not factor > 0:
             yield f"optim.lr_scale {pattern} is {factor}: over 0 (optim.freeze holds still)"
@@ -382,6 +379,8 @@ def out_of_range(config: Config) -> Iterator[str]:
 
 def contradictions(config: Config) -> Iterator[str]:
     data, model = config.data, config.model
+    if not data.captions and not data.questions:
+        yield "data.captions and data.questions are both 0: nothing would be learned"
     parts = config.optim.accumulate
     if data.batch % max(parts, 1):
         yield f"data.batch {data.batch} is not divisible by optim.accumulate {parts}"

@@ -51,15 +51,17 @@ def direction(optim: Optim) -> optax.GradientTransformation:
 
 
 def muon_dimensions(params: Any) -> Any:
-    """Which axes of a kernel go in and out; None for what goes by Adam: all else, and the stems.
+    """Which axes of a kernel go in and out; None for what goes by Adam: all that is no kernel.
 
     Leading axes, such as that of scanned layers, are matrices of their own.
     """
 
     def dimensions(path: str, leaf: Any) -> contrib.MuonDimensionNumbers | None:
         names = path.split("/")
-        if not decays(path, leaf) or "stem" in names:
+        if not decays(path, leaf):
             return None
+        if "stem" in names:  # height, width, C, D
+            return contrib.MuonDimensionNumbers((-4, -3, -2), -1)
         if names[-2] in ("query", "key", "value") and leaf.ndim >= 3:  # D H K
             return contrib.MuonDimensionNumbers(-3, (-2, -1))
         if names[-2] == "out" and leaf.ndim >= 3:  # H K D

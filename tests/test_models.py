@@ -105,6 +105,10 @@ def test_texts_of_one_picture_equal_one_picture_each(fused_model: tuple[Multimod
     np.testing.assert_allclose(
         logits(model, params, batch), logits(model, params, apart), atol=1e-5
     )
+    rows = {key: value[::-1, :5] for key, value in batch.items() if key != "image"}
+    image = {"image": batch["image"]}
+    also = forward(model, params, batch | {"also": rows})["also"]
+    np.testing.assert_allclose(also, logits(model, params, image | rows), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -229,5 +233,12 @@ def test_caption_loss_equals_a_sum_by_hand() -> None:
     loss, metrics = Caption()({"logits": jnp.asarray(out)}, batch)
     assert float(loss) == pytest.approx(nats / count, rel=1e-5)
     assert float(metrics["accuracy"]) == pytest.approx(right / count)
+    both = {"logits": jnp.asarray(out), "also": jnp.asarray(out[:2])}
+    part = jax.tree.map(lambda x: x[:2], batch)
+    more, metrics = Caption()(both, batch | {"also": part})
+    apart, alone = Caption()({"logits": both["also"]}, part)
+    assert float(metrics["weight"]) == count + float(alone["weight"])
+    total = nats + float(apart) * float(alone["weight"])
+    assert float(more) == pytest.approx(total / float(metrics["weight"]), rel=1e-5)
     smooth, _ = Caption(smoothing=0.1)({"logits": jnp.asarray(out)}, batch)
     assert float(smooth) == pytest.approx((0.9 * nats + 0.1 * even) / count, rel=1e-5)

@@ -110,7 +110,8 @@ def test_muon_takes_kernels_as_matrices() -> None:
     axes = named(optim.muon_dimensions(PARAMS))
     assert axes["image/body/query/kernel/reduction_axis"] == -3
     assert axes["text/up/kernel/reduction_axis"] == -2
-    assert not any(p.startswith(("text/words", "image/stem")) for p in axes)
+    assert axes["image/stem/conv/kernel/reduction_axis/0"] == -4
+    assert not any(p.startswith(("text/words", "text/positions")) for p in axes)
     change = moved(Optim(name="muon", lr=0.1, weight_decay=0.0, warmup=0), steps=1)
     # All-ones gradients have one singular value: the update of a 4 by 4 matrix stays of rank 1.
     assert np.linalg.matrix_rank(change["image/body/query/kernel"].reshape(4, 4)) == 1

@@ -23,7 +23,7 @@ config = Config(
         fields=Fields(answers="answer"),
         train="train[:90%]",
         test="train[90%:]",
-        caption_share=0.0,
+        captions=0,
         batch=32,
         questions=6,
         text_length=16,

@@ -29,7 +29,7 @@ config = Config(
         fields=Fields(question="sentence", answers="label"),
         train="train_presented+train_lf_pairs",
         test="dev",
-        caption_share=0.0,
+        captions=0,
         batch=64,
         questions=2,
         text_length=48,

@@ -31,7 +31,7 @@ config = Config(
         fields=Fields(answers="answer"),
         train="train_small+train_large_regen",
         test="val",
-        caption_share=0.0,
+        captions=0,
         batch=128,
         questions=1,
         text_length=16,

@@ -1,8 +1,7 @@
 """Data: from a prepared set, a user's own files or the embedded world to batches of arrays.
 
 The one table of a batch. A picture may come with several texts: R = B * texts, and rows
-i * texts to (i + 1) * texts of the text arrays belong to picture i. In training `texts` is
-data.captions or data.questions, since a batch holds one of the two.
+i * texts to (i + 1) * texts of the text arrays belong to picture i.
 
 | key         | dtype | shape     | meaning                                                       |
 |-------------|-------|-----------|---------------------------------------------------------------|
@@ -11,9 +10,13 @@ data.captions or data.questions, since a batch holds one of the two.
 | text_mask   | bool  | R N       | True at the tokens of the text                                |
 | target      | int32 | R M       | bos, the tokens of the answer or caption, eos; padded         |
 | target_mask | bool  | R M       | True from bos to eos                                          |
+| also        | dict  |           | the four text arrays once more, for other texts of the same   |
+|             |       |           | pictures; only where training has both captions and questions |
 
 N is at most data.text_length and M at most data.target_length: columns that would be padding for
-the whole batch are left out. Ids are below the size of the tokenizer. A decoder reads
+the whole batch are left out. A caption is long and its prompt short, an answer is short and its
+question long: in training data.captions texts of each picture stand in the batch itself and
+data.questions in `also`, so that neither is padded to the other. Ids are below the size of the tokenizer. A decoder reads
 target[:, :-1] and is scored on target[:, 1:] where target_mask[:, 1:].
 """
 

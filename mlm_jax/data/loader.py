@@ -6,11 +6,13 @@ the stream, so that a resumed run sees what an uninterrupted one would have seen
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from mlm_jax.config import Data
@@ -20,7 +22,7 @@ from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.data.transforms import Decode, Pick, Shift, Tokenise
 
 log = logging.getLogger("mlm_jax.data")
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 EPOCHS = 10**9  # without a number grain's length is the largest int, and batches of 1 overflow it
 LENGTHS = (4, 8, *(n << i for i in range(3, 20) for n in (2, 3)))  # 4, 8, 16, 24, 32, 48, ...
 
@@ -59,26 +61,27 @@ class Example:
     shift: Shift
     pick: Pick
     tokenise: Tokenise
-    seed: int
 
-    def __call__(self, place: tuple[int, int], rng: np.random.Generator) -> Batch:
-        """`place`: the number of the batch, which decides the kind of texts, and of the record."""
-        batch, index = place
-        tell = np.random.default_rng((self.seed, batch)).random() < self.account.data.caption_share
+    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        """`index`: the number of the record."""
         count = len(self.account.source)
         for step in range(count):
             at = (index + step) % count
             try:
-                return self.arrays(self.account.source[at], tell, rng)
+                return self.arrays(self.account.source[at], rng)
             except BadRecord as error:
                 self.account.report(at, error)
         raise DataError(f"{self.account.data.name}: no usable record")
 
-    def arrays(self, record: Record, tell: bool, rng: np.random.Generator) -> Batch:
-        """image (H, W, 3), text and target rows (texts, length)."""
-        rows = [self.tokenise(*text) for text in self.pick(record, tell, rng)]
+    def arrays(self, record: Record, rng: np.random.Generator) -> Batch:
+        """image (1, H, W, 3), text and target rows (texts, length), and those of `also`."""
         image = self.shift(self.decode(record.image, record.key), rng)
-        return {"image": image} | {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        groups = [
+            stack([{key: row[None] for key, row in self.tokenise(*text).items()} for text in texts])
+            for texts in self.pick(record, rng)
+        ]
+        also = {"also": groups[1]} if len(groups) > 1 else {}
+        return {"image": image[None], **groups[0], **also}
 
 
 def train_batches(
@@ -91,9 +94,7 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Endless shuffled batches of data.batch pictures; `start` batches are already consumed.
 
-    A batch holds captions or questions, not both: a caption is long and its prompt short, an answer
-    is short and its question long, and rows are cut to what the batch needs (`stack`).
-    The stream depends on the data, the seed and nothing else: not on data.threads, not on where it
+    Rows are cut to what the batch needs (`trim`). The stream depends on the data, the seed and nothing else: not on data.threads, not on where it
     was resumed. Raises DataError when too many records are broken.
     """
     example = Example(
@@ -102,16 +103,14 @@ def train_batches(
         shift=Shift(data.shift),
         pick=Pick(data.captions, data.questions),
         tokenise=Tokenise(tokenizer, data.text_length, data.target_length),
-        seed=seed % 2**32,
     )
     stream = (
         grain.MapDataset.range(len(source))
-        .seed(example.seed)
+        .seed(seed % 2**32)
         .shuffle()
         .repeat(EPOCHS)
-        .map_with_index(lambda place, index: (place // data.batch, index))
         .random_map(example)
-        .batch(data.batch, batch_fn=stack)
+        .batch(data.batch, batch_fn=lambda examples: trim(stack(examples)))
     )
     return iter(stream[start:].to_iter_dataset(_options(data)))
 
@@ -120,11 +119,10 @@ def _options(data: Data) -> grain.ReadOptions:
     return grain.ReadOptions(data.threads, prefetch_buffer_size=max(1, 2 * data.threads))
 
 
-def stack(examples: list[Batch]) -> Batch:
-    """Pictures stacked, rows of texts one after the other, cut to what the longest needs."""
-    batch = {key: np.concatenate([each[key] for each in examples]) for key in examples[0]}
-    images = batch["image"].reshape(len(examples), *examples[0]["image"].shape)
-    return trim(batch | {"image": images})
+def stack(batches: Sequence[Batch]) -> Batch:
+    """One batch after the other, as one."""
+    whole: Batch = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+    return whole
 
 
 def trim(batch: Batch) -> Batch:
@@ -132,6 +130,8 @@ def trim(batch: Batch) -> Batch:
 
     A step is compiled for each pair of lengths that occurs, so there must be few.
     """
+    if "also" in batch:
+        batch |= {"also": trim(batch["also"])}
     for key in ("text", "target"):
         mask = batch[f"{key}_mask"]
         longest = int(mask.sum(1).max())

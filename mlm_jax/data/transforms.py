@@ -63,20 +63,24 @@ class Shift:
 
 @dataclass(frozen=True)
 class Pick:
-    """Choose `count` triples (question, answer, "file:row") of one kind of a record at random.
+    """Choose triples (question, answer, "file:row") of a record at random, `captions` + `questions`.
 
-    Captions or questions as asked for, the other kind where the record has only that; none is
-    repeated before all were used.
+    One list for each kind of which the number is not 0. Where the record has none of a kind the
+    list is of the other, so that batches stack; no text is repeated before all were used.
     """
 
     captions: int
     questions: int
 
     def __call__(
-        self, record: Record, tell: bool, rng: np.random.Generator
+        self, record: Record, rng: np.random.Generator
+    ) -> list[list[tuple[str, str, str]]]:
+        wanted = [(True, self.captions), (False, self.questions)]
+        return [self._some(record, tell, count, rng) for tell, count in wanted if count]
+
+    def _some(
+        self, record: Record, tell: bool, count: int, rng: np.random.Generator
     ) -> list[tuple[str, str, str]]:
-        """`tell`: captions. The number of texts follows from it alone, so that batches stack."""
-        count = self.captions if tell else self.questions
         tell = bool(record.captions) and (tell or not record.questions)
         order = rng.permutation(len(record.captions) if tell else len(record.questions))
         pick = self._caption if tell else self._question

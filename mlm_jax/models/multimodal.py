@@ -10,14 +10,14 @@ from jaxtyping import Array, Float, Int
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fused, Fusion
-from mlm_jax.layers import Transformer, transformer
+from mlm_jax.layers import Tokens, Transformer, transformer
 
 
 class Multimodal(nn.Module):
     """Captions and answers from one set of parameters: the text says what is wanted.
 
     A picture is encoded once for all of its texts; rows of text are then pictures times texts
-    (see `mlm_jax.data`).
+    (see `mlm_jax.data` for them and for `also`).
     """
 
     image: ImageEncoder = field(default_factory=ImageEncoder)
@@ -26,13 +26,24 @@ class Multimodal(nn.Module):
     decoder: TextDecoder = field(default_factory=TextDecoder)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
-        """Logits over the next word at each of target[:, :-1], float32 (B, M - 1, V)."""
-        fused = self.encode(batch, train=train)
-        return {"logits": self.decode(batch["target"][:, :-1], fused, train=train)}
+        """Logits over the next word at each of target[:, :-1], float32 (R, M - 1, V).
+
+        "logits" for the texts of the batch itself, "also" for those of its `also`.
+        """
+        image = self.image(batch["image"], train=train)
+
+        def logits(rows: Mapping[str, Any]) -> Float[Array, "R M V"]:
+            fused = self._fuse(image, rows, train)
+            return self.decode(rows["target"][:, :-1], fused, train=train)
+
+        outputs = {"logits": logits(batch)}
+        return outputs | {"also": logits(batch["also"])} if "also" in batch else outputs
 
     def encode(self, batch: Mapping[str, Any], *, train: bool = False) -> Fused:
-        image = self.image(batch["image"], train=train)
-        text = self.text(batch["text"], batch["text_mask"], train=train)
+        return self._fuse(self.image(batch["image"], train=train), batch, train)
+
+    def _fuse(self, image: Tokens, rows: Mapping[str, Any], train: bool) -> Fused:
+        text = self.text(rows["text"], rows["text_mask"], train=train)
         return self.fusion(image.repeat(len(text.x) // len(image.x)), text, train=train)
 
     def decode(

@@ -87,24 +87,23 @@ BOTH = Record(
 )
 
 
-@pytest.mark.parametrize("tell", [False, True])
-def test_texts_are_of_the_kind_that_was_asked_for(tell):
+def test_texts_are_of_the_kind_that_was_asked_for():
     rng = np.random.default_rng(0)
-    picked = [text for _ in range(100) for text in Pick(2, 3)(BOTH, tell, rng)]
-    assert len(picked) == (200 if tell else 300)
-    for question, answer, where in picked:
-        assert (question == CAPTION_PROMPT) == tell
-        if tell:
-            assert where == {"c0": "rows:8", "c1": "rows:9"}[answer]
-        else:
+    for _ in range(100):
+        told, asked = Pick(2, 3)(BOTH, rng)
+        assert sorted(told) == [(CAPTION_PROMPT, "c0", "rows:8"), (CAPTION_PROMPT, "c1", "rows:9")]
+        assert len(asked) == 3
+        for question, answer, where in asked:
             number = question[1]
             assert answer in (f"a{number}", f"b{number}")
             assert where == f"rows:{number}"
+    assert Pick(2, 0)(BOTH, rng)[0][0][0] == CAPTION_PROMPT
+    assert len(Pick(2, 0)(BOTH, rng)) == len(Pick(0, 3)(BOTH, rng)) == 1
 
 
 def test_every_text_and_every_answer_is_picked_equally_often():
     rng = np.random.default_rng(0)
-    picked = Counter(text for _ in range(3000) for text in Pick(1, 1)(BOTH, False, rng))
+    picked = Counter(Pick(0, 1)(BOTH, rng)[0][0] for _ in range(3000))
     assert len(picked) == 6
     assert min(picked.values()) > 400
 
@@ -112,7 +111,7 @@ def test_every_text_and_every_answer_is_picked_equally_often():
 def test_no_text_is_repeated_before_all_were_used():
     rng = np.random.default_rng(0)
     for _ in range(50):
-        questions = [question for question, _, _ in Pick(1, 7)(BOTH, False, rng)]
+        questions = [question for question, _, _ in Pick(0, 7)(BOTH, rng)[0]]
         assert sorted(Counter(questions).values()) == [2, 2, 3]
         assert len(set(questions[:3])) == len(set(questions[3:6])) == 3
 
@@ -121,8 +120,9 @@ def test_a_record_of_one_kind_gives_that_kind():
     rng = np.random.default_rng(0)
     told = Record("rows:1", b"", captions=("c0",))
     asked = Record("rows:1", b"", questions=(Question("q0", ("a0",)),))
-    assert Pick(1, 2)(told, False, rng) == [(CAPTION_PROMPT, "c0", "rows:1")] * 2
-    assert Pick(2, 1)(asked, True, rng) == [("q0", "a0", "rows:1")] * 2
+    caption, question = (CAPTION_PROMPT, "c0", "rows:1"), ("q0", "a0", "rows:1")
+    assert Pick(1, 2)(told, rng) == [[caption], [caption] * 2]
+    assert Pick(2, 1)(asked, rng) == [[question] * 2, [question]]
 
 
 def test_rows_are_padded_and_masked():

@@ -34,8 +34,9 @@ def test_it_trains_and_evaluates(data):
     tokenizer = build(data, source)
     batch = next(train_batches(data, source, tokenizer, (48, 48), 0))
     assert batch["image"].shape == (8, 48, 48, 3)
-    assert len(batch["text"]) in (8 * data.captions, 8 * data.questions)
-    assert not np.isin(tokenizer.unk, batch["text"])
+    for rows, texts in ((batch, data.captions), (batch["also"], data.questions)):
+        assert len(rows["text"]) == 8 * texts
+        assert not np.isin(tokenizer.unk, rows["text"])
     assert len(open_source(data, "novel")) == 32
     test = open_source(data, data.test)
     pairs = [pair for pair, _ in eval_pairs(data, test, tokenizer, (48, 48))]
