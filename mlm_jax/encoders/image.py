@@ -38,8 +38,8 @@ class ImageEncoder(nn.Module):
             first = self.param("class_token", nn.initializers.zeros_init(), (1, 1, x.shape[-1]))
             first = jnp.broadcast_to(first, (len(x), 1, x.shape[-1]))
             tokens = concatenate(every(first), tokens)
-        count = tokens.x.shape[1]
-        placed = Positions(count, name="positions")(tokens.x)
+        grid = (height // self.patch, width // self.patch)
+        placed = Positions(tokens.x.shape[1], grid, name="positions")(tokens.x)
         return self.body(Tokens(placed, tokens.mask), train=train)
 
     def _normalise(self, image: UInt8[Array, "B height width 3"]) -> Float[Array, "..."]:
