@@ -359,8 +359,8 @@ def check(config: Config) -> None:
 
 def out_of_range(config: Config) -> Iterator[str]:
     values = flat({**parts(config), "optim": parts(config.optim), "data": parts(config.data)})
-    at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.batch", "data.text_length", "data.vocab",
-                    "optim.accumulate", "optim.max_skipped"),
+    at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.batch",
+                    "data.text_length", "data.vocab", "optim.accumulate", "optim.max_skipped"),
                 2: ("data.target_length",),
                 0: ("seed", "eval_every", "data.captions", "data.questions", "data.threads",
                     "data.shift", "optim.lr", "optim.warmup",

@@ -16,7 +16,8 @@ i * texts to (i + 1) * texts of the text arrays belong to picture i.
 N is at most data.text_length and M at most data.target_length: columns that would be padding for
 the whole batch are left out. A caption is long and its prompt short, an answer is short and its
 question long: in training data.captions texts of each picture stand in the batch itself and
-data.questions in `also`, so that neither is padded to the other. Ids are below the size of the tokenizer. A decoder reads
+data.questions in `also`, so that neither is padded to the other; where one of the two numbers is 0
+the others stand in the batch. Ids are below the size of the tokenizer. A decoder reads
 target[:, :-1] and is scored on target[:, 1:] where target_mask[:, 1:].
 """
 

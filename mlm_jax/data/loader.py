@@ -94,8 +94,9 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Endless shuffled batches of data.batch pictures; `start` batches are already consumed.
 
-    Rows are cut to what the batch needs (`trim`). The stream depends on the data, the seed and nothing else: not on data.threads, not on where it
-    was resumed. Raises DataError when too many records are broken.
+    Rows are cut to what the batch needs (`trim`). The stream depends on the data, the seed and
+    nothing else: not on data.threads, not on where it was resumed. Raises DataError when too many
+    records are broken.
     """
     example = Example(
         account=Account(data, source),

@@ -63,9 +63,9 @@ class Shift:
 
 @dataclass(frozen=True)
 class Pick:
-    """Choose triples (question, answer, "file:row") of a record at random, `captions` + `questions`.
+    """Choose `captions` and `questions` triples (question, answer, "file:row") of a record.
 
-    One list for each kind of which the number is not 0. Where the record has none of a kind the
+    A list for each kind of which the number is not 0. Where the record has none of a kind the
     list is of the other, so that batches stack; no text is repeated before all were used.
     """
 

@@ -36,11 +36,13 @@ class Positions(nn.Module):
 
 
 def sine_cosine(height: int, width: int, dim: int) -> Float[Array, "N D"]:
-    """Sines and cosines of column and row, of root mean square 0.5; `dim` is a multiple of 4.
+    """Sines and cosines of column and row, of root mean square 0.5. Raises: ValueError.
 
     Periods go from 6 places to 60, not to 60,000 as for words (arXiv:1706.03762, section 3.5):
     these grids are 3 to 32 places on a side.
     """
+    if dim % 4:
+        raise ValueError(f"width {dim}: places on a grid need a multiple of 4")
     rate = 10.0 ** -(jnp.arange(dim // 4) / (dim // 4))
     row, column = jnp.divmod(jnp.arange(height * width), width)
     angles = [axis[:, None] * rate for axis in (column, row)]
@@ -64,8 +66,9 @@ class ConvStem(nn.Module):
 
     "Early convolutions help transformers see better" (arXiv:2106.14881, section 4), with
     GroupNorm (arXiv:1803.08494) for its BatchNorm, so that a picture does not depend on its batch.
-    LayerNorm at each place would divide away how strong an edge is: with it the shape of one object
-    in the embedded world was right in 78 % of the pictures, with GroupNorm in 96 %, after 250 steps.
+    LayerNorm at each place would divide away how strong an edge is: with it the shape of a single
+    object in the embedded world was right in 78 % of unseen pictures after 250 steps of 64, with
+    GroupNorm in 96 %.
     """
 
     width: int
