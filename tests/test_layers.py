@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.encoders import ImageEncoder
 from mlm_jax.layers import (
     MLP,
     Attention,
@@ -248,18 +247,6 @@ def test_positions_on_a_grid_start_as_waves_of_column_and_row() -> None:
         np.testing.assert_allclose(place, 0.5**0.5 * np.array(wave), atol=0.1)
     with pytest.raises(ValueError, match="width 6: places on a grid need a multiple of 4"):
         Positions(6, grid=(2, 3)).init(KEY, jnp.zeros((1, 6, 6)))
-
-
-def test_places_are_added_to_what_the_image_encoder_gives() -> None:
-    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 16, 8, 3), np.uint8))
-    once, twice = (
-        ImageEncoder((16, 8), 8, places=places, body=Transformer(8, 1, Block(heads=2)))
-        for places in (False, True)
-    )
-    params = once.init(KEY, image)
-    table = params["params"]["positions"]["table"]
-    added = twice.apply(params, image).x - once.apply(params, image).x
-    np.testing.assert_allclose(added, jnp.stack([table, table]), atol=1e-5)
 
 
 def test_pooling_reads_real_tokens_only() -> None:

@@ -14,13 +14,10 @@ model = multimodal(
     text_depth=1, fusion_depth=1, decoder_depth=2,
 )  # fmt: skip
 config = Config(
-    model=replace(
-        model,
-        image=replace(model.image, places=True, body=replace(model.image.body, depth=2)),
-    ),
+    model=replace(model, image=replace(model.image, body=replace(model.image.body, depth=2))),
     loss=Caption(),
-    data=Data("world", batch=32, captions=1, questions=2, text_length=16, target_length=24),
-    optim=Optim("muon", lr=4e-3, schedule="linear", warmup=50, b2=0.98, ema=0.99),
-    steps=1_800,
+    data=Data("world", batch=64, captions=1, questions=3, text_length=16, target_length=24),
+    optim=Optim("muon", lr=6e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
+    steps=1_050,
 )
 tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)

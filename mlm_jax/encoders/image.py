@@ -15,16 +15,13 @@ class ImageEncoder(nn.Module):
     """ViT (arXiv:2010.11929): pixels to one token a patch, in row-major order.
 
     `size` is (height, width) in pixels; the model takes pictures of this size alone. Pixels are
-    brought to [-1, 1]. `class_token` puts one learned token first. `places` adds the positions once
-    more to what the body gives, as DETR (arXiv:2005.12872, figure 10) does for those who read it:
-    where a token stands is soon drowned by what it shows.
+    brought to [-1, 1]. `class_token` puts one learned token first.
     """
 
     size: tuple[int, int] = (48, 48)
     patch: int = 8
     stem: Literal["patch", "conv"] = "patch"
     class_token: bool = False
-    places: bool = False
     body: Transformer = field(default_factory=Transformer)
 
     @nn.compact
@@ -42,9 +39,8 @@ class ImageEncoder(nn.Module):
             first = jnp.broadcast_to(first, (len(x), 1, x.shape[-1]))
             tokens = concatenate(every(first), tokens)
         grid = (height // self.patch, width // self.patch)
-        positions = Positions(tokens.x.shape[1], grid, name="positions")
-        seen = self.body(Tokens(positions(tokens.x), tokens.mask), train=train)
-        return Tokens(positions(seen.x), seen.mask) if self.places else seen
+        placed = Positions(tokens.x.shape[1], grid, name="positions")(tokens.x)
+        return self.body(Tokens(placed, tokens.mask), train=train)
 
     def _normalise(self, image: UInt8[Array, "B height width 3"]) -> Float[Array, "..."]:
         """Pixels in the dtype the parameters are in, so that bfloat16 stays bfloat16."""
