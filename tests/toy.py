@@ -75,7 +75,7 @@ def write_pictures(folder: Path, count: int = 24) -> Path:
 
 def config(folder: Path, **changes: Any) -> Config:
     data = Data(
-        str(folder), batch=4, captions=1, questions=1, text_length=4, target_length=6, threads=1
+        str(folder), batch=4, captions=1, questions=0, text_length=4, target_length=6, threads=1
     )
     keys: dict[str, Any] = {"steps": 12, "save_every": 4, "log_every": 3, "eval_every": 6}
     optim = Optim(lr=0.01, warmup=2, ema=0.9)
