@@ -43,9 +43,9 @@ def sine_cosine(height: int, width: int, dim: int) -> Float[Array, "N D"]:
     """
     if dim % 4:
         raise ValueError(f"width {dim}: places on a grid need a multiple of 4")
-    rate = 10.0 ** -(jnp.arange(dim // 4) / (dim // 4))
+    rate = 10.0 ** -jnp.linspace(0, 1, dim // 4, endpoint=False)
     row, column = jnp.divmod(jnp.arange(height * width), width)
-    angles = [axis[:, None] * rate for axis in (column, row)]
+    angles = [axis[:, None].astype(rate.dtype) * rate for axis in (column, row)]
     return 0.5**0.5 * jnp.concatenate([f(a) for a in angles for f in (jnp.sin, jnp.cos)], axis=-1)
 
 
