@@ -363,8 +363,8 @@ def out_of_range(config: Config) -> Iterator[str]:
                     "data.text_length", "data.vocab", "optim.accumulate", "optim.max_skipped"),
                 2: ("data.target_length",),
                 0: ("seed", "eval_every", "data.captions", "data.questions", "data.threads",
-                    "data.shift", "optim.lr", "optim.warmup",
-                    "optim.weight_decay", "optim.clip")}  # fmt: skip
+                    "data.shift", "optim.lr", "optim.warmup", "optim.weight_decay",
+                    "optim.clip")}  # fmt: skip
     for low, keys in at_least.items():
         yield from (f"{k} is {values[k]}: at least {low}" for k in keys if not values[k] >= low)
     for key in ("optim.b1", "optim.b2", "optim.ema"):

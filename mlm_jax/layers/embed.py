@@ -67,8 +67,8 @@ class ConvStem(nn.Module):
     "Early convolutions help transformers see better" (arXiv:2106.14881, section 4), with
     GroupNorm (arXiv:1803.08494) for its BatchNorm, so that a picture does not depend on its batch.
     LayerNorm at each place would divide away how strong an edge is: with it the shape of a single
-    object in the embedded world was right in 78 % of unseen pictures after 250 steps of 64, with
-    GroupNorm in 96 %.
+    object in the embedded world was right in 78 % of unseen pictures after 250 steps of 64 by Muon,
+    with GroupNorm in 96 %.
     """
 
     width: int
