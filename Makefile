@@ -2,6 +2,7 @@
 PYTHON ?= python3
 RUN ?= runs/vit_tiny
 BIN := .venv/bin
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: train test test-all lint types format install clean
 
@@ -10,10 +11,10 @@ train: install
 	$(BIN)/python experiments/evaluate.py --run $(RUN)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: install
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(PARALLEL) -m ""
 
 lint: install
 	$(BIN)/ruff check .

@@ -26,7 +26,9 @@ def body(**kw):
 
 
 def build(kind="cross_attention", vocab=VOCAB, length=8, depth=1, layers="unrolled", rotary=0.0):
-    decoder = Transformer(16, depth, Block(heads=2, rotary=rotary), layers=layers)
+    decoder = Transformer(
+        16, depth, Block(heads=2, rotary=rotary, qk_norm=rotary > 0), layers=layers
+    )
     return Multimodal(
         image=ImageEncoder(size=(8, 8), patch=4, body=body()),
         text=TextEncoder(vocab=vocab, length=4, body=body()),

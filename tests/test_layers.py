@@ -115,12 +115,44 @@ def test_padding_is_never_looked_at() -> None:
 
 def test_rotary_positions_see_distances_only() -> None:
     q, k = normal(1, 1, 1, 8), normal(1, 1, 1, 8, seed=1)
-    at = [
-        float((rotate(q, jnp.array(i), 1e4) * rotate(k, jnp.array(j), 1e4)).sum())
-        for i, j in ((3, 1), (12, 10), (3, 2))
-    ]
-    assert at[0] == pytest.approx(at[1], abs=1e-5)
-    assert abs(at[0] - at[2]) > 1e-3
+
+    def score(i: tuple[float, ...], j: tuple[float, ...]) -> float:
+        return float((rotate(q, jnp.array([i]), 1e4) * rotate(k, jnp.array([j]), 1e4)).sum())
+
+    assert score((3.0,), (1.0,)) == pytest.approx(score((12.0,), (10.0,)), abs=1e-5)
+    assert abs(score((3.0,), (1.0,)) - score((3.0,), (2.0,))) > 1e-3
+    right, below = score((3.0, 5.0), (1.0, 5.0)), score((3.0, 5.0), (3.0, 3.0))
+    assert right == pytest.approx(score((9.0, 2.0), (7.0, 2.0)), abs=1e-5)
+    assert below == pytest.approx(score((0.0, 9.0), (0.0, 7.0)), abs=1e-5)
+    assert abs(right - below) > 1e-3
+    with pytest.raises(ValueError, match="head width 8 must be a multiple of 6"):
+        score((1.0, 1.0, 1.0), (2.0, 2.0, 2.0))
+
+
+def test_rotary_positions_turn_pairs_as_published() -> None:
+    """As a product of complex numbers (RoFormer, equation 12), K/4 of them for each axis."""
+    x, places = np.asarray(normal(1, 3, 2, 8)), np.array([[0.0, 0.0], [1.0, 2.0], [5.0, 3.0]])
+    pairs = x[..., :4] + 1j * x[..., 4:]
+    for n, (column, row) in enumerate(places):
+        angle = np.array([column, column / 10**0.5, row, row / 10**0.5])
+        pairs[:, n] = pairs[:, n] * np.exp(1j * angle)
+    turned = rotate(jnp.asarray(x), jnp.asarray(places, jnp.float32), 10.0)
+    np.testing.assert_allclose(turned, np.concatenate([pairs.real, pairs.imag], -1), atol=1e-6)
+
+
+def test_normed_queries_and_keys_do_not_depend_on_their_length() -> None:
+    """Only the direction counts, so the scores of a head are bounded; values keep their length."""
+    x, memory = normal(1, 2, 8), normal(1, 5, 8, seed=1)
+    attention = Attention(heads=2, bias=False, qk_norm=True)
+    params = attention.init(KEY, x, every(memory), cross=True)["params"]
+    assert params["query_norm"]["scale"].shape == params["key_norm"]["scale"].shape == (4,)
+
+    def out(scale: float, names: tuple[str, ...]) -> jax.Array:
+        scaled = {n: jax.tree.map(lambda p: scale * p, params[n]) for n in names}
+        return attention.apply({"params": params | scaled}, x, every(memory), cross=True)
+
+    np.testing.assert_allclose(out(9.0, ("query", "key")), out(1.0, ()), atol=1e-5)
+    np.testing.assert_allclose(out(9.0, ("value",)), 9 * out(1.0, ()), atol=1e-4)
 
 
 def test_activations_equal_their_published_formulas() -> None:
@@ -238,13 +270,15 @@ def test_positions_start_where_they_are_told_and_end() -> None:
 
 
 def test_positions_on_a_grid_start_as_waves_of_column_and_row() -> None:
-    table = Positions(7, grid=(2, 3)).init(KEY, jnp.zeros((1, 7, 8)))["params"]["table"]
+    grid = Positions(7, grid=(2, 3), rms=2.0)
+    table = grid.init(KEY, jnp.zeros((1, 7, 8)))["params"]["table"]
+    assert jnp.sqrt((table[1:] ** 2).mean()) == pytest.approx(2.0, abs=0.1)
     assert abs(table[0]).max() < 0.1, "the class token stands nowhere"
     for i, place in enumerate(table[1:]):
         angles = [axis * rate for axis in (i % 3, i // 3) for rate in (1, 10**-0.5)]
         x, y = angles[:2], angles[2:]
         wave = [*np.sin(x), *np.cos(x), *np.sin(y), *np.cos(y)]
-        np.testing.assert_allclose(place, 0.5**0.5 * np.array(wave), atol=0.1)
+        np.testing.assert_allclose(place, 2 * 2**0.5 * np.array(wave), atol=0.1)
     with pytest.raises(ValueError, match="width 6: places on a grid need a multiple of 4"):
         Positions(6, grid=(2, 3)).init(KEY, jnp.zeros((1, 6, 6)))
 

@@ -209,6 +209,39 @@ def test_bfloat16_parameters_compute_in_bfloat16_and_give_float32_logits() -> No
     np.testing.assert_allclose(out, logits(model, params, batch), atol=0.1)
 
 
+def test_positions_are_told_to_the_readers_of_a_picture_as_well() -> None:
+    """What comes out is what came out before, and at each place the vector of that place."""
+    image = jax.random.randint(KEY, (2, 16, 16, 3), 0, 256).astype(jnp.uint8)
+    encoder = ImageEncoder((16, 16), 8, class_token=True, place_again=True, body=replace(BODY))
+    params = encoder.init(KEY, image)["params"]
+    again = params["positions_again"]["table"]
+    assert again.shape == (5, 16)
+    assert jnp.sqrt((again[1:] ** 2).mean()) == pytest.approx(1.0, abs=0.1), "as strong as a norm"
+    rest = {name: part for name, part in params.items() if name != "positions_again"}
+    before = replace(encoder, place_again=False).apply({"params": rest}, image)
+    after = encoder.apply({"params": params}, image)
+    np.testing.assert_allclose(after.x, before.x + again, atol=1e-6)
+
+
+def test_rotary_positions_of_a_picture_are_its_rows_and_columns() -> None:
+    """Without learned positions only they tell a picture from one with its patches exchanged."""
+    image = jax.random.randint(KEY, (1, 16, 24, 3), 0, 256).astype(jnp.uint8)
+    left, middle, right = jnp.split(image, 3, axis=2)
+    exchanged = jnp.concatenate([middle, left, right], axis=2)
+    for rotary in (0.0, 10.0):
+        block = Block(heads=2, rotary=rotary)
+        encoder = ImageEncoder((16, 24), 8, class_token=True, body=Transformer(16, 1, block))
+        params = encoder.init(KEY, image)["params"]
+        params["positions"]["table"] *= 0
+
+        def seen(image: jax.Array, encoder: ImageEncoder = encoder, params: Any = params) -> Any:
+            return encoder.apply({"params": params}, image).x[:, 1:].mean(1)
+
+        assert np.allclose(seen(image), seen(exchanged), atol=1e-5) == (not rotary)
+    assert not encoder._places((2, 3))[0].any()
+    np.testing.assert_array_equal(encoder._places((2, 3))[1:4], [[1, 1], [2, 1], [3, 1]])
+
+
 def test_pictures_of_another_size_and_odd_patches_are_refused() -> None:
     encoder = ImageEncoder((16, 16), 8, body=replace(BODY))
     with pytest.raises(ValueError, match=r"pictures of \(8, 16\) pixels, the model takes \(16, 16"):

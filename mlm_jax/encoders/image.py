@@ -1,6 +1,7 @@
 """Image encoder: a ViT, on plain patches or behind a convolutional stem."""
 
 from dataclasses import field
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
@@ -16,12 +17,16 @@ class ImageEncoder(nn.Module):
 
     `size` is (height, width) in pixels; the model takes pictures of this size alone. Pixels are
     brought to [-1, 1]. `class_token` puts one learned token first.
+
+    `place_again` adds positions to what comes out as well. The residual stream outgrows those that
+    go in, and readers that must say which of two things is on the left do not find them.
     """
 
     size: tuple[int, int] = (48, 48)
     patch: int = 8
     stem: Literal["patch", "conv"] = "patch"
     class_token: bool = False
+    place_again: bool = False
     body: Transformer = field(default_factory=Transformer)
 
     @nn.compact
@@ -39,8 +44,18 @@ class ImageEncoder(nn.Module):
             first = jnp.broadcast_to(first, (len(x), 1, x.shape[-1]))
             tokens = concatenate(every(first), tokens)
         grid = (height // self.patch, width // self.patch)
-        placed = Positions(tokens.x.shape[1], grid, name="positions")(tokens.x)
-        return self.body(Tokens(placed, tokens.mask), train=train)
+        place = partial(Positions, tokens.x.shape[1], grid)
+        tokens = Tokens(place(name="positions")(tokens.x), tokens.mask)
+        tokens = self.body(tokens, places=self._places(grid), train=train)
+        if self.place_again:
+            tokens = Tokens(place(rms=1.0, name="positions_again")(tokens.x), tokens.mask)
+        return tokens
+
+    def _places(self, grid: tuple[int, int]) -> Float[Array, "N 2"]:
+        """Column and row of each token, for rotary positions; the class token stands at 0, 0."""
+        row, column = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
+        places = 1.0 + jnp.stack([column, row], axis=-1)
+        return jnp.concatenate([jnp.zeros((int(self.class_token), 2)), places])
 
     def _normalise(self, image: UInt8[Array, "B height width 3"]) -> Float[Array, "..."]:
         """Pixels in the dtype the parameters are in, so that bfloat16 stays bfloat16."""

@@ -12,7 +12,9 @@ class Attention(nn.Module):
     """Multi-head attention of `x` over `source` (arXiv:1706.03762, section 3.2).
 
     `groups` query heads share one key and value head (arXiv:2305.13245). `rotary` is the base of
-    the rotary positions (arXiv:2104.09864; 10,000 there); 0 leaves them out.
+    the rotary positions (arXiv:2104.09864; 10,000 there); 0 leaves them out. `qk_norm` brings the
+    queries and keys of each head to one length, so that no head can come to look at one token alone
+    and stay there (arXiv:2302.05442, section 2).
 
     Where the collection "cache" is mutable, keys and values are kept there. The first call stores
     those of `source`; every later call brings one token, which self-attention appends at `index`
@@ -24,6 +26,7 @@ class Attention(nn.Module):
     groups: int = 1
     bias: bool = True
     rotary: float = 0.0
+    qk_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -32,9 +35,13 @@ class Attention(nn.Module):
         source: Tokens,
         mask: Bool[Array, "N M"] | None = None,
         *,
+        places: Float[Array, "N axes"] | None = None,
         cross: bool = False,
     ) -> Float[Array, "B N D"]:
-        """`mask` says which row looks at which column; padding of `source` is never looked at."""
+        """`mask` says which row looks at which column; padding of `source` is never looked at.
+
+        `places` are those of the tokens for rotary positions, where they are not 0, 1, 2, ...
+        """
         width = x.shape[-1]
         if width % self.heads or self.heads % self.groups:
             raise ValueError(
@@ -42,8 +49,6 @@ class Attention(nn.Module):
                 "heads must divide the width, and groups the heads"
             )
         head = width // self.heads
-        if self.rotary and head % 2:
-            raise ValueError(f"rotary positions turn pairs: head width {head} must be even")
 
         def project(name: str, heads: int, inputs: Array) -> Array:
             return nn.DenseGeneral((heads, head), use_bias=self.bias, name=name)(inputs)
@@ -51,19 +56,25 @@ class Attention(nn.Module):
         cached = self.is_mutable_collection("cache") and not self.is_initializing()
         later = cached and self.has_variable("cache", "key")
         start = self.get_variable("cache", "index") if later else jnp.zeros((), jnp.int32)
-        query = project("query", self.heads, x)
-        if self.rotary:
-            query = rotate(query, start, self.rotary)
+        if places is None:
+            places = (start + jnp.arange(x.shape[1])).astype(jnp.float32)[:, None]
+
+        def directed(name: str, heads: int, inputs: Array) -> Array:
+            """Queries or keys."""
+            y = project(name, heads, inputs)
+            if self.qk_norm:
+                y = nn.RMSNorm(name=f"{name}_norm")(y)
+            return rotate(y, places, self.rotary) if self.rotary else y
+
+        query = directed("query", self.heads, x)
         if cross and later:
             key: Array = self.get_variable("cache", "key")
             value: Array = self.get_variable("cache", "value")
             real: Array = self.get_variable("cache", "real")
         else:
             kv_heads = self.heads // self.groups
-            key = project("key", kv_heads, source.x)
+            key = directed("key", kv_heads, source.x)
             value = project("value", kv_heads, source.x)
-            if self.rotary:
-                key = rotate(key, start, self.rotary)
             real = source.mask
             if cached:
                 key, value, real = self._remember(key, value, real, start)
@@ -88,12 +99,19 @@ class Attention(nn.Module):
         return new["key"], new["value"], new["real"]
 
 
-def rotate(x: Float[Array, "B N H K"], start: Int[Array, ""], base: float) -> Array:
-    """Turn pair (i, i + K/2) of token n by (start + n) / base^(2i/K)."""
-    half = x.shape[-1] // 2
-    frequency = base ** -(jnp.arange(half, dtype=jnp.float32) / half)
-    place = (start + jnp.arange(x.shape[1])).astype(jnp.float32)
-    angle = (place[:, None] * frequency)[None, :, None, :]
+def rotate(
+    x: Float[Array, "B N H K"], places: Float[Array, "N axes"], base: float
+) -> Float[Array, "B N H K"]:
+    """Turn pair (i, i + K/2) of a token by its place / base^(2i/K).
+
+    Where places have several axes each has its own part of the pairs (arXiv:2403.13298, 3.2).
+    """
+    axes, half = places.shape[1], x.shape[-1] // 2
+    if x.shape[-1] % (2 * axes):
+        width = f"head width {x.shape[-1]} must be a multiple of {2 * axes}"
+        raise ValueError(f"rotary positions turn pairs: {width}")
+    frequency = base ** -(jnp.arange(half // axes, dtype=jnp.float32) / (half // axes))
+    angle = (places[:, :, None] * frequency).reshape(1, -1, 1, half)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

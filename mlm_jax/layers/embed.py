@@ -11,11 +11,12 @@ class Positions(nn.Module):
     """A learned vector for each of `length` places, added.
 
     Where the last places lie on a `grid` (height, width) they start as sines and cosines of row and
-    column, so that left and right need not be discovered place by place.
+    column, of root mean square `rms`, so that left and right need not be discovered place by place.
     """
 
     length: int
     grid: tuple[int, int] | None = None
+    rms: float = 0.5
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], start: int | Array = 0) -> Float[Array, "B N D"]:
@@ -31,12 +32,12 @@ class Positions(nn.Module):
         table = nn.initializers.normal(0.02)(key, shape)
         if self.grid is None:
             return table
-        grid = sine_cosine(*self.grid, shape[1])
+        grid = self.rms * sine_cosine(*self.grid, shape[1])
         return table.at[-len(grid) :].add(grid.astype(table.dtype))
 
 
 def sine_cosine(height: int, width: int, dim: int) -> Float[Array, "N D"]:
-    """Sines and cosines of column and row, of root mean square 0.5. Raises: ValueError.
+    """Sines and cosines of column and row, of root mean square 1. Raises: ValueError.
 
     Periods go from 6 places to 60, not to 60,000 as for words (arXiv:1706.03762, section 3.5):
     these grids are 3 to 32 places on a side.
@@ -46,7 +47,7 @@ def sine_cosine(height: int, width: int, dim: int) -> Float[Array, "N D"]:
     rate = 10.0 ** -jnp.linspace(0, 1, dim // 4, endpoint=False)
     row, column = jnp.divmod(jnp.arange(height * width), width)
     angles = [axis[:, None].astype(rate.dtype) * rate for axis in (column, row)]
-    return 0.5**0.5 * jnp.concatenate([f(a) for a in angles for f in (jnp.sin, jnp.cos)], axis=-1)
+    return 2**0.5 * jnp.concatenate([f(a) for a in angles for f in (jnp.sin, jnp.cos)], axis=-1)
 
 
 class PatchStem(nn.Module):

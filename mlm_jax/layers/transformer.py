@@ -78,6 +78,7 @@ class Block(nn.Module):
     heads: int = 4
     groups: int = 1
     rotary: float = 0.0
+    qk_norm: bool = False
     ratio: float = 4.0
     activation: Activation = "gelu"
     norm: Literal["layer", "rms"] = "layer"
@@ -93,6 +94,7 @@ class Block(nn.Module):
         mask: Bool[Array, "N N"] | None = None,
         memory: Tokens | None = None,
         gated: Tokens | None = None,
+        places: Float[Array, "N axes"] | None = None,
         train: bool = False,
     ) -> Tokens:
         x = tokens.x
@@ -107,11 +109,13 @@ class Block(nn.Module):
 
         def attend(name: str, x: Array, source: Tokens | None, gate: bool = False) -> Array:
             rotary = self.rotary if source is None else 0.0
-            attention = Attention(self.heads, self.groups, self.bias, rotary, name=name)
+            attention = Attention(
+                self.heads, self.groups, self.bias, rotary, self.qk_norm, name=name
+            )
 
             def read(y: Array) -> Array:
                 if source is None:
-                    return attention(y, Tokens(y, tokens.mask), mask)
+                    return attention(y, Tokens(y, tokens.mask), mask, places=places)
                 return attention(y, source, cross=True)
 
             return residual(name, x, read, gate)
@@ -156,6 +160,7 @@ class Transformer(nn.Module):
         *,
         memory: Tokens | None = None,
         gated: Tokens | None = None,
+        places: Float[Array, "N axes"] | None = None,
         train: bool = False,
     ) -> Tokens:
         if tokens.x.shape[-1] != self.width:
@@ -164,10 +169,10 @@ class Transformer(nn.Module):
         if self.layers == "unrolled":
             for i in range(self.depth):
                 block = make(**settings(self.block), name=f"block_{i}")
-                tokens = block(tokens, mask, memory, gated, train)
+                tokens = block(tokens, mask, memory, gated, places, train)
         else:
             scan = nn.scan(
-                lambda block, carry, _: (block(carry, mask, memory, gated, train), None),
+                lambda block, carry, _: (block(carry, mask, memory, gated, places, train), None),
                 variable_axes={"params": 0, "cache": 0},
                 split_rngs={"params": True, "dropout": True},
                 length=self.depth,
@@ -186,7 +191,7 @@ class Transformer(nn.Module):
             Block,
             policy=policies[self.remat],
             prevent_cse=self.layers == "unrolled",
-            static_argnums=(5,),
+            static_argnums=(6,),
         )
 
 

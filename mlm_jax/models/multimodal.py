@@ -64,18 +64,19 @@ def multimodal(
     text_depth: int | None = None,
     fusion_depth: int | None = None,
     decoder_depth: int | None = None,
+    **block: Any,
 ) -> Multimodal:
     """A row of SIZES for all four parts: ViT, BERT (post-norm), cross-attention, GPT.
 
-    Depths are those of the row where none is given.
+    Depths are those of the row where none is given; `block` are fields of Block for all four.
     """
 
-    def body(depth: int | None = None, **block: Any) -> Transformer:
-        whole = transformer(size, **block)
+    def body(depth: int | None = None, **own: Any) -> Transformer:
+        whole = transformer(size, **block, **own)
         return whole if depth is None else replace(whole, depth=depth)
 
     return Multimodal(
-        image=ImageEncoder((pixels, pixels), patch, stem, body=body()),
+        image=ImageEncoder((pixels, pixels), patch, stem, place_again=True, body=body()),
         text=TextEncoder(vocab, text_length, body(text_depth, order="post", eps=1e-12)),
         fusion=Fusion(body=body(fusion_depth)),
         decoder=TextDecoder(vocab, target_length, body(decoder_depth)),
