@@ -146,7 +146,7 @@ def captions(scene: Scene, rng: np.random.Generator, n: int) -> list[str]:
 
 
 def caption(parts: list[Group], count: int, dice: random.Random) -> str:
-    if len(parts) > 1 and dice.random() < 0.5 and (text := caption_by_place(parts, dice)):
+    if len(parts) > 1 and dice.random() < 0.8 and (text := caption_by_place(parts, dice)):
         return text
     told = listing([part.phrase for part in parts])
     number = f"{NUMBERS[count]} object{'s' * (count > 1)}"
@@ -167,16 +167,19 @@ def caption_by_place(parts: list[Group], dice: random.Random) -> str | None:
     relation = between(first, second)
     if relation is None:
         return None
-    text = f"{first.phrase} {first.verb} {relation} {second.phrase}"
+    place = f"{relation} {second.phrase}"
+    text = f"{first.phrase} {first.verb} {place}"
+    openings = (f"there {first.verb}", "the picture shows", "we see")
+    shown = dice.choice([text, f"{dice.choice(openings)} {first.phrase} {place}"])
     if not rest:
-        return text
+        return shown
     further = between(first, rest[0])
     options = [
-        f"{text}, and there {rest[0].verb} {rest[0].phrase}",
+        f"{shown}, and there {rest[0].verb} {rest[0].phrase}",
         f"there {rest[0].verb} {rest[0].phrase}, and {text}",
     ]
     if further:
-        options.append(f"{text} and {further} {rest[0].phrase}")
+        options.append(f"{shown} and {further} {rest[0].phrase}")
     return dice.choice(options)
 
 
