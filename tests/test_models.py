@@ -216,7 +216,7 @@ def test_positions_are_told_to_the_readers_of_a_picture_as_well() -> None:
     params = encoder.init(KEY, image)["params"]
     again = params["positions_again"]["table"]
     assert again.shape == (5, 16)
-    assert jnp.sqrt((again[1:] ** 2).mean()) == pytest.approx(2.0, abs=0.1)
+    assert jnp.sqrt((again[1:] ** 2).mean()) == pytest.approx(1.0, abs=0.1)
     rest = {name: part for name, part in params.items() if name != "positions_again"}
     before = replace(encoder, place_again=False).apply({"params": rest}, image)
     after = encoder.apply({"params": params}, image)
@@ -268,10 +268,10 @@ def test_caption_loss_equals_a_sum_by_hand() -> None:
     assert float(metrics["accuracy"]) == pytest.approx(right / count)
     both = {"logits": jnp.asarray(out), "also": jnp.asarray(out[:2])}
     part = jax.tree.map(lambda x: x[:2], batch)
-    more, metrics = Caption()(both, batch | {"also": part})
+    more, metrics = Caption(also=3.0)(both, batch | {"also": part})
     apart, alone = Caption()({"logits": both["also"]}, part)
-    assert float(metrics["weight"]) == count + float(alone["weight"])
-    total = nats + float(apart) * float(alone["weight"])
+    assert float(metrics["weight"]) == count + 3 * float(alone["weight"])
+    total = nats + 3 * float(apart) * float(alone["weight"])
     assert float(more) == pytest.approx(total / float(metrics["weight"]), rel=1e-5)
     smooth, _ = Caption(smoothing=0.1)({"logits": jnp.asarray(out)}, batch)
     assert float(smooth) == pytest.approx((0.9 * nats + 0.1 * even) / count, rel=1e-5)

@@ -22,7 +22,9 @@ config = Config(
     model=replace(
         model,
         image=replace(model.image, body=replace(model.image.body, depth=1)),
-        fusion=Fusion("joint", body=replace(transformer("tiny", dropout=0.1, qk_norm=True), depth=4)),
+        fusion=Fusion(
+            "joint", body=replace(transformer("tiny", dropout=0.1, qk_norm=True), depth=4)
+        ),
     ),
     loss=Caption(),
     data=Data(

@@ -64,11 +64,13 @@ def multimodal(
     text_depth: int | None = None,
     fusion_depth: int | None = None,
     decoder_depth: int | None = None,
+    rotary: float = 0.0,
     **block: Any,
 ) -> Multimodal:
     """A row of SIZES for all four parts: ViT, BERT (post-norm), cross-attention, GPT.
 
-    Depths are those of the row where none is given; `block` are fields of Block for all four.
+    Depths are those of the row where none is given; `rotary` is the base for ViT and GPT, `block`
+    are fields of Block for all four.
     """
 
     def body(depth: int | None = None, **own: Any) -> Transformer:
@@ -76,8 +78,10 @@ def multimodal(
         return whole if depth is None else replace(whole, depth=depth)
 
     return Multimodal(
-        image=ImageEncoder((pixels, pixels), patch, stem, place_again=True, body=body()),
+        image=ImageEncoder(
+            (pixels, pixels), patch, stem, place_again=True, body=body(rotary=rotary)
+        ),
         text=TextEncoder(vocab, text_length, body(text_depth, order="post", eps=1e-12)),
         fusion=Fusion(body=body(fusion_depth)),
-        decoder=TextDecoder(vocab, target_length, body(decoder_depth)),
+        decoder=TextDecoder(vocab, target_length, body(decoder_depth, rotary=rotary)),
     )
