@@ -23,20 +23,18 @@ class Loss(Protocol):
 class Caption:
     """Next-token cross-entropy in nats, the mean over the real tokens of `target` after the first.
 
-    A token of the batch's `also` counts `also` times: an answer is short beside a caption, and with
-    1 its gradient is drowned. `smoothing` is in [0, 1). Metrics: `accuracy`, the share of tokens
-    that the largest logit names, and `weight`, the number of tokens, by which the parts of an
-    accumulated batch count; both count as the loss does.
+    Captions and answers are one language to it: the tokens of the batch and of its `also` count
+    alike. `smoothing` is in [0, 1). Metrics: `accuracy`, the
+    share of tokens that the largest logit names, and `weight`, the number of tokens, by which the
+    parts of an accumulated batch count.
     """
 
     smoothing: float = 0.0
-    also: float = 1.0
 
     def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         sums = self._sums(outputs["logits"], batch)
         if "also" in batch:
-            more = self._sums(outputs["also"], batch["also"])
-            sums = jax.tree.map(lambda one, other: one + self.also * other, sums, more)
+            sums = jax.tree.map(jnp.add, sums, self._sums(outputs["also"], batch["also"]))
         nats, right, tokens = sums
         tokens = jnp.maximum(tokens, 1)
         return nats / tokens, {"accuracy": right / tokens, "weight": tokens}

@@ -268,10 +268,10 @@ def test_caption_loss_equals_a_sum_by_hand() -> None:
     assert float(metrics["accuracy"]) == pytest.approx(right / count)
     both = {"logits": jnp.asarray(out), "also": jnp.asarray(out[:2])}
     part = jax.tree.map(lambda x: x[:2], batch)
-    more, metrics = Caption(also=3.0)(both, batch | {"also": part})
+    more, metrics = Caption()(both, batch | {"also": part})
     apart, alone = Caption()({"logits": both["also"]}, part)
-    assert float(metrics["weight"]) == count + 3 * float(alone["weight"])
-    total = nats + 3 * float(apart) * float(alone["weight"])
+    assert float(metrics["weight"]) == count + float(alone["weight"])
+    total = nats + float(apart) * float(alone["weight"])
     assert float(more) == pytest.approx(total / float(metrics["weight"]), rel=1e-5)
     smooth, _ = Caption(smoothing=0.1)({"logits": jnp.asarray(out)}, batch)
     assert float(smooth) == pytest.approx((0.9 * nats + 0.1 * even) / count, rel=1e-5)
