@@ -18,7 +18,7 @@ class ImageEncoder(nn.Module):
     `size` is (height, width) in pixels; the model takes pictures of this size alone. Pixels are
     brought to [-1, 1]. `class_token` puts one learned token first.
 
-    `place_again` adds positions to what comes out as well, twice as strong as a norm lets it.
+    `place_again` adds positions to what comes out as well, twice as strong as a norm leaves it.
     The residual stream outgrows those that go in, and readers that must say which of two things
     is on the left do not find them.
     """
@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
     def _places(self, grid: tuple[int, int]) -> Float[Array, "N 2"]:
         """Column and row of each token, for rotary positions; the class token stands at 0, 0."""
         row, column = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
-        places = 1.0 + jnp.stack([column, row], axis=-1)
+        places = 1.0 + jnp.stack([column, row], axis=-1).astype(jnp.float32)
         return jnp.concatenate([jnp.zeros((int(self.class_token), 2)), places])
 
     def _normalise(self, image: UInt8[Array, "B height width 3"]) -> Float[Array, "..."]:
