@@ -18,6 +18,6 @@ config = Config(
     loss=Caption(),
     data=Data("world", batch=64, captions=1, questions=3, text_length=16, target_length=24),
     optim=Optim("muon", lr=6e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
-    steps=940,
+    steps=860,
 )
 tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)
