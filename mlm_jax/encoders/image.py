@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from mlm_jax.layers import ConvStem, PatchStem, Positions, Tokens, Transformer, concatenate
+from mlm_jax.layers.embed import grid_places
 from mlm_jax.layers.tokens import every
 
 
@@ -53,10 +54,9 @@ class ImageEncoder(nn.Module):
         return tokens
 
     def _places(self, grid: tuple[int, int]) -> Float[Array, "N 2"]:
-        """Column and row of each token, for rotary positions; the class token stands at 0, 0."""
-        row, column = jnp.divmod(jnp.arange(grid[0] * grid[1]), grid[1])
-        places = 1.0 + jnp.stack([column, row], axis=-1).astype(jnp.float32)
-        return jnp.concatenate([jnp.zeros((int(self.class_token), 2)), places])
+        """Column and row of each token, from 1; the class token stands at 0, 0."""
+        class_token = jnp.zeros((int(self.class_token), 2))
+        return jnp.concatenate([class_token, 1.0 + grid_places(*grid)])
 
     def _normalise(self, image: UInt8[Array, "B height width 3"]) -> Float[Array, "..."]:
         """Pixels in the dtype the parameters are in, so that bfloat16 stays bfloat16."""

@@ -13,8 +13,8 @@ class Attention(nn.Module):
 
     `groups` query heads share one key and value head (arXiv:2305.13245). `rotary` is the base of
     the rotary positions (arXiv:2104.09864; 10,000 there); 0 leaves them out. `qk_norm` brings the
-    queries and keys of each head to one length, so that no head can come to look at one token alone
-    and stay there (arXiv:2302.05442, section 2).
+    queries and keys of each head to one length, times a learned scale, which bounds the scores
+    (arXiv:2302.05442, section 2).
 
     Where the collection "cache" is mutable, keys and values are kept there. The first call stores
     those of `source`; every later call brings one token, which self-attention appends at `index`

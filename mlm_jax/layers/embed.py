@@ -45,9 +45,14 @@ def sine_cosine(height: int, width: int, dim: int) -> Float[Array, "N D"]:
     if dim % 4:
         raise ValueError(f"width {dim}: places on a grid need a multiple of 4")
     rate = 10.0 ** -jnp.linspace(0, 1, dim // 4, endpoint=False)
-    row, column = jnp.divmod(jnp.arange(height * width), width)
-    angles = [axis[:, None].astype(rate.dtype) * rate for axis in (column, row)]
+    angles = [axis[:, None] * rate for axis in grid_places(height, width).T]
     return 2**0.5 * jnp.concatenate([f(a) for a in angles for f in (jnp.sin, jnp.cos)], axis=-1)
+
+
+def grid_places(height: int, width: int) -> Float[Array, "N 2"]:
+    """Column and row of each place of a grid, from 0, in row-major order."""
+    row, column = jnp.divmod(jnp.arange(height * width), width)
+    return jnp.stack([column, row], axis=-1).astype(jnp.float32)
 
 
 class PatchStem(nn.Module):

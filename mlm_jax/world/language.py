@@ -150,15 +150,13 @@ def caption(parts: list[Group], count: int, dice: random.Random) -> str:
         return text
     told = listing([part.phrase for part in parts])
     number = f"{NUMBERS[count]} object{'s' * (count > 1)}"
-    return dice.choice(
-        (
-            told,
-            f"there {parts[0].verb} {told}",
-            f"the picture shows {told}",
-            f"we see {told}",
-            f"{number}: {told}",
-        )
-    )
+    shown = [f"{opening} {told}" for opening in openings(parts[0])]
+    return dice.choice([told, *shown, f"{number}: {told}"])
+
+
+def openings(first: Group) -> tuple[str, ...]:
+    """What may stand before the first of what is told."""
+    return f"there {first.verb}", "the picture shows", "we see"
 
 
 def caption_by_place(parts: list[Group], dice: random.Random) -> str | None:
@@ -169,8 +167,7 @@ def caption_by_place(parts: list[Group], dice: random.Random) -> str | None:
         return None
     place = f"{relation} {second.phrase}"
     text = f"{first.phrase} {first.verb} {place}"
-    openings = (f"there {first.verb}", "the picture shows", "we see")
-    shown = dice.choice([text, f"{dice.choice(openings)} {first.phrase} {place}"])
+    shown = dice.choice([text, f"{dice.choice(openings(first))} {first.phrase} {place}"])
     if not rest:
         return shown
     further = between(first, rest[0])
