@@ -10,34 +10,45 @@ prefix           both stand before the decoder's words                  (LLaVA 2
 """
 
 from dataclasses import field
+from functools import partial
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mlm_jax.layers import Block, Pool, Tokens, Transformer, concatenate
-from mlm_jax.layers.tokens import every
+from mlm_jax.layers.tokens import every, repeat_to
 from mlm_jax.layers.transformer import settings
 
 Kind = Literal["concat", "joint", "cross_attention", "gated", "resampler", "bottleneck", "prefix"]
 
 
 class Fused(NamedTuple):
-    """What the decoder reads: beside its words, through gates, or before them."""
+    """What the decoder reads: beside its words, through gates, or before them.
 
-    memory: Tokens | None = None
-    gated: Tokens | None = None
+    Of `memory` and `gated` each part may have fewer rows than there are texts (see `Attention`).
+    """
+
+    memory: tuple[Tokens, ...] = ()
+    gated: tuple[Tokens, ...] = ()
     prefix: Tokens | None = None
+
+    def for_rows(self, rows: int) -> "Fused":
+        """Every part with a row for each of `rows` texts."""
+        return jax.tree.map(partial(repeat_to, rows), self)
 
 
 class Fusion(nn.Module):
     """Picture and text tokens, of any widths, to what the decoder reads.
 
-    Both are first projected to `body.width`. `body` is the transformer of the kinds that have one
-    (joint, cross_attention, resampler, bottleneck); `latents` is the number of learned queries of
-    the resampler and of tokens in the bottleneck; `both_ways` lets the picture read the text as
-    well in cross_attention.
+    Of any other width than `body.width` they are first projected. There may be several rows of text
+    in a row for each picture; what needs the picture alone is done once.
+
+    `body` is the transformer of the kinds that have one (joint, cross_attention, resampler,
+    bottleneck); `latents` is the number of learned queries of the resampler and of tokens in the
+    bottleneck; `both_ways` lets the picture read the text as well in cross_attention.
     """
 
     kind: Kind = "cross_attention"
@@ -47,34 +58,43 @@ class Fusion(nn.Module):
 
     @nn.compact
     def __call__(self, image: Tokens, text: Tokens, *, train: bool = False) -> Fused:
-        image = Tokens(nn.Dense(self.body.width, name="image_in")(image.x), image.mask)
-        text = Tokens(nn.Dense(self.body.width, name="text_in")(text.x), text.mask)
+        image, text = self._project("image_in", image), self._project("text_in", text)
         return getattr(self, f"_{self.kind}")(image, text, train)
 
+    def _project(self, name: str, tokens: Tokens) -> Tokens:
+        if tokens.x.shape[-1] == self.body.width:
+            return tokens
+        return Tokens(nn.Dense(self.body.width, name=name)(tokens.x), tokens.mask)
+
     def _concat(self, image: Tokens, text: Tokens, train: bool) -> Fused:
-        pooled = [Pool(name="image_pool")(image), Pool(name="text_pool")(text)]
+        pooled = [
+            repeat_to(len(text.x), Pool(name="image_pool")(image)),
+            Pool(name="text_pool")(text),
+        ]
         one = nn.Dense(self.body.width, name="out")(nn.gelu(jnp.concatenate(pooled, axis=-1)))
-        return Fused(memory=every(one[:, None]))
+        return Fused(memory=(every(one[:, None]),))
 
     def _joint(self, image: Tokens, text: Tokens, train: bool) -> Fused:
-        return Fused(memory=self.body(concatenate(image, text), train=train))
+        both = concatenate(image.for_rows(len(text.x)), text)
+        return Fused(memory=(self.body(both, train=train),))
 
     def _cross_attention(self, image: Tokens, text: Tokens, train: bool) -> Fused:
-        reader = self.body(text, memory=image, train=train)
+        reader = self.body(text, memory=[image], train=train)
         if self.both_ways:
             body = Transformer(**settings(self.body), name="image_body")
-            image = body(image, memory=text, train=train)
-        return Fused(memory=concatenate(image, reader))
+            image = body(image.for_rows(len(text.x)), memory=[text], train=train)
+        return Fused(memory=(image, reader))
 
     def _gated(self, image: Tokens, text: Tokens, train: bool) -> Fused:
-        return Fused(gated=image, prefix=text)
+        return Fused(gated=(image,), prefix=text)
 
     def _resampler(self, image: Tokens, text: Tokens, train: bool) -> Fused:
-        queries = self.body(self._latents(image), memory=image, train=train)
-        return Fused(memory=concatenate(queries, text))
+        queries = self.body(self._latents(image), memory=[image], train=train)
+        return Fused(memory=(queries, text))
 
     def _bottleneck(self, image: Tokens, text: Tokens, train: bool) -> Fused:
         """Each block of each side sees its own tokens and the shared few; these are averaged."""
+        image = image.for_rows(len(text.x))
         shared = self._latents(image)
         few = self.latents
         for i in range(self.body.depth):
@@ -84,10 +104,10 @@ class Fusion(nn.Module):
                 sides.append(block(concatenate(shared, side), train=train))
             image, text = (Tokens(side.x[:, few:], side.mask[:, few:]) for side in sides)
             shared = every((sides[0].x[:, :few] + sides[1].x[:, :few]) / 2)
-        return Fused(memory=concatenate(shared, text))
+        return Fused(memory=(shared, text))
 
     def _prefix(self, image: Tokens, text: Tokens, train: bool) -> Fused:
-        return Fused(prefix=concatenate(image, text))
+        return Fused(prefix=concatenate(image.for_rows(len(text.x)), text))
 
     def _latents(self, like: Tokens) -> Tokens:
         shape: tuple[int, ...] = (1, self.latents, self.body.width)

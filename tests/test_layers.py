@@ -52,8 +52,8 @@ def test_masks_are_these_matrices() -> None:
 
 def test_tokens_repeat_and_concatenate() -> None:
     a = Tokens(normal(2, 1, 3), jnp.array([[True], [False]]))
-    assert np.array_equal(a.repeat(2).x, np.repeat(a.x, 2, 0))
-    assert np.array_equal(a.repeat(2).mask, [[True], [True], [False], [False]])
+    assert np.array_equal(a.for_rows(2 * len(a.x)).x, np.repeat(a.x, 2, 0))
+    assert np.array_equal(a.for_rows(2 * len(a.x)).mask, [[True], [True], [False], [False]])
     both = concatenate(a, every(normal(2, 2, 3, seed=1)))
     assert both.x.shape == (2, 3, 3)
     assert rows(both.mask) == ["111", "011"]
@@ -78,8 +78,8 @@ def brute(p: dict, x: np.ndarray, source: np.ndarray, looks: np.ndarray, groups:
 def test_attention_equals_brute_force(groups: int) -> None:
     x, real = normal(2, 5, 8), jnp.array([[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]], bool)
     attention = Attention(heads=4, groups=groups)
-    params = wide(attention.init(KEY, x, Tokens(x, real))["params"])
-    ours = attention.apply({"params": params}, x, Tokens(x, real), causal_mask(5))
+    params = wide(attention.init(KEY, x, [Tokens(x, real)])["params"])
+    ours = attention.apply({"params": params}, x, [Tokens(x, real)], causal_mask(5))
     looks = np.asarray(real)[:, None, :] & np.tril(np.ones((5, 5), bool))
     np.testing.assert_allclose(ours, brute(params, x, x, looks, groups), atol=2e-5)
 
@@ -89,18 +89,36 @@ def test_cross_attention_equals_flax() -> None:
     ours, theirs = Attention(heads=2), nn.MultiHeadDotProductAttention(num_heads=2)
     params = wide(theirs.init(KEY, x, memory)["params"])
     np.testing.assert_allclose(
-        ours.apply({"params": params}, x, every(memory), cross=True),
+        ours.apply({"params": params}, x, [every(memory)], cross=True),
         theirs.apply({"params": params}, x, memory),
         atol=1e-5,
+    )
+
+
+def test_sources_in_parts_are_read_as_one() -> None:
+    """Also where a part has one row for several of `x`, as a picture has for its texts."""
+    attention = Attention(heads=2, qk_norm=True)
+    x, image, words = normal(4, 3, 8), normal(2, 5, 8, seed=1), normal(4, 2, 8, seed=2)
+    real = jnp.array([[True, True], [True, False], [True, True], [True, False]])
+    one = Tokens(
+        jnp.concatenate([jnp.repeat(image, 2, axis=0), words], axis=1),
+        jnp.concatenate([jnp.ones((4, 5), bool), real], axis=1),
+    )
+    params = attention.init(KEY, x, [one], cross=True)
+    parts = [every(image), Tokens(words, real)]
+    np.testing.assert_allclose(
+        attention.apply(params, x, parts, cross=True),
+        attention.apply(params, x, [one], cross=True),
+        atol=1e-6,
     )
 
 
 def test_attention_refuses_heads_that_do_not_divide() -> None:
     x = normal(1, 2, 8)
     with pytest.raises(ValueError, match="width 8, heads 3"):
-        Attention(heads=3).init(KEY, x, every(x))
+        Attention(heads=3).init(KEY, x, [every(x)])
     with pytest.raises(ValueError, match="groups 3"):
-        Attention(heads=4, groups=3).init(KEY, x, every(x))
+        Attention(heads=4, groups=3).init(KEY, x, [every(x)])
 
 
 def test_padding_is_never_looked_at() -> None:
@@ -144,12 +162,12 @@ def test_normed_queries_and_keys_do_not_depend_on_their_length() -> None:
     """Only the direction counts, so the scores of a head are bounded; values keep their length."""
     x, memory = normal(1, 2, 8), normal(1, 5, 8, seed=1)
     attention = Attention(heads=2, bias=False, qk_norm=True)
-    params = attention.init(KEY, x, every(memory), cross=True)["params"]
+    params = attention.init(KEY, x, [every(memory)], cross=True)["params"]
     assert params["query_norm"]["scale"].shape == params["key_norm"]["scale"].shape == (4,)
 
     def out(scale: float, names: tuple[str, ...]) -> jax.Array:
         scaled = {n: jax.tree.map(lambda p: scale * p, params[n]) for n in names}
-        return attention.apply({"params": params | scaled}, x, every(memory), cross=True)
+        return attention.apply({"params": params | scaled}, x, [every(memory)], cross=True)
 
     np.testing.assert_allclose(out(9.0, ("query", "key")), out(1.0, ()), atol=1e-5)
     np.testing.assert_allclose(out(9.0, ("value",)), 9 * out(1.0, ()), atol=1e-4)
@@ -202,12 +220,12 @@ def test_post_norm_ends_in_a_norm_and_pre_norm_in_a_residual() -> None:
 def test_gates_are_shut_at_the_start_and_then_open() -> None:
     x, memory = every(normal(1, 3, 8)), every(normal(1, 2, 8, seed=1))
     block = Block(heads=2)
-    variables = block.init(KEY, x, None, None, memory)
+    variables = block.init(KEY, x, None, (), [memory])
     plain = {k: v for k, v in variables["params"].items() if not k.startswith("gated")}
-    shut = block.apply(variables, x, None, None, memory).x
+    shut = block.apply(variables, x, None, (), [memory]).x
     np.testing.assert_array_equal(shut, block.apply({"params": plain}, x).x)
     opened = {**variables["params"], "gated_gate": jnp.ones(())}
-    assert not np.allclose(shut, block.apply({"params": opened}, x, None, None, memory).x)
+    assert not np.allclose(shut, block.apply({"params": opened}, x, None, (), [memory]).x)
 
 
 def test_scanned_and_rematerialised_layers_equal_unrolled_ones() -> None:

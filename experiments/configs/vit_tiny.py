@@ -16,8 +16,8 @@ model = multimodal(
 config = Config(
     model=replace(model, image=replace(model.image, body=replace(model.image.body, depth=2))),
     loss=Caption(),
-    data=Data("world", batch=64, captions=1, questions=3, text_length=16, target_length=24),
-    optim=Optim("muon", lr=6e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
-    steps=860,
+    data=Data("world", batch=32, captions=2, questions=8, text_length=16, target_length=24),
+    optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
+    steps=1_250,
 )
 tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)

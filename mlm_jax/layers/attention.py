@@ -1,15 +1,20 @@
 """The one attention of the project: self, cross, grouped, rotary, cached."""
 
+from collections.abc import Callable, Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mlm_jax.layers.tokens import Tokens
+from mlm_jax.layers.tokens import Tokens, repeat_to
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `x` over `source` (arXiv:1706.03762, section 3.2).
+    """Multi-head attention of `x` over all tokens of `sources` (arXiv:1706.03762, section 3.2).
+
+    A source may have fewer rows than `x`, one for several in a row: one picture for its texts. Its
+    keys and values are computed once.
 
     `groups` query heads share one key and value head (arXiv:2305.13245). `rotary` is the base of
     the rotary positions (arXiv:2104.09864; 10,000 there); 0 leaves them out. `qk_norm` brings the
@@ -17,9 +22,9 @@ class Attention(nn.Module):
     (arXiv:2302.05442, section 2).
 
     Where the collection "cache" is mutable, keys and values are kept there. The first call stores
-    those of `source`; every later call brings one token, which self-attention appends at `index`
+    those of `sources`; every later call brings one token, which self-attention appends at `index`
     (the caller has made room, see `mlm_jax.generate`) and cross-attention looks from, at what it
-    stored: `source` is then not read again.
+    stored: `sources` are then not read again.
     """
 
     heads: int = 4
@@ -32,13 +37,13 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
-        source: Tokens,
+        sources: Sequence[Tokens],
         mask: Bool[Array, "N M"] | None = None,
         *,
         places: Float[Array, "N axes"] | None = None,
         cross: bool = False,
     ) -> Float[Array, "B N D"]:
-        """`mask` says which row looks at which column; padding of `source` is never looked at.
+        """`mask` says which row looks at which column; padding of a source is never looked at.
 
         `places` are those of the tokens for rotary positions, where they are not 0, 1, 2, ...
         """
@@ -50,8 +55,8 @@ class Attention(nn.Module):
             )
         head = width // self.heads
 
-        def project(name: str, heads: int, inputs: Array) -> Array:
-            return nn.DenseGeneral((heads, head), use_bias=self.bias, name=name)(inputs)
+        def project(name: str, heads: int) -> Callable[[Array], Array]:
+            return nn.DenseGeneral((heads, head), use_bias=self.bias, name=name)
 
         cached = self.is_mutable_collection("cache") and not self.is_initializing()
         later = cached and self.has_variable("cache", "key")
@@ -59,23 +64,28 @@ class Attention(nn.Module):
         if places is None:
             places = (start + jnp.arange(x.shape[1])).astype(jnp.float32)[:, None]
 
-        def directed(name: str, heads: int, inputs: Array) -> Array:
-            """Queries or keys."""
-            y = project(name, heads, inputs)
-            if self.qk_norm:
-                y = nn.RMSNorm(name=f"{name}_norm")(y)
-            return rotate(y, places, self.rotary) if self.rotary else y
+        def direct(name: str, heads: int) -> Callable[[Array], Array]:
+            """To queries or keys."""
+            dense = project(name, heads)
+            norm = nn.RMSNorm(name=f"{name}_norm") if self.qk_norm else lambda y: y
 
-        query = directed("query", self.heads, x)
+            def directed(inputs: Array) -> Array:
+                y = norm(dense(inputs))
+                return rotate(y, places, self.rotary) if self.rotary else y
+
+            return directed
+
+        query = direct("query", self.heads)(x)
         if cross and later:
             key: Array = self.get_variable("cache", "key")
             value: Array = self.get_variable("cache", "value")
             real: Array = self.get_variable("cache", "real")
         else:
             kv_heads = self.heads // self.groups
-            key = directed("key", kv_heads, source.x)
-            value = project("value", kv_heads, source.x)
-            real = source.mask
+            to_key, to_value = direct("key", kv_heads), project("value", kv_heads)
+            key = spread(len(x), [to_key(source.x) for source in sources])
+            value = spread(len(x), [to_value(source.x) for source in sources])
+            real = spread(len(x), [source.mask for source in sources])
             if cached:
                 key, value, real = self._remember(key, value, real, start)
         looks = real[:, None, None, :]
@@ -97,6 +107,11 @@ class Attention(nn.Module):
             self.put_variable("cache", name, whole)
         self.put_variable("cache", "index", start + key.shape[1])
         return new["key"], new["value"], new["real"]
+
+
+def spread(rows: int, parts: Sequence[Array]) -> Array:
+    """Parts (B, N, ...) one after the other along N, those of fewer rows repeated."""
+    return jnp.concatenate([repeat_to(rows, part) for part in parts], axis=1)
 
 
 def rotate(

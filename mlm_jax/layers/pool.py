@@ -27,6 +27,6 @@ class Pool(nn.Module):
         if self.kind == "attention":
             query = self.param("query", nn.initializers.normal(0.02), (1, 1, x.shape[-1]))
             query = jnp.broadcast_to(query, (x.shape[0], 1, x.shape[-1]))
-            return Attention(self.heads, name="attention")(query, tokens, cross=True)[:, 0]
+            return Attention(self.heads, name="attention")(query, [tokens], cross=True)[:, 0]
         weight = real.astype(x.dtype)[..., None]
         return (x * weight).sum(1) / jnp.maximum(weight.sum(1), 1)

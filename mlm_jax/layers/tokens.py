@@ -12,11 +12,14 @@ class Tokens(NamedTuple):
     x: Float[Array, "B N D"]
     mask: Bool[Array, "B N"]
 
-    def repeat(self, times: int) -> "Tokens":
-        """Each row `times` in a row: one picture for each of its texts."""
-        if times == 1:
-            return self
-        return Tokens(jnp.repeat(self.x, times, axis=0), jnp.repeat(self.mask, times, axis=0))
+    def for_rows(self, rows: int) -> "Tokens":
+        """Each row repeated as often as makes `rows`: a picture for each of its texts."""
+        return Tokens(repeat_to(rows, self.x), repeat_to(rows, self.mask))
+
+
+def repeat_to(rows: int, x: Array) -> Array:
+    """(B, ...) to (rows, ...), each row of `x` repeated rows / B times."""
+    return x if len(x) == rows else jnp.repeat(x, rows // len(x), axis=0)
 
 
 def every(x: Float[Array, "B N D"]) -> Tokens:

@@ -1,6 +1,6 @@
 """The one block and the one transformer; every model of the project is made of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import field, fields
 from typing import Any, Literal
 
@@ -71,7 +71,8 @@ class Block(nn.Module):
 
     `memory` is read by plain cross-attention; `gated` by cross-attention and an MLP of its own
     that come in through tanh gates, shut at the start (Flamingo, arXiv:2204.14198, section 2.2).
-    Which of them a block has is decided by what it is given. `order` is where the norm stands:
+    Which of them a block has is decided by what it is given; each may be in parts (see
+    `Attention`). `order` is where the norm stands:
     "pre" (GPT-2, ViT) or "post" (BERT).
     """
 
@@ -92,8 +93,8 @@ class Block(nn.Module):
         self,
         tokens: Tokens,
         mask: Bool[Array, "N N"] | None = None,
-        memory: Tokens | None = None,
-        gated: Tokens | None = None,
+        memory: Sequence[Tokens] = (),
+        gated: Sequence[Tokens] = (),
         places: Float[Array, "N axes"] | None = None,
         train: bool = False,
     ) -> Tokens:
@@ -107,16 +108,16 @@ class Block(nn.Module):
             y = nn.Dropout(self.dropout, deterministic=not train, name=f"{name}_dropout")(y)
             return x + y if self.order == "pre" else norm(x + y)
 
-        def attend(name: str, x: Array, source: Tokens | None, gate: bool = False) -> Array:
-            rotary = self.rotary if source is None else 0.0
+        def attend(name: str, x: Array, sources: Sequence[Tokens], gate: bool = False) -> Array:
+            rotary = 0.0 if sources else self.rotary
             attention = Attention(
                 self.heads, self.groups, self.bias, rotary, self.qk_norm, name=name
             )
 
             def read(y: Array) -> Array:
-                if source is None:
-                    return attention(y, Tokens(y, tokens.mask), mask, places=places)
-                return attention(y, source, cross=True)
+                if sources:
+                    return attention(y, sources, cross=True)
+                return attention(y, [Tokens(y, tokens.mask)], mask, places=places)
 
             return residual(name, x, read, gate)
 
@@ -124,11 +125,11 @@ class Block(nn.Module):
             mlp = MLP(self.ratio, self.activation, self.bias, name=name)
             return residual(name, x, mlp, gate)
 
-        if gated is not None:
+        if gated:
             x = attend("gated", x, gated, gate=True)
             x = feed("gated_mlp", x, gate=True)
-        x = attend("attention", x, None)
-        if memory is not None:
+        x = attend("attention", x, ())
+        if memory:
             x = attend("cross", x, memory)
         return Tokens(feed("mlp", x), tokens.mask)
 
@@ -158,8 +159,8 @@ class Transformer(nn.Module):
         tokens: Tokens,
         mask: Bool[Array, "N N"] | None = None,
         *,
-        memory: Tokens | None = None,
-        gated: Tokens | None = None,
+        memory: Sequence[Tokens] = (),
+        gated: Sequence[Tokens] = (),
         places: Float[Array, "N axes"] | None = None,
         train: bool = False,
     ) -> Tokens:

@@ -40,11 +40,13 @@ class Multimodal(nn.Module):
         return outputs | {"also": logits(batch["also"])} if "also" in batch else outputs
 
     def encode(self, batch: Mapping[str, Any], *, train: bool = False) -> Fused:
-        return self._fuse(self.image(batch["image"], train=train), batch, train)
+        """What the decoder reads for each row of text; all parts have these rows."""
+        fused = self._fuse(self.image(batch["image"], train=train), batch, train)
+        return fused.for_rows(len(batch["text"]))
 
     def _fuse(self, image: Tokens, rows: Mapping[str, Any], train: bool) -> Fused:
         text = self.text(rows["text"], rows["text_mask"], train=train)
-        return self.fusion(image.repeat(len(text.x) // len(image.x)), text, train=train)
+        return self.fusion(image, text, train=train)
 
     def decode(
         self, ids: Int[Array, "B N"], fused: Fused, *, train: bool = False
