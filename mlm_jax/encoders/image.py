@@ -19,7 +19,7 @@ class ImageEncoder(nn.Module):
     `size` is (height, width) in pixels; the model takes pictures of this size alone. Pixels are
     brought to [-1, 1]. `class_token` puts one learned token first.
 
-    `place_again` adds positions to what comes out as well, as strong as a norm leaves it.
+    `place_again` projects what comes out and adds positions to it, as strong as a norm leaves it.
     The residual stream outgrows those that go in, and readers that must say which of two things
     is on the left do not find them.
     """
@@ -50,7 +50,8 @@ class ImageEncoder(nn.Module):
         tokens = Tokens(place(name="positions")(tokens.x), tokens.mask)
         tokens = self.body(tokens, places=self._places(grid), train=train)
         if self.place_again:
-            tokens = Tokens(place(rms=1.0, name="positions_again")(tokens.x), tokens.mask)
+            x = nn.Dense(self.body.width, name="out")(tokens.x)
+            tokens = Tokens(place(rms=1.0, name="positions_again")(x), tokens.mask)
         return tokens
 
     def _places(self, grid: tuple[int, int]) -> Float[Array, "N 2"]:

@@ -66,13 +66,13 @@ def multimodal(
     text_depth: int | None = None,
     fusion_depth: int | None = None,
     decoder_depth: int | None = None,
-    rotary: float = 0.0,
+    image_rotary: float = 0.0,
+    decoder_rotary: float = 0.0,
     **block: Any,
 ) -> Multimodal:
     """A row of SIZES for all four parts: ViT, BERT (post-norm), cross-attention, GPT.
 
-    Depths are those of the row where none is given; `rotary` is the base for ViT and GPT, `block`
-    are fields of Block for all four.
+    Depths are those of the row where none is given; `block` are fields of Block for all four.
     """
 
     def body(depth: int | None = None, **own: Any) -> Transformer:
@@ -81,9 +81,9 @@ def multimodal(
 
     return Multimodal(
         image=ImageEncoder(
-            (pixels, pixels), patch, stem, place_again=True, body=body(rotary=rotary)
+            (pixels, pixels), patch, stem, place_again=True, body=body(rotary=image_rotary)
         ),
         text=TextEncoder(vocab, text_length, body(text_depth, order="post", eps=1e-12)),
         fusion=Fusion(body=body(fusion_depth)),
-        decoder=TextDecoder(vocab, target_length, body(decoder_depth, rotary=rotary)),
+        decoder=TextDecoder(vocab, target_length, body(decoder_depth, rotary=decoder_rotary)),
     )

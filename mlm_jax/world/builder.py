@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mlm_jax.world.examples import SPLITS, examples
 
-VERSION = "1.2.0"
+VERSION = "1.3.0"
 
 
 @dataclass

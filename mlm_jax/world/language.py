@@ -10,7 +10,7 @@ the answer by a coin, and a form is used only in a scene where either answer is 
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -146,8 +146,10 @@ def captions(scene: Scene, rng: np.random.Generator, n: int) -> list[str]:
 
 
 def caption(parts: list[Group], count: int, dice: random.Random) -> str:
-    if len(parts) > 1 and dice.random() < 0.8 and (text := caption_by_place(parts, dice)):
-        return text
+    if dice.random() < 0.9:
+        placed = (caption_by_place(order, dice) for order in permutations(parts))
+        if text := next(filter(None, placed), None):
+            return text
     told = listing([part.phrase for part in parts])
     number = f"{NUMBERS[count]} object{'s' * (count > 1)}"
     shown = [f"{opening} {told}" for opening in openings(parts[0])]
@@ -159,8 +161,10 @@ def openings(first: Group) -> tuple[str, ...]:
     return f"there {first.verb}", "the picture shows", "we see"
 
 
-def caption_by_place(parts: list[Group], dice: random.Random) -> str | None:
+def caption_by_place(parts: Sequence[Group], dice: random.Random) -> str | None:
     """A caption that relates the first group to the second, and may be to the third."""
+    if len(parts) == 1:
+        return None
     first, second, *rest = parts
     relation = between(first, second)
     if relation is None:
