@@ -1,0 +1,66 @@
+"""The script that asks more of SHAPES: answers against a grid read by eye, and against the set."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from experiments import shapes_questions as asking
+from experiments.configs import REAL
+
+GRID = [
+    "rc", "__", "gs",
+    "bt", "rs", "__",
+    "__", "gc", "rs",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("is a red shape a circle", "yes"),
+        ("is a blue shape a circle", "no"),
+        ("is a circle above a triangle", "yes"),
+        ("is a triangle above a circle", "no"),
+        ("is a triangle left of a square", "yes"),
+        ("is a triangle right of a square", "no"),
+        ("is a circle left of above a green shape", "no"),
+        ("is a blue shape left of above a green shape", "yes"),
+        ("is a red shape right of below a square", "yes"),
+        ("is a green shape below below a square", "no"),
+    ],
+)
+def test_answers_are_those_of_the_grid(question: str, answer: str) -> None:
+    assert asking.answer(question, GRID) == answer
+
+
+def test_what_stands_beside_is_asked_of_single_things_only() -> None:
+    asked = dict(asking.besides(GRID))
+    assert asked["what is right of the blue triangle"] == "red square"
+    assert asked["what is right of the red circle"] == "nothing"
+    assert asked["what is left of the green circle"] == "nothing"
+    assert "what is left of the blue triangle" not in asked  # the edge
+    assert not any("red square" in text for text in asked)  # there are two
+
+
+def test_answers_are_half_yes_and_no_question_comes_twice() -> None:
+    by_length = [[text for n, text in asking.grammar() if n == length] for length in range(3)]
+    assert [len(texts) for texts in by_length] == [36, 36 * 4, 36 * 16]
+    asked = asking.ask(GRID, by_length, 8, random.Random(0))
+    answers = [answer for _, answer in asked]
+    assert answers.count("yes") == answers.count("no") == 4
+    assert len({text for text, _ in asked}) == len(asked) == 16
+
+
+def test_recorded_answers_are_reproduced_and_val_is_held_out(tmp_path: Path) -> None:
+    folder = Path(REAL) / "shapes"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    splits = {split: asking.read(folder, split) for split in (*asking.TRAIN, asking.VAL)}
+    for rows in splits.values():
+        assert all(asking.answer(r["question"], asking.cells(r)) == r["answer"] for r in rows)
+    assert asking.run([str(folder), "--out", str(tmp_path), "--questions", "2"]) == 0
+    train = [row for split in asking.TRAIN for row in asking.read(tmp_path, split)]
+    asked = {text for row in train for text in row["question"]}
+    assert asked.isdisjoint(row["question"] for row in splits["val"])
+    assert len(asked) > 600
