@@ -7,21 +7,17 @@ from dataclasses import replace
 
 from experiments.configs import REAL
 from mlm_jax.config import Config, Data, Fields, Optim
-from mlm_jax.fusion import Fusion
-from mlm_jax.layers import transformer
 from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import multimodal
 
 model = multimodal(
     "tiny", patch=16, pixels=48, vocab=512, stem="conv", text_length=48,
-    text_depth=1, decoder_depth=1,
+    text_depth=1, fusion_depth=2, decoder_depth=1,
+    image_rotary=10.0, decoder_rotary=100.0, qk_norm=True, dropout=0.1,
 )  # fmt: skip
+image = replace(model.image, size=(64, 256), body=replace(model.image.body, depth=2))
 config = Config(
-    model=replace(
-        model,
-        image=replace(model.image, size=(64, 256)),
-        fusion=Fusion("joint", body=replace(transformer("tiny", dropout=0.1), depth=3)),
-    ),
+    model=replace(model, image=image),
     loss=Caption(),
     data=Data(
         name=f"{REAL}/nlvr/{{split}}.jsonl",
@@ -30,12 +26,12 @@ config = Config(
         train="train_presented+train_lf_pairs",
         test="dev",
         captions=0,
-        batch=64,
+        batch=32,
         questions=2,
         text_length=48,
         target_length=4,
     ),
-    optim=Optim("muon", lr=1.5e-3, schedule="linear", warmup=50, b2=0.98, ema=0.99),
-    steps=2_000,
+    optim=Optim("muon", lr=3e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
+    steps=800,
 )
 tiny = replace(config, data=replace(config.data, batch=2), steps=2)
