@@ -3,8 +3,9 @@
 python experiments/shapes_questions.py ../shared/data/shapes --out data/shapes
 
 Writes train_small, train_large_regen and val with a list of questions and of answers in each row.
-Train is asked its own question and others of the same grammar, none of which is asked in val; and
-what stands beside a shape. Val stays as it is.
+Train is asked its own question and others of the same grammar, and what stands beside a shape. Val
+stays as it is and none of its questions is asked of train, though its converses are ("a square
+below a circle" for "a circle above a square"), as the set itself does.
 """
 
 import argparse
@@ -27,8 +28,8 @@ KINDS = {
     "red": (0, "r"), "green": (0, "g"), "blue": (0, "b"),
     "circle": (1, "c"), "square": (1, "s"), "triangle": (1, "t"),
 }  # fmt: skip
+# rows and columns from a cell to the one that is left (right, ...) of it
 STEPS = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}
-"""Rows and columns from a cell to the one that is left (right, ...) of it."""
 
 Grid = Sequence[str]  # 9 cells row by row: colour and shape, "__" where nothing stands
 
@@ -80,7 +81,6 @@ def besides(grid: Grid) -> list[tuple[str, str]]:
     words = {letter: word for word, (_, letter) in KINDS.items()}
 
     def name(cell: str) -> str:
-        # c is a circle's letter, and a colour's never; s and t likewise
         return "nothing" if cell == "__" else f"{words[cell[0]]} {words[cell[1]]}"
 
     asked = []
@@ -95,9 +95,15 @@ def besides(grid: Grid) -> list[tuple[str, str]]:
     return asked
 
 
-def ask(grid: Grid, by_length: Sequence[Sequence[str]], n: int, dice: random.Random) -> Any:
-    """`n` questions, half of them with yes for an answer where the grid allows, and `n` besides."""
-    asked: dict[str, str] = {}
+def ask(
+    own: tuple[str, str],
+    grid: Grid,
+    by_length: Sequence[Sequence[str]],
+    n: int,
+    dice: random.Random,
+) -> list[tuple[str, str]]:
+    """Its `own`, `n` more, half of them with yes for an answer if the grid allows, `n` besides."""
+    asked = dict([own])
     for i in range(n):
         wanted = ("yes", "no")[i % 2]
         for _ in range(20):
@@ -135,9 +141,9 @@ def run(argv: Sequence[str]) -> int:
         rows = val if split == VAL else read(args.folder, split)
         with (args.out / f"{split}.jsonl").open("w") as out:
             for row in rows:
-                asked = [(row["question"], row["answer"])]
-                if split != VAL:
-                    asked += ask(cells(row), by_length, args.questions, dice)
+                own = row["question"], row["answer"]
+                more = ask(own, cells(row), by_length, args.questions, dice)
+                asked = [own] if split == VAL else more
                 texts, answers = zip(*asked, strict=True)
                 out.write(json.dumps({"question": texts, "answer": answers}) + "\n")
         print(f"{args.out / split}.jsonl: {len(rows):,} pictures")

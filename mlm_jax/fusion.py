@@ -10,16 +10,14 @@ prefix           both stand before the decoder's words                  (LLaVA 2
 """
 
 from dataclasses import field
-from functools import partial
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mlm_jax.layers import Block, Pool, Tokens, Transformer, concatenate
-from mlm_jax.layers.tokens import every, repeat_to
+from mlm_jax.layers.tokens import every, for_rows
 from mlm_jax.layers.transformer import settings
 
 Kind = Literal["concat", "joint", "cross_attention", "gated", "resampler", "bottleneck", "prefix"]
@@ -34,10 +32,6 @@ class Fused(NamedTuple):
     memory: tuple[Tokens, ...] = ()
     gated: tuple[Tokens, ...] = ()
     prefix: Tokens | None = None
-
-    def for_rows(self, rows: int) -> "Fused":
-        """Every part with a row for each of `rows` texts."""
-        return jax.tree.map(partial(repeat_to, rows), self)
 
 
 class Fusion(nn.Module):
@@ -68,21 +62,21 @@ class Fusion(nn.Module):
 
     def _concat(self, image: Tokens, text: Tokens, train: bool) -> Fused:
         pooled = [
-            repeat_to(len(text.x), Pool(name="image_pool")(image)),
+            for_rows(len(text.x), Pool(name="image_pool")(image)),
             Pool(name="text_pool")(text),
         ]
         one = nn.Dense(self.body.width, name="out")(nn.gelu(jnp.concatenate(pooled, axis=-1)))
         return Fused(memory=(every(one[:, None]),))
 
     def _joint(self, image: Tokens, text: Tokens, train: bool) -> Fused:
-        both = concatenate(image.for_rows(len(text.x)), text)
+        both = concatenate(for_rows(len(text.x), image), text)
         return Fused(memory=(self.body(both, train=train),))
 
     def _cross_attention(self, image: Tokens, text: Tokens, train: bool) -> Fused:
         reader = self.body(text, memory=[image], train=train)
         if self.both_ways:
             body = Transformer(**settings(self.body), name="image_body")
-            image = body(image.for_rows(len(text.x)), memory=[text], train=train)
+            image = body(for_rows(len(text.x), image), memory=[text], train=train)
         return Fused(memory=(image, reader))
 
     def _gated(self, image: Tokens, text: Tokens, train: bool) -> Fused:
@@ -94,7 +88,7 @@ class Fusion(nn.Module):
 
     def _bottleneck(self, image: Tokens, text: Tokens, train: bool) -> Fused:
         """Each block of each side sees its own tokens and the shared few; these are averaged."""
-        image = image.for_rows(len(text.x))
+        image = for_rows(len(text.x), image)
         shared = self._latents(image)
         few = self.latents
         for i in range(self.body.depth):
@@ -107,7 +101,7 @@ class Fusion(nn.Module):
         return Fused(memory=(shared, text))
 
     def _prefix(self, image: Tokens, text: Tokens, train: bool) -> Fused:
-        return Fused(prefix=concatenate(image.for_rows(len(text.x)), text))
+        return Fused(prefix=concatenate(for_rows(len(text.x), image), text))
 
     def _latents(self, like: Tokens) -> Tokens:
         shape: tuple[int, ...] = (1, self.latents, self.body.width)

@@ -23,7 +23,7 @@ from mlm_jax.layers import (
     transformer,
 )
 from mlm_jax.layers.attention import rotate
-from mlm_jax.layers.tokens import every
+from mlm_jax.layers.tokens import every, for_rows
 
 KEY = jax.random.key(0)
 
@@ -50,10 +50,14 @@ def test_masks_are_these_matrices() -> None:
     assert rows(prefix_mask(0, 2)) == ["10", "11"]
 
 
-def test_tokens_repeat_and_concatenate() -> None:
+def test_tokens_for_rows_and_concatenated() -> None:
     a = Tokens(normal(2, 1, 3), jnp.array([[True], [False]]))
-    assert np.array_equal(a.for_rows(2 * len(a.x)).x, np.repeat(a.x, 2, 0))
-    assert np.array_equal(a.for_rows(2 * len(a.x)).mask, [[True], [True], [False], [False]])
+    twice = for_rows(4, a)
+    assert np.array_equal(twice.x, np.repeat(a.x, 2, 0))
+    assert np.array_equal(twice.mask, [[True], [True], [False], [False]])
+    for rows_of_text in (1, 5):
+        with pytest.raises(ValueError, match=f"{rows_of_text} rows of text for 2 pictures"):
+            for_rows(rows_of_text, a)
     both = concatenate(a, every(normal(2, 2, 3, seed=1)))
     assert both.x.shape == (2, 3, 3)
     assert rows(both.mask) == ["111", "011"]
@@ -230,13 +234,17 @@ def test_gates_are_shut_at_the_start_and_then_open() -> None:
 
 def test_scanned_and_rematerialised_layers_equal_unrolled_ones() -> None:
     x, mask = every(normal(2, 3, 8)), causal_mask(3)
+    image, words = every(normal(1, 4, 8, seed=1)), every(normal(2, 2, 8, seed=2))
+    read = {"memory": (image, words), "gated": (words,)}
     plain = Transformer(8, 2, Block(heads=2))
-    params = wide(plain.init(KEY, x)["params"])
+    params = wide(plain.init(KEY, x, **read)["params"])
+    for block in ("block_0", "block_1"):
+        params[block] |= {"gated_gate": jnp.ones(()), "gated_mlp_gate": jnp.ones(())}
     blocks = [params[f"block_{i}"] for i in range(2)]
     stacked = {"blocks": jax.tree.map(lambda *a: jnp.stack(a), *blocks), "norm": params["norm"]}
 
     def loss(model: Transformer, params: dict) -> jax.Array:
-        return (model.apply({"params": params}, x, mask).x ** 2).sum()
+        return (model.apply({"params": params}, x, mask, **read).x ** 2).sum()
 
     expected = jax.value_and_grad(lambda p: loss(plain, p))(params)
     for remat in ("dots", "full"):

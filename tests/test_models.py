@@ -13,7 +13,8 @@ import pytest
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fused, Fusion, Kind
-from mlm_jax.layers import Block, Transformer, transformer
+from mlm_jax.layers import Block, Tokens, Transformer, transformer
+from mlm_jax.layers.tokens import every
 from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import Multimodal, multimodal
 
@@ -22,10 +23,10 @@ KINDS = get_args(Kind)
 BODY = Transformer(16, 1, Block(heads=2))
 
 
-def small(kind: str, body: Transformer = BODY) -> Multimodal:
-    """One block everywhere; the image is wider than the rest, since nothing says it is not."""
+def small(kind: str, body: Transformer = BODY, width: int = 24) -> Multimodal:
+    """One block everywhere; the image is `width` wide, the rest 16."""
     return Multimodal(
-        image=ImageEncoder((16, 16), 8, body=Transformer(24, 1, Block(heads=2))),
+        image=ImageEncoder((16, 16), 8, body=Transformer(width, 1, Block(heads=2))),
         text=TextEncoder(20, 6, replace(BODY)),
         fusion=Fusion(kind, latents=3, body=replace(body)),
         decoder=TextDecoder(20, 8, replace(body)),
@@ -112,10 +113,11 @@ def test_texts_of_one_picture_equal_one_picture_each(fused_model: tuple[Multimod
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [16, 24])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_fusion_learns_what_a_blind_model_cannot(kind: str) -> None:
+def test_every_fusion_learns_what_a_blind_model_cannot(kind: str, width: int) -> None:
     """The answer is whether the picture is bright, which no text tells: blind means log 2."""
-    model = small(kind)
+    model = small(kind, width=width)
     rng = np.random.default_rng(0)
 
     def batch(blind: bool) -> dict[str, jax.Array]:
@@ -159,6 +161,21 @@ def test_bottleneck_and_resampler_pass_a_few_tokens_only() -> None:
         assert [part.x.shape for part in shapes.memory] == [(4, count, 16) for count in parts]
 
 
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [("cross_attention", [2, 4]), ("resampler", [2, 4]), ("gated", [2, 4]), ("joint", [4])],
+)
+def test_what_needs_the_picture_alone_is_done_once_for_its_texts(kind: str, rows: list) -> None:
+    image, text = every(jnp.ones((2, 4, 16))), every(jnp.ones((4, 6, 16)))
+    fusion = small(kind).fusion
+    fused, _ = jax.eval_shape(lambda: fusion.init_with_output(KEY, image, text))
+    assert [len(part.x) for part in jax.tree.leaves(fused, is_leaf=is_tokens)] == rows
+
+
+def is_tokens(tree: Any) -> bool:
+    return isinstance(tree, Tokens)
+
+
 def test_both_ways_changes_what_is_known_of_the_picture() -> None:
     batch = make_batch()
     for both, same in ((False, True), (True, False)):
@@ -166,7 +183,7 @@ def test_both_ways_changes_what_is_known_of_the_picture() -> None:
         model = replace(model, fusion=replace(model.fusion, both_ways=both))
         params = model.init(KEY, batch)
         other = {**batch, "text": batch["text"][::-1]}
-        a, b = (model.apply(params, x, method="encode").memory[0].x[:, :4] for x in (batch, other))
+        a, b = (model.apply(params, x, method="encode").memory[0].x for x in (batch, other))
         assert np.allclose(a, b) is same
 
 

@@ -46,10 +46,13 @@ def test_what_stands_beside_is_asked_of_single_things_only() -> None:
 def test_answers_are_half_yes_and_no_question_comes_twice() -> None:
     by_length = [[text for n, text in asking.grammar() if n == length] for length in range(3)]
     assert [len(texts) for texts in by_length] == [36, 36 * 4, 36 * 16]
-    asked = asking.ask(GRID, by_length, 8, random.Random(0))
-    answers = [answer for _, answer in asked]
-    assert answers.count("yes") == answers.count("no") == 4
-    assert len({text for text, _ in asked}) == len(asked) == 16
+    own = ("is a red shape a circle", "yes")
+    for seed in range(50):
+        asked = asking.ask(own, GRID, by_length, 8, random.Random(seed))
+        answers = [answer for _, answer in asked]
+        assert asked[0] == own
+        assert answers[1:].count("yes") == answers.count("no") == 4
+        assert len({text for text, _ in asked}) == len(asked) == 17
 
 
 def test_recorded_answers_are_reproduced_and_val_is_held_out(tmp_path: Path) -> None:
@@ -60,6 +63,8 @@ def test_recorded_answers_are_reproduced_and_val_is_held_out(tmp_path: Path) -> 
     for rows in splits.values():
         assert all(asking.answer(r["question"], asking.cells(r)) == r["answer"] for r in rows)
     assert asking.run([str(folder), "--out", str(tmp_path), "--questions", "2"]) == 0
+    val = [{"question": [r["question"]], "answer": [r["answer"]]} for r in splits["val"]]
+    assert asking.read(tmp_path, "val") == val
     train = [row for split in asking.TRAIN for row in asking.read(tmp_path, split)]
     asked = {text for row in train for text in row["question"]}
     assert asked.isdisjoint(row["question"] for row in splits["val"])

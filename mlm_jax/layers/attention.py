@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mlm_jax.layers.tokens import Tokens, repeat_to
+from mlm_jax.layers.tokens import Tokens, for_rows
 
 
 class Attention(nn.Module):
     """Multi-head attention of `x` over all tokens of `sources` (arXiv:1706.03762, section 3.2).
 
     A source may have fewer rows than `x`, one for several in a row: one picture for its texts. Its
-    keys and values are computed once.
+    keys and values are then computed once for them.
 
     `groups` query heads share one key and value head (arXiv:2305.13245). `rotary` is the base of
     the rotary positions (arXiv:2104.09864; 10,000 there); 0 leaves them out. `qk_norm` brings the
@@ -111,7 +111,7 @@ class Attention(nn.Module):
 
 def spread(rows: int, parts: Sequence[Array]) -> Array:
     """Parts (B, N, ...) one after the other along N, those of fewer rows repeated."""
-    return jnp.concatenate([repeat_to(rows, part) for part in parts], axis=1)
+    return jnp.concatenate([for_rows(rows, part) for part in parts], axis=1)
 
 
 def rotate(

@@ -1,9 +1,12 @@
 """Tokens, the one currency between encoders, fusions and decoders; and masks over them."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+Tree = TypeVar("Tree")
 
 
 class Tokens(NamedTuple):
@@ -12,14 +15,20 @@ class Tokens(NamedTuple):
     x: Float[Array, "B N D"]
     mask: Bool[Array, "B N"]
 
-    def for_rows(self, rows: int) -> "Tokens":
-        """Each row repeated as often as makes `rows`: a picture for each of its texts."""
-        return Tokens(repeat_to(rows, self.x), repeat_to(rows, self.mask))
 
+def for_rows(rows: int, tree: Tree) -> Tree:
+    """Arrays (B, ...), or a tree of them, as (rows, ...): each row repeated rows / B times.
 
-def repeat_to(rows: int, x: Array) -> Array:
-    """(B, ...) to (rows, ...), each row of `x` repeated rows / B times."""
-    return x if len(x) == rows else jnp.repeat(x, rows // len(x), axis=0)
+    A picture for each of its texts. Raises: ValueError where B does not divide `rows`.
+    """
+
+    def repeat(x: Array) -> Array:
+        times, rest = divmod(rows, len(x))
+        if rest or not times:
+            raise ValueError(f"{rows} rows of text for {len(x)} pictures: as many for each, please")
+        return x if times == 1 else jnp.repeat(x, times, axis=0)
+
+    return jax.tree.map(repeat, tree)
 
 
 def every(x: Float[Array, "B N D"]) -> Tokens:

@@ -72,8 +72,7 @@ class Block(nn.Module):
     `memory` is read by plain cross-attention; `gated` by cross-attention and an MLP of its own
     that come in through tanh gates, shut at the start (Flamingo, arXiv:2204.14198, section 2.2).
     Which of them a block has is decided by what it is given; each may be in parts (see
-    `Attention`). `order` is where the norm stands:
-    "pre" (GPT-2, ViT) or "post" (BERT).
+    `Attention`). `order` is where the norm stands: "pre" (GPT-2, ViT) or "post" (BERT).
     """
 
     heads: int = 4

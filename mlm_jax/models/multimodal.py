@@ -11,6 +11,7 @@ from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fused, Fusion
 from mlm_jax.layers import Tokens, Transformer, transformer
+from mlm_jax.layers.tokens import for_rows
 
 
 class Multimodal(nn.Module):
@@ -42,7 +43,7 @@ class Multimodal(nn.Module):
     def encode(self, batch: Mapping[str, Any], *, train: bool = False) -> Fused:
         """What the decoder reads for each row of text; all parts have these rows."""
         fused = self._fuse(self.image(batch["image"], train=train), batch, train)
-        return fused.for_rows(len(batch["text"]))
+        return for_rows(len(batch["text"]), fused)
 
     def _fuse(self, image: Tokens, rows: Mapping[str, Any], train: bool) -> Fused:
         text = self.text(rows["text"], rows["text_mask"], train=train)
@@ -72,7 +73,8 @@ def multimodal(
 ) -> Multimodal:
     """A row of SIZES for all four parts: ViT, BERT (post-norm), cross-attention, GPT.
 
-    Depths are those of the row where none is given; `block` are fields of Block for all four.
+    Depths are those of the row where none is given. The bases of rotary positions are for ViT and
+    GPT, 0 for none: a few times the places they span. `block` are other fields of Block, for all.
     """
 
     def body(depth: int | None = None, **own: Any) -> Transformer:
