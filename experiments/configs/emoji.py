@@ -32,6 +32,6 @@ config = Config(
         vocab=1024,
     ),
     optim=Optim("muon", lr=1.5e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
-    steps=600,
+    steps=300,
 )  # fmt: skip
 tiny = replace(config, data=replace(config.data, batch=2), steps=2)

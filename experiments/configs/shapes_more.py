@@ -19,6 +19,6 @@ config: Config = replace(
     model=replace(model, image=replace(model.image, body=replace(model.image.body, depth=3))),
     data=replace(shapes.data, name="data/shapes/{split}.jsonl", batch=16, questions=17),
     optim=replace(shapes.optim, lr=3e-3),
-    steps=3_000,
+    steps=1_500,
 )
 tiny = replace(config, data=replace(config.data, batch=2), steps=2)
