@@ -9,7 +9,6 @@ below a circle" for "a circle above a square"), as the set itself does.
 """
 
 import argparse
-import gzip
 import itertools
 import json
 import random
@@ -21,6 +20,9 @@ from typing import Any
 import numpy as np
 
 from mlm_jax.command import main
+from mlm_jax.config import UserError
+from mlm_jax.data.rows import read_jsonl
+from mlm_jax.run import write
 
 TRAIN, VAL = ("train_small", "train_large_regen"), "val"
 # word -> which letter of a cell says so, and how
@@ -116,10 +118,17 @@ def ask(
 
 
 def read(folder: Path, split: str) -> list[dict[str, Any]]:
+    """The rows of a split, row n of picture n: a broken one is an error. Raises: UserError."""
     path = folder / f"{split}.jsonl"
-    packed = path.with_name(f"{path.name}.gz")
-    text = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
-    return [json.loads(line) for line in text.splitlines()]
+    path = path if path.exists() else path.with_name(f"{path.name}.gz")
+    broken: dict[str, str] = {}
+    rows = list(read_jsonl(path, broken))
+    wanted = {"question", "answer", "grid"}
+    broken |= {f"{path}:{n}": f"no {wanted - set(row)}" for n, row in rows if wanted - set(row)}
+    if broken:
+        where, why = next(iter(broken.items()))
+        raise UserError(f"{where}: {why}")
+    return [row for _, row in rows]
 
 
 def run(argv: Sequence[str]) -> int:
@@ -129,6 +138,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--questions", type=int, default=8, help="of each sort for a picture")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if args.out.resolve() == args.folder.resolve():
+        raise UserError(f"--out {args.out}: the set itself stands there; name another folder")
     args.out.mkdir(parents=True, exist_ok=True)
     dice = random.Random(args.seed)
     val = read(args.folder, VAL)
@@ -139,13 +150,13 @@ def run(argv: Sequence[str]) -> int:
     ]
     for split in (*TRAIN, VAL):
         rows = val if split == VAL else read(args.folder, split)
-        with (args.out / f"{split}.jsonl").open("w") as out:
-            for row in rows:
-                own = row["question"], row["answer"]
-                more = ask(own, cells(row), by_length, args.questions, dice)
-                asked = [own] if split == VAL else more
-                texts, answers = zip(*asked, strict=True)
-                out.write(json.dumps({"question": texts, "answer": answers}) + "\n")
+        n = 0 if split == VAL else args.questions
+        lines = []
+        for row in rows:
+            own = row["question"], row["answer"]
+            texts, answers = zip(*ask(own, cells(row), by_length, n, dice), strict=True)
+            lines.append(json.dumps({"question": texts, "answer": answers}) + "\n")
+        write(args.out / f"{split}.jsonl", "".join(lines))
         print(f"{args.out / split}.jsonl: {len(rows):,} pictures")
     return 0
 

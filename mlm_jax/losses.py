@@ -24,9 +24,8 @@ class Caption:
     """Next-token cross-entropy in nats, the mean over the real tokens of `target` after the first.
 
     Captions and answers are one language to it: the tokens of the batch and of its `also` count
-    alike. `smoothing` is in [0, 1). Metrics: `accuracy`, the
-    share of tokens that the largest logit names, and `weight`, the number of tokens, by which the
-    parts of an accumulated batch count.
+    alike. `smoothing` is in [0, 1). Metrics: `accuracy`, the share of tokens that the largest logit
+    names, and `weight`, the number of tokens, by which the parts of an accumulated batch count.
     """
 
     smoothing: float = 0.0

@@ -1,5 +1,6 @@
 """The script that asks more of SHAPES: answers against a grid read by eye, and against the set."""
 
+import json
 import random
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from experiments import shapes_questions as asking
 from experiments.configs import REAL
+from mlm_jax.config import UserError
 
 GRID = [
     "rc", "__", "gs",
@@ -60,12 +62,27 @@ def test_recorded_answers_are_reproduced_and_val_is_held_out(tmp_path: Path) -> 
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     splits = {split: asking.read(folder, split) for split in (*asking.TRAIN, asking.VAL)}
+    with pytest.raises(UserError, match="the set itself stands there"):
+        asking.run([str(folder), "--out", str(folder)])
     for rows in splits.values():
         assert all(asking.answer(r["question"], asking.cells(r)) == r["answer"] for r in rows)
     assert asking.run([str(folder), "--out", str(tmp_path), "--questions", "2"]) == 0
     val = [{"question": [r["question"]], "answer": [r["answer"]]} for r in splits["val"]]
-    assert asking.read(tmp_path, "val") == val
-    train = [row for split in asking.TRAIN for row in asking.read(tmp_path, split)]
+    written = {
+        split: [json.loads(line) for line in (tmp_path / f"{split}.jsonl").read_text().splitlines()]
+        for split in splits
+    }
+    assert written["val"] == val
+    train = [row for split in asking.TRAIN for row in written[split]]
     asked = {text for row in train for text in row["question"]}
     assert asked.isdisjoint(row["question"] for row in splits["val"])
     assert len(asked) > 600
+
+
+def test_a_broken_row_is_named_and_not_left_out(tmp_path: Path) -> None:
+    """Row n is of picture n: without one, all that follow would be asked of another picture."""
+    good = '{"question": "is a circle red", "answer": "no", "grid": "__________________"}'
+    for bad, why in (("{", "invalid JSON"), ('{"question": "?", "answer": "no"}', "no {'grid'}")):
+        (tmp_path / "val.jsonl").write_text(f"{good}\n{bad}\n{good}\n")
+        with pytest.raises(UserError, match=f"val.jsonl:2.*{why}"):
+            asking.read(tmp_path, "val")

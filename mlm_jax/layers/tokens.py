@@ -25,7 +25,7 @@ def for_rows(rows: int, tree: Tree) -> Tree:
     def repeat(x: Array) -> Array:
         times, rest = divmod(rows, len(x))
         if rest or not times:
-            raise ValueError(f"{rows} rows of text for {len(x)} pictures: as many for each, please")
+            raise ValueError(f"{rows} rows of text for {len(x)} pictures: must be a multiple")
         return x if times == 1 else jnp.repeat(x, times, axis=0)
 
     return jax.tree.map(repeat, tree)
