@@ -21,7 +21,7 @@ import numpy as np
 
 from mlm_jax.command import main
 from mlm_jax.config import UserError
-from mlm_jax.data.rows import read_jsonl
+from mlm_jax.data.rows import read_rows
 from mlm_jax.run import write
 
 TRAIN, VAL = ("train_small", "train_large_regen"), "val"
@@ -118,17 +118,10 @@ def ask(
 
 
 def read(folder: Path, split: str) -> list[dict[str, Any]]:
-    """The rows of a split, row n of picture n: a broken one is an error. Raises: UserError."""
+    """The rows of a split, row n of picture n: a broken one is an error. Raises: DataError."""
     path = folder / f"{split}.jsonl"
     path = path if path.exists() else path.with_name(f"{path.name}.gz")
-    broken: dict[str, str] = {}
-    rows = list(read_jsonl(path, broken))
-    wanted = {"question", "answer", "grid"}
-    broken |= {f"{path}:{n}": f"no {wanted - set(row)}" for n, row in rows if wanted - set(row)}
-    if broken:
-        where, why = next(iter(broken.items()))
-        raise UserError(f"{where}: {why}")
-    return [row for _, row in rows]
+    return read_rows(path, {"question", "answer", "grid"})
 
 
 def run(argv: Sequence[str]) -> int:

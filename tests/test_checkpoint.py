@@ -53,6 +53,18 @@ def damage(run: Path, step: int) -> None:
     largest.write_bytes(content)
 
 
+def test_what_is_saved_does_not_change_under_later_steps(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    array = np.zeros((8, 1_000_000), np.float32)
+    checkpoints.save(0, {"params": {"x": array}}, {"batches": 0, "window": []})
+    array[:] = 1
+    checkpoints.wait()
+    saved = checkpoints.restore()
+    checkpoints.close()
+    assert saved is not None
+    assert not saved.trees["params"]["x"].any()
+
+
 def test_comes_back_bit_for_bit(run: Path) -> None:
     saved = restore(run)
     assert saved.step == 3

@@ -82,7 +82,10 @@ def test_recorded_answers_are_reproduced_and_val_is_held_out(tmp_path: Path) -> 
 def test_a_broken_row_is_named_and_not_left_out(tmp_path: Path) -> None:
     """Row n is of picture n: without one, all that follow would be asked of another picture."""
     good = '{"question": "is a circle red", "answer": "no", "grid": "__________________"}'
-    for bad, why in (("{", "invalid JSON"), ('{"question": "?", "answer": "no"}', "no {'grid'}")):
+    for bad, why in (
+        ("{", "invalid JSON"),
+        ('{"question": "?", "answer": "no"}', "no \\['grid'\\]"),
+    ):
         (tmp_path / "val.jsonl").write_text(f"{good}\n{bad}\n{good}\n")
         with pytest.raises(UserError, match=f"val.jsonl:2.*{why}"):
             asking.read(tmp_path, "val")

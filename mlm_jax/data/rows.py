@@ -37,6 +37,17 @@ def read_jsonl(path: Path, broken: dict[str, str]) -> Iterator[tuple[int, dict[s
                 broken[f"{path}:{row}"] = f"row: a JSON {_type(value)}; accepted: one object a line"
 
 
+def read_rows(path: Path, keys: set[str]) -> list[dict[str, Any]]:
+    """All rows of a file, of which each has `keys`. Raises: DataError naming the first without."""
+    broken: dict[str, str] = {}
+    rows = list(read_jsonl(path, broken))
+    broken |= {f"{path}:{n}": f"no {sorted(keys - set(r))}" for n, r in rows if keys - set(r)}
+    if broken:
+        where, why = next(iter(broken.items()))
+        raise DataError(f"{where}: {why}")
+    return [row for _, row in rows]
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
