@@ -119,9 +119,7 @@ def ask(
 
 def read(folder: Path, split: str) -> list[dict[str, Any]]:
     """The rows of a split, row n of picture n: a broken one is an error. Raises: DataError."""
-    path = folder / f"{split}.jsonl"
-    path = path if path.exists() else path.with_name(f"{path.name}.gz")
-    return read_rows(path, {"question", "answer", "grid"})
+    return read_rows(folder / f"{split}.jsonl", {"question", "answer", "grid"})
 
 
 def run(argv: Sequence[str]) -> int:

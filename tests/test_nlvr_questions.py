@@ -8,19 +8,20 @@ import pytest
 
 from experiments import nlvr_questions as asking
 from experiments.configs import REAL
+from experiments.nlvr_meaning import Box, meaning
 from mlm_jax.config import UserError
 from mlm_jax.data.rows import read_rows
 
 TOWERS = [
-    asking.Box([[40, 80, 20, "square", "yellow"], [40, 59, 20, "square", "blue"]]),
-    asking.Box([[40, 80, 20, "square", "black"]]),
-    asking.Box([[40, 38, 20, "square", "blue"], [40, 59, 20, "square", "black"],
+    Box([[40, 80, 20, "square", "yellow"], [40, 59, 20, "square", "blue"]]),
+    Box([[40, 80, 20, "square", "black"]]),
+    Box([[40, 38, 20, "square", "blue"], [40, 59, 20, "square", "black"],
                 [40, 80, 20, "square", "blue"]]),
 ]  # fmt: skip
 SCATTER = [
-    asking.Box([[0, 30, 10, "circle", "yellow"], [50, 40, 30, "triangle", "black"]]),
-    asking.Box([[97, 96, 1, "square", "blue"]]),
-    asking.Box([[20, 10, 20, "circle", "black"], [60, 70, 30, "circle", "black"]]),
+    Box([[0, 30, 10, "circle", "yellow"], [50, 40, 30, "triangle", "black"]]),
+    Box([[97, 96, 1, "square", "blue"]]),
+    Box([[20, 10, 20, "circle", "black"], [60, 70, 30, "circle", "black"]]),
 ]
 
 
@@ -56,7 +57,7 @@ SCATTER = [
     ],
 )  # fmt: skip
 def test_a_meaning_holds_of_a_picture_or_not(expression, picture, truth) -> None:
-    holds = asking.meaning(expression)
+    holds = meaning(expression)
     assert holds is not None
     assert holds(picture) is truth
 
@@ -75,7 +76,7 @@ def test_a_meaning_holds_of_a_picture_or_not(expression, picture, truth) -> None
     ],
 )
 def test_nothing_but_the_words_is_run(expression: str) -> None:
-    assert asking.meaning(expression) is None
+    assert meaning(expression) is None
 
 
 def test_a_picture_is_described_box_by_box() -> None:
@@ -108,14 +109,15 @@ def test_questions_of_a_picture_are_answered_from_its_boxes(picture) -> None:
         }
     asked: dict[str, str] = {}
     for seed in range(100):
-        some = asking.count(picture, 6, random.Random(seed))
+        some = asking.numbers(picture, 6, random.Random(seed))
         assert len(some) == 6
         assert all(asked.setdefault(text, answer) == answer for text, answer in some.items())
     assert {text: asked.get(text) for text in wanted} == wanted
+    assert 6 < len(asking.numbers(picture, 1_000, random.Random(0))) < 1_000  # asked for too many
 
 
 def test_a_sentence_is_asked_of_as_many_true_pictures_as_false() -> None:
-    holds = asking.meaning("exist(filter_obj(all_items, lambda x: is_yellow(x)))")
+    holds = meaning("exist(filter_obj(all_items, lambda x: is_yellow(x)))")
     assert holds is not None
     pictures = {f"{i}.png": TOWERS if i < 3 else SCATTER[1:] for i in range(20)}
     for n, expected in ((2, 2), (10, 3)):
@@ -134,9 +136,9 @@ def test_meanings_agree_with_people_and_the_set_is_written(tmp_path: Path) -> No
     dev = read_rows(folder / "dev.jsonl.gz", {"sentence", "label", "boxes"})
     truths = []
     for row in dev:
-        holds = asking.meaning(row.get("lf") or "")
+        holds = meaning(row.get("lf") or "")
         if holds is not None:
-            truths.append(holds([asking.Box(box) for box in row["boxes"]]) is row["label"])
+            truths.append(holds([Box(box) for box in row["boxes"]]) is row["label"])
     assert len(truths) > 0.95 * len(dev)
     assert sum(truths) / len(truths) > 0.995
 

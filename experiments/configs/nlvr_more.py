@@ -1,6 +1,6 @@
 """NLVR with more told and asked of each picture of train.
 
-python experiments/nlvr_questions.py ../shared/data/nlvr --out data/nlvr
+python -m experiments.nlvr_questions ../shared/data/nlvr --out data/nlvr
 python experiments/train.py --config nlvr_more
 """
 

@@ -8,7 +8,14 @@ from typing import Any
 from mlm_jax.config import Data, Fields
 from mlm_jax.data.pictures import Arrays, Place, find, open_place
 from mlm_jax.data.records import BadRecord, DataError, Question, Record, texts_of
-from mlm_jax.data.rows import column, parse_captions, parse_questions, read_jsonl, read_pairs
+from mlm_jax.data.rows import (
+    column,
+    packed,
+    parse_captions,
+    parse_questions,
+    read_jsonl,
+    read_pairs,
+)
 from mlm_jax.data.splits import Part
 
 Row = tuple[int | str, dict[str, Any]]  # the number of a line or the name of a picture
@@ -83,8 +90,7 @@ def _file(name: str, part: Part) -> Path:
     path = Path(name.replace("{split}", part.name))
     if path.is_dir():
         path = path / "data.jsonl" if (path / "data.jsonl").exists() else path
-    packed = path.with_name(path.name + ".gz")
-    path = packed if packed.exists() and not path.exists() else path
+    path = packed(path)
     if not path.exists():
         raise DataError(f"{path}: no such file{_beside(path)}")
     return path

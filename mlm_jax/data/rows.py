@@ -37,8 +37,15 @@ def read_jsonl(path: Path, broken: dict[str, str]) -> Iterator[tuple[int, dict[s
                 broken[f"{path}:{row}"] = f"row: a JSON {_type(value)}; accepted: one object a line"
 
 
+def packed(path: Path) -> Path:
+    """`path`, or `path`.gz where only that exists."""
+    other = path.with_name(f"{path.name}.gz")
+    return other if other.exists() and not path.exists() else path
+
+
 def read_rows(path: Path, keys: set[str]) -> list[dict[str, Any]]:
-    """All rows of a file, of which each has `keys`. Raises: DataError naming the first without."""
+    """All rows of a file, or of its .gz. Raises: DataError naming a row without one of `keys`."""
+    path = packed(path)
     broken: dict[str, str] = {}
     rows = list(read_jsonl(path, broken))
     broken |= {f"{path}:{n}": f"no {sorted(keys - set(r))}" for n, r in rows if keys - set(r)}
