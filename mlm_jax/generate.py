@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from mlm_jax.fusion import Fused
 Cache = Any
 Params = Any
 Model = Any  # a Linen module with `encode`, `decode` and `decoder.length`
+Rows = TypeVar("Rows", bound=tuple)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,13 @@ class Written(NamedTuple):
         return self.logprobs.sum(-1)
 
 
+class Prompt(NamedTuple):
+    """Words that a text goes on from, each row filled up on the left; `mask` is False there."""
+
+    ids: Int[Array, "B P"]
+    mask: Bool[Array, "B P"]
+
+
 @partial(jax.jit, static_argnames=("model", "bos", "eos", "pad", "length", "how"))
 def generate(
     model: Model,
@@ -91,11 +99,13 @@ def generate(
     how: How = How(),
     key: Array | None = None,
     unconditional: Fused | None = None,
+    prompt: Prompt | None = None,
 ) -> Written:
     """A text of at most `length` words, eos counted, for each row of `fused`.
 
-    `key` is needed to sample; `unconditional` is what was fused without the condition, to guide by.
-    Raises: ValueError if the decoder has fewer than `length` positions, or a part is missing.
+    It goes on from `prompt`, or else from bos, which are not part of it. `key` is needed to sample;
+    `unconditional` is what was fused without the condition, to guide by.
+    Raises: ValueError if the decoder has too few positions, or a part is missing.
     """
     if (how.guidance != 1) != (unconditional is not None):
         raise ValueError(f"guidance {how.guidance} and `unconditional` go together")
@@ -106,10 +116,15 @@ def generate(
             raise ValueError("sampling needs a key")
         key = jax.random.key(0)  # never looked at
     if how.method == "beam":
-        texts = beam_search(model, params, fused, bos=bos, eos=eos, pad=pad, length=length, how=how)
+        texts = beam_search(
+            model, params, fused, bos=bos, eos=eos, pad=pad, length=length, how=how, prompt=prompt
+        )
         return Written(texts.ids[:, 0], texts.logprobs[:, 0])
-    rows = len(jax.tree.leaves(fused)[0])
-    both = fused if unconditional is None else join(fused, unconditional)
+    prompt = prompt or only(bos, fused)
+    rows = len(prompt.ids)
+    both, given = fused, prompt
+    if unconditional is not None:
+        both, given = join(fused, unconditional), join(prompt, prompt)
 
     def choose(logits: Array, at: Array, done: Array) -> tuple[Array, Array]:
         if unconditional is not None:
@@ -133,7 +148,7 @@ def generate(
     def more(state: tuple) -> Bool[Array, ""]:
         return (state[0] < length) & ~state[3].all()
 
-    logits, cache = first(model, params, both, bos, length)
+    logits, cache = first(model, params, both, given, length)
     at = jnp.zeros((), jnp.int32)
     word, logprob = choose(logits, at, jnp.zeros(rows, bool))
     ids = jnp.full((rows, length), pad, jnp.int32).at[:, 0].set(word)
@@ -145,15 +160,24 @@ def generate(
 # --- the decoder, with its cache ---
 
 
-def first(
-    model: Model, params: Params, fused: Fused, bos: int, length: int
-) -> tuple[Float[Array, "B V"], Cache]:
-    """Logits of the first word, and a cache with room for `length` words in all."""
-    positions = model.decoder.length
-    if length > positions:
-        raise ValueError(f"{length} words to write, but the decoder has {positions} positions")
+def only(bos: int, fused: Fused) -> Prompt:
+    """bos alone, for each row of `fused`."""
     ids = jnp.full((len(jax.tree.leaves(fused)[0]), 1), bos, jnp.int32)
-    logits, new = model.apply({"params": params}, ids, fused, method="decode", mutable=["cache"])
+    return Prompt(ids, jnp.ones_like(ids, bool))
+
+
+def first(
+    model: Model, params: Params, fused: Fused, prompt: Prompt, length: int
+) -> tuple[Float[Array, "B V"], Cache]:
+    """Logits of the first word after the prompt, and a cache with room for `length` words more."""
+    positions, given = model.decoder.length, prompt.ids.shape[1]
+    if given + length - 1 > positions:
+        words = f"{length} words to write" + (f" after {given}" if given > 1 else "")
+        raise ValueError(f"{words}, but the decoder has {positions} positions")
+    variables = {"params": params}
+    logits, new = model.apply(
+        variables, prompt.ids, fused, prompt.mask, method="decode", mutable=["cache"]
+    )
 
     def widen(path: tuple, leaf: Array) -> Array:
         if not appended(path):
@@ -162,7 +186,7 @@ def first(
         room[-1 if path[-1].key == "real" else -3] = (0, length - 1)
         return jnp.pad(leaf, room)
 
-    return logits[:, 0], jax.tree_util.tree_map_with_path(widen, new["cache"])
+    return logits[:, -1], jax.tree_util.tree_map_with_path(widen, new["cache"])
 
 
 def later(
@@ -205,8 +229,9 @@ def guide(logits: Float[Array, "2B V"], weight: float) -> Float[Array, "B V"]:
     return without + weight * (with_it - without)
 
 
-def join(fused: Fused, other: Fused) -> Fused:
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), fused, other)
+def join(one: Rows, other: Rows) -> Rows:
+    """The rows of both."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), one, other)
 
 
 # --- beams ---
@@ -234,14 +259,16 @@ def beam_search(
     pad: int,
     length: int,
     how: How,
+    prompt: Prompt | None = None,
 ) -> Written:
     """The how.beams best texts of each row, best first: ids and logprobs (B, K, `length`).
 
     A text that fills `length` without eos counts as one. Ends when no open text can still come
     before the worst of the ended.
     """
-    rows, beams = len(jax.tree.leaves(fused)[0]), how.beams
-    fused = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), fused)
+    prompt, beams = prompt or only(bos, fused), how.beams
+    rows = len(prompt.ids)
+    fused, prompt = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0), (fused, prompt))
     blank = Written(
         jnp.full((rows, beams, length), pad, jnp.int32),
         jnp.zeros((rows, beams, length), jnp.float32),
@@ -277,7 +304,7 @@ def beam_search(
         bound = state.total[:, 0] / length**how.alpha  # a total only falls
         return (state.at < length) & (bound > state.score[:, -1]).any()
 
-    logits, cache = first(model, params, fused, bos, length)
+    logits, cache = first(model, params, fused, prompt, length)
     start = none.at[:, 0].set(0)  # one text without words, the others are none
     state = extend(Beams(jnp.zeros((), jnp.int32), cache, blank, start, blank, none), logits)
     end = jax.lax.while_loop(more, advance, state)

@@ -3,7 +3,7 @@
 A pattern is a prefix by whole names (`image/body`) or a glob (`*/bias`); `*` also crosses `/`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -24,14 +24,19 @@ def named(tree: Any) -> dict[str, Any]:
 
 def nest(tree: Any) -> dict[str, Any]:
     """The same leaves under the same paths, as dicts only."""
-    nested: dict[str, Any] = {}
-    for path, leaf in named(tree).items():
+    return nested(named(tree))
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves by path as nested dicts."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
         *folders, name = path.split("/")
-        inner = nested
+        inner = tree
         for folder in folders:
             inner = inner.setdefault(folder, {})
         inner[name] = leaf
-    return nested
+    return tree
 
 
 def map_named(fn: Callable[[str, Any], Any], tree: Any) -> Any:

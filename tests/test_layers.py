@@ -290,7 +290,8 @@ def test_positions_start_where_they_are_told_and_end() -> None:
     positions = Positions(length=5)
     params = positions.init(KEY, x)
     table = params["params"]["table"]
-    np.testing.assert_array_equal(positions.apply(params, x, 3)[0], table[3:5])
+    places = jnp.array([[3, 4]])
+    np.testing.assert_array_equal(positions.apply(params, x, places)[0], table[3:5])
     with pytest.raises(ValueError, match="6 tokens, but positions for 5"):
         positions.apply(params, jnp.zeros((1, 6, 4)))
 

@@ -27,9 +27,9 @@ def small(kind: str, body: Transformer = BODY, width: int = 24) -> Multimodal:
     """One block everywhere; the image is `width` wide, the rest 16."""
     return Multimodal(
         image=ImageEncoder((16, 16), 8, body=Transformer(width, 1, Block(heads=2))),
-        text=TextEncoder(20, 6, replace(BODY)),
+        text=TextEncoder(20, 6, body=replace(BODY)),
         fusion=Fusion(kind, latents=3, body=replace(body)),
-        decoder=TextDecoder(20, 8, replace(body)),
+        decoder=TextDecoder(20, 8, body=replace(body)),
     )
 
 
@@ -196,10 +196,10 @@ def test_published_sizes() -> None:
 
     vit = ImageEncoder((224, 224), 16, class_token=True, body=transformer("base"))
     assert count(vit, jnp.zeros((1, 224, 224, 3), jnp.uint8)) == 85_798_656
-    bert = TextEncoder(30_522, 512, transformer("base", order="post", eps=1e-12))
+    bert = TextEncoder(30_522, 512, body=transformer("base", order="post", eps=1e-12))
     ids = jnp.zeros((1, 4), jnp.int32)
     assert count(bert, ids, jnp.ones((1, 4), bool)) == 108_891_648 - 2 * 768
-    gpt = TextDecoder(50_257, 1024, transformer("base"))
+    gpt = TextDecoder(50_257, 1024, body=transformer("base"))
     assert count(gpt, ids, Fused()) == 124_439_808
 
 
@@ -256,8 +256,8 @@ def test_rotary_positions_of_a_picture_are_its_rows_and_columns() -> None:
             return encoder.apply({"params": params}, image).x[:, 1:].mean(1)
 
         assert np.allclose(seen(image), seen(exchanged), atol=1e-5) == (not rotary)
-    assert not encoder._places((2, 3))[0].any()
-    np.testing.assert_array_equal(encoder._places((2, 3))[1:4], [[1, 1], [2, 1], [3, 1]])
+    assert not encoder._places()[0].any()
+    np.testing.assert_array_equal(encoder._places()[1:4], [[1, 1], [2, 1], [3, 1]])
 
 
 def test_pictures_of_another_size_and_odd_patches_are_refused() -> None:

@@ -1,14 +1,16 @@
 """Text decoder: GPT, reading what was fused."""
 
 from dataclasses import field
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mlm_jax.fusion import Fused
-from mlm_jax.layers import Positions, Tokens, Transformer, concatenate, prefix_mask
+from mlm_jax.layers import Tokens, Transformer, WordHead, Words, concatenate, prefix_mask
 from mlm_jax.layers.tokens import every
+from mlm_jax.layers.words import word_norm
 
 
 class TextDecoder(nn.Module):
@@ -16,31 +18,52 @@ class TextDecoder(nn.Module):
 
     `fused.prefix` stands before the words and looks at all of itself; the words look at it and
     back at themselves. `fused.memory` and `fused.gated` are read inside the blocks.
+    `head` "bert" has BERT's layers before the output matrix (BLIP's decoder, arXiv:2201.12086).
     Where the collection "cache" is mutable, the first call may bring many words and each later
     one brings the next word alone (see `Attention`).
     """
 
     vocab: int = 512
     length: int = 32
+    head: Literal["tied", "bert"] = "tied"
     body: Transformer = field(default_factory=Transformer)
 
-    @nn.compact
+    def setup(self) -> None:
+        block = self.body.block
+        self.words = Words(self.vocab, self.length, self.body.width, **word_norm(block))
+        self.prefix = nn.Dense(self.body.width)
+        if self.head == "bert":
+            self.to_words = WordHead(self.vocab, block.activation, block.norm, block.eps)
+
     def __call__(
-        self, ids: Int[Array, "B N"], fused: Fused, *, train: bool = False
+        self,
+        ids: Int[Array, "B N"],
+        fused: Fused,
+        mask: Bool[Array, "B N"] | None = None,
+        *,
+        train: bool = False,
     ) -> Float[Array, "B N V"]:
-        words = nn.Embed(self.vocab, self.body.width, name="words")
+        """`mask` is False at padding, on either side: places count the real words only."""
         cached = self.is_mutable_collection("cache") and not self.is_initializing()
-        later = cached and self.has_variable("cache", "index")
-        start = self.get_variable("cache", "index") if later else jnp.zeros((), jnp.int32)
+        later = cached and self.has_variable("cache", "place")
+        places: Int[Array, "R N"]
+        if later:
+            places = self.get_variable("cache", "place")
+        elif mask is None:
+            places = jnp.arange(ids.shape[1])[None]
+        else:
+            places = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
         if cached:
-            self.put_variable("cache", "index", start + ids.shape[1])
-        x = Positions(self.length, name="positions")(words(ids), start)
-        x = nn.Dropout(self.body.block.dropout, deterministic=not train, name="dropout")(x)
-        tokens, prefix = every(x), 0
+            self.put_variable("cache", "place", places[:, -1:] + 1)
+        x = self.words(ids, places=places, train=train)
+        tokens, prefix = every(x) if mask is None else Tokens(x, mask), 0
         if fused.prefix is not None and not later:
-            first = nn.Dense(self.body.width, name="prefix")(fused.prefix.x)
+            first = self.prefix(fused.prefix.x)
             tokens = concatenate(Tokens(first, fused.prefix.mask), tokens)
             prefix = first.shape[1]
-        mask = None if later else prefix_mask(prefix, tokens.x.shape[1])
-        out = self.body(tokens, mask, memory=fused.memory, gated=fused.gated, train=train)
-        return words.attend(out.x[:, prefix:]).astype(jnp.float32)
+        looks = None if later else prefix_mask(prefix, tokens.x.shape[1])
+        out = self.body(tokens, looks, memory=fused.memory, gated=fused.gated, train=train)
+        x = out.x[:, prefix:]
+        attend = self.words.attend
+        logits = attend(x) if self.head == "tied" else self.to_words(x, attend)
+        return logits.astype(jnp.float32)

@@ -6,18 +6,22 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
-from mlm_jax.layers import ConvStem, PatchStem, Positions, Tokens, Transformer, concatenate
+from mlm_jax.layers import ConvStem, Norm, PatchStem, Positions, Tokens, Transformer, concatenate
 from mlm_jax.layers.embed import grid_places
 from mlm_jax.layers.tokens import every
+
+Colour = tuple[float, float, float]
 
 
 class ImageEncoder(nn.Module):
     """ViT (arXiv:2010.11929): pixels to one token a patch, in row-major order.
 
     `size` is (height, width) in pixels; the model takes pictures of this size alone. Pixels are
-    brought to [-1, 1]. `class_token` puts one learned token first.
+    brought to [0, 1], less `mean`, over `std`. `class_token` puts one learned token first, and
+    `distillation_token` one more behind it (DeiT, arXiv:2012.12877). `pre_norm` is a norm before
+    the blocks (CLIP).
 
     `place_again` adds positions to what comes out as well, as strong as a norm leaves it. The
     residual stream outgrows those that go in, and readers that must say which of two things is on
@@ -28,41 +32,82 @@ class ImageEncoder(nn.Module):
     size: tuple[int, int] = (48, 48)
     patch: int = 8
     stem: Literal["patch", "conv"] = "patch"
+    patch_bias: bool = True
     class_token: bool = False
+    distillation_token: bool = False
+    pre_norm: bool = False
     place_again: bool = False
+    mean: Colour = (0.5, 0.5, 0.5)
+    std: Colour = (0.5, 0.5, 0.5)
     body: Transformer = field(default_factory=Transformer)
 
-    @nn.compact
-    def __call__(self, image: UInt8[Array, "B height width 3"], *, train: bool = False) -> Tokens:
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches. Raises: ValueError."""
         height, width = self.size
         if height % self.patch or width % self.patch:
             raise ValueError(f"image size {self.size} does not divide into patches of {self.patch}")
+        return height // self.patch, width // self.patch
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        """Learned tokens before those of the patches."""
+        there = {"class_token": self.class_token, "distillation_token": self.distillation_token}
+        return tuple(name for name, has in there.items() if has)
+
+    @nn.compact
+    def __call__(
+        self,
+        image: UInt8[Array, "B height width 3"] | Float[Array, "B height width 3"],
+        *,
+        keep: Int[Array, "B K"] | None = None,
+        train: bool = False,
+    ) -> Tokens:
+        """Pixels of a floating dtype are taken as normalised already.
+
+        Of the patches only those in `keep` go into the blocks, where it is given (MAE).
+        """
         if image.shape[1:3] != self.size:
             raise ValueError(f"pictures of {image.shape[1:3]} pixels, the model takes {self.size}")
-        make = {"patch": PatchStem, "conv": ConvStem}[self.stem]
-        x = make(self.body.width, self.patch, name="stem")(self._normalise(image))
+        x = self._stem()(self._normalise(image))
         tokens = every(x.reshape(len(x), -1, self.body.width))
-        if self.class_token:
-            first = self.param("class_token", nn.initializers.zeros_init(), (1, 1, x.shape[-1]))
+        for name in reversed(self.extra):
+            first = self.param(name, nn.initializers.zeros_init(), (1, 1, x.shape[-1]))
             first = jnp.broadcast_to(first, (len(x), 1, x.shape[-1]))
             tokens = concatenate(every(first), tokens)
-        grid = (height // self.patch, width // self.patch)
-        place = partial(Positions, tokens.x.shape[1], grid)
-        tokens = Tokens(place(name="positions")(tokens.x), tokens.mask)
-        tokens = self.body(tokens, places=self._places(grid), train=train)
+        place = partial(Positions, tokens.x.shape[1], self.grid)
+        x = place(name="positions")(tokens.x)
+        if keep is not None:
+            if self.body.block.rotary or self.place_again:
+                raise ValueError("patches are left out: not with rotary or place_again")
+            extra = len(self.extra)
+            kept = jnp.take_along_axis(x[:, extra:], keep[:, :, None], axis=1)
+            x = jnp.concatenate([x[:, :extra], kept], axis=1)
+        if self.pre_norm:
+            x = Norm(self.body.block.norm, self.body.block.eps, name="pre_norm")(x)
+        tokens = self.body(every(x), places=self._places(), train=train)
         if self.place_again:
             x = nn.Dense(self.body.width, name="out")(tokens.x)
             tokens = Tokens(place(rms=1.0, name="positions_again")(x), tokens.mask)
         return tokens
 
-    def _places(self, grid: tuple[int, int]) -> Float[Array, "N 2"]:
-        """Column and row of each token, from 1; the class token stands at 0, 0."""
-        class_token = jnp.zeros((int(self.class_token), 2))
-        return jnp.concatenate([class_token, 1.0 + grid_places(*grid)])
+    def _stem(self) -> nn.Module:
+        if self.stem == "conv":
+            return ConvStem(self.body.width, self.patch, name="stem")
+        return PatchStem(self.body.width, self.patch, self.patch_bias, name="stem")
 
-    def _normalise(self, image: UInt8[Array, "B height width 3"]) -> Float[Array, "..."]:
+    def _places(self) -> Float[Array, "N 2"]:
+        """Column and row of each token, from 1; learned tokens stand at 0, 0."""
+        return jnp.concatenate([jnp.zeros((len(self.extra), 2)), 1.0 + grid_places(*self.grid)])
+
+    def _normalise(
+        self, image: UInt8[Array, "B height width 3"] | Float[Array, "B height width 3"]
+    ) -> Float[Array, "B height width 3"]:
         """Pixels in the dtype the parameters are in, so that bfloat16 stays bfloat16."""
         dtype = jnp.float32
         if not self.is_initializing():
             dtype = self.variables["params"]["positions"]["table"].dtype
-        return (image.astype(jnp.float32) / 127.5 - 1).astype(dtype)
+        if image.dtype == jnp.uint8:
+            mean, std = jnp.array(self.mean, jnp.float32), jnp.array(self.std, jnp.float32)
+            image = (image.astype(jnp.float32) / 255 - mean) / std
+        return image.astype(dtype)

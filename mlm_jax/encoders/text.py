@@ -1,26 +1,47 @@
-"""Text encoder: BERT."""
+"""Text encoder: BERT, and the text side of CLIP."""
 
+from collections.abc import Sequence
 from dataclasses import field
 
 import flax.linen as nn
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from mlm_jax.layers import Norm, Positions, Tokens, Transformer
+from mlm_jax.layers import Tokens, Transformer, Words, causal_mask
+from mlm_jax.layers.words import word_norm
 
 
 class TextEncoder(nn.Module):
-    """BERT (arXiv:1810.04805): words and learned positions, normed, then a two-way transformer."""
+    """Words and learned positions, then a transformer (BERT, arXiv:1810.04805).
+
+    `types` are the segments that a token may belong to (2 in BERT). `causal` lets a word look back
+    only (CLIP, arXiv:2103.00020, section 2.4).
+    """
 
     vocab: int = 512
     length: int = 32
+    types: int = 0
+    causal: bool = False
     body: Transformer = field(default_factory=Transformer)
 
-    @nn.compact
+    def setup(self) -> None:
+        self.words = Words(
+            self.vocab, self.length, self.body.width, self.types, **word_norm(self.body.block)
+        )
+
     def __call__(
-        self, ids: Int[Array, "B N"], mask: Bool[Array, "B N"], *, train: bool = False
+        self,
+        ids: Int[Array, "B N"],
+        mask: Bool[Array, "B N"],
+        *,
+        types: Int[Array, "B N"] | None = None,
+        memory: Sequence[Tokens] = (),
+        train: bool = False,
     ) -> Tokens:
-        x = nn.Embed(self.vocab, self.body.width, name="words")(ids)
-        x = Positions(self.length, name="positions")(x)
-        x = Norm(self.body.block.norm, self.body.block.eps, name="norm")(x)
-        x = nn.Dropout(self.body.block.dropout, deterministic=not train, name="dropout")(x)
-        return self.body(Tokens(x, mask), train=train)
+        """`memory` is read by cross-attention in every block (BLIP, arXiv:2201.12086)."""
+        x = self.words(ids, types=types, train=train)
+        looks = causal_mask(ids.shape[1]) if self.causal else None
+        return self.body(Tokens(x, mask), looks, memory=memory, train=train)
+
+    def attend(self, x: Float[Array, "B N D"]) -> Float[Array, "B N V"]:
+        """Logits by the vectors of the words."""
+        return self.words.attend(x)

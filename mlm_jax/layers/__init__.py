@@ -9,6 +9,7 @@ from mlm_jax.layers.embed import ConvStem, PatchStem, Positions
 from mlm_jax.layers.pool import Pool
 from mlm_jax.layers.tokens import Tokens, causal_mask, concatenate, prefix_mask
 from mlm_jax.layers.transformer import MLP, SIZES, Block, Norm, Transformer, transformer
+from mlm_jax.layers.words import WordHead, Words
 
 __all__ = [
     "MLP",
@@ -22,6 +23,8 @@ __all__ = [
     "Positions",
     "Tokens",
     "Transformer",
+    "WordHead",
+    "Words",
     "causal_mask",
     "concatenate",
     "prefix_mask",

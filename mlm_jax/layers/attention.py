@@ -19,7 +19,7 @@ class Attention(nn.Module):
     `groups` query heads share one key and value head (arXiv:2305.13245). `rotary` is the base of
     the rotary positions (arXiv:2104.09864; 10,000 there); 0 leaves them out. `qk_norm` brings the
     queries and keys of each head to one length, times a learned scale, which bounds the scores
-    (arXiv:2302.05442, section 2).
+    (arXiv:2302.05442, section 2). Without `qkv_bias` only the projection at the end has a bias.
 
     Where the collection "cache" is mutable, keys and values are kept there. The first call stores
     those of `sources`; every later call brings one token, which self-attention appends at `index`
@@ -30,6 +30,7 @@ class Attention(nn.Module):
     heads: int = 4
     groups: int = 1
     bias: bool = True
+    qkv_bias: bool = True
     rotary: float = 0.0
     qk_norm: bool = False
 
@@ -56,7 +57,7 @@ class Attention(nn.Module):
         head = width // self.heads
 
         def project(name: str, heads: int) -> Callable[[Array], Array]:
-            return nn.DenseGeneral((heads, head), use_bias=self.bias, name=name)
+            return nn.DenseGeneral((heads, head), use_bias=self.bias and self.qkv_bias, name=name)
 
         cached = self.is_mutable_collection("cache") and not self.is_initializing()
         later = cached and self.has_variable("cache", "key")

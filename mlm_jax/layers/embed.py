@@ -4,7 +4,7 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class Positions(nn.Module):
@@ -19,13 +19,16 @@ class Positions(nn.Module):
     rms: float = 0.5
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"], start: int | Array = 0) -> Float[Array, "B N D"]:
-        """Row n of `x` stands at place `start` + n."""
+    def __call__(
+        self, x: Float[Array, "B N D"], places: Int[Array, "R N"] | None = None
+    ) -> Float[Array, "B N D"]:
+        """`places` of the tokens in each row, or in all (R = 1), where they are not 0, 1, 2, ..."""
         width, count = x.shape[-1], x.shape[1]
         if count > self.length:
             raise ValueError(f"{count} tokens, but positions for {self.length} only")
         table = self.param("table", self._initial, (self.length, width))
-        places = jnp.arange(count) + start
+        if places is None:
+            return x + table[:count]
         return x + jnp.take(table, places, axis=0, mode="clip")
 
     def _initial(self, key: Array, shape: tuple[int, int]) -> Float[Array, "N D"]:
@@ -60,11 +63,15 @@ class PatchStem(nn.Module):
 
     width: int
     patch: int
+    bias: bool = True
 
     @nn.compact
     def __call__(self, image: Float[Array, "B height width C"]) -> Float[Array, "B h w D"]:
         window = (self.patch, self.patch)
-        return nn.Conv(self.width, window, strides=window, padding="VALID", name="patches")(image)
+        conv = nn.Conv(
+            self.width, window, window, padding="VALID", use_bias=self.bias, name="patches"
+        )
+        return conv(image)
 
 
 class ConvStem(nn.Module):

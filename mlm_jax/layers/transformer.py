@@ -19,11 +19,13 @@ SIZES = {
     "large": (1024, 24, 16),
 }
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "swiglu"]
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
     "swiglu": jax.nn.silu,
 }
 
@@ -56,9 +58,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         width = x.shape[-1]
-        hidden = int(width * self.ratio)
+        hidden = round(width * self.ratio)
         y = nn.Dense(hidden, use_bias=self.bias, name="up")(x)
-        act = _ACTIVATIONS[self.activation]
+        act = ACTIVATIONS[self.activation]
         if self.activation == "swiglu":
             y = act(nn.Dense(hidden, use_bias=self.bias, name="gate")(x)) * y
         else:
@@ -85,6 +87,7 @@ class Block(nn.Module):
     eps: float = 1e-6
     order: Literal["pre", "post"] = "pre"
     bias: bool = True
+    qkv_bias: bool = True
     dropout: float = 0.0
 
     @nn.compact
@@ -110,7 +113,13 @@ class Block(nn.Module):
         def attend(name: str, x: Array, sources: Sequence[Tokens], gate: bool = False) -> Array:
             rotary = 0.0 if sources else self.rotary
             attention = Attention(
-                self.heads, self.groups, self.bias, rotary, self.qk_norm, name=name
+                self.heads,
+                self.groups,
+                self.bias,
+                self.qkv_bias,
+                rotary,
+                self.qk_norm,
+                name=name,
             )
 
             def read(y: Array) -> Array:

@@ -5,7 +5,7 @@ from dataclasses import field, replace
 from typing import Any, Literal
 
 import flax.linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
@@ -50,9 +50,14 @@ class Multimodal(nn.Module):
         return self.fusion(image, text, train=train)
 
     def decode(
-        self, ids: Int[Array, "B N"], fused: Fused, *, train: bool = False
+        self,
+        ids: Int[Array, "B N"],
+        fused: Fused,
+        mask: Bool[Array, "B N"] | None = None,
+        *,
+        train: bool = False,
     ) -> Float[Array, "B N V"]:
-        return self.decoder(ids, fused, train=train)
+        return self.decoder(ids, fused, mask, train=train)
 
 
 def multimodal(
@@ -85,7 +90,7 @@ def multimodal(
         image=ImageEncoder(
             (pixels, pixels), patch, stem, place_again=True, body=body(rotary=image_rotary)
         ),
-        text=TextEncoder(vocab, text_length, body(text_depth, order="post", eps=1e-12)),
+        text=TextEncoder(vocab, text_length, body=body(text_depth, order="post", eps=1e-12)),
         fusion=Fusion(body=body(fusion_depth)),
-        decoder=TextDecoder(vocab, target_length, body(decoder_depth, rotary=decoder_rotary)),
+        decoder=TextDecoder(vocab, target_length, body=body(decoder_depth, rotary=decoder_rotary)),
     )

@@ -1,0 +1,79 @@
+"""From words to vectors and back."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mlm_jax.layers.embed import Positions
+from mlm_jax.layers.transformer import ACTIVATIONS, Activation, Block, Norm
+
+
+class Words(nn.Module):
+    """A vector for each word, its place and, with `types`, its segment: summed."""
+
+    vocab: int
+    length: int
+    width: int
+    types: int = 0
+    norm: Literal["none", "layer", "rms"] = "none"
+    eps: float = 1e-6
+    dropout: float = 0.0
+
+    def setup(self) -> None:
+        self.table = nn.Embed(self.vocab, self.width)
+        self.positions = Positions(self.length)
+        if self.types:
+            self.segments = nn.Embed(self.types, self.width)
+        if self.norm != "none":
+            self.normed = Norm(self.norm, self.eps)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(
+        self,
+        ids: Int[Array, "B N"],
+        *,
+        types: Int[Array, "B N"] | None = None,
+        places: Int[Array, "R N"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B N D"]:
+        """`types` are 0 where not given; `places` are those of `Positions`."""
+        x = self.positions(self.table(ids), places)
+        if self.types:
+            x = x + self.segments(jnp.zeros_like(ids) if types is None else types)
+        if self.norm != "none":
+            x = self.normed(x)
+        return self.drop(x, deterministic=not train)
+
+    def attend(self, x: Float[Array, "B N D"]) -> Float[Array, "B N V"]:
+        """Logits by the same vectors: the output matrix is tied to the input's."""
+        return self.table.attend(x)
+
+
+def word_norm(block: Block) -> dict[str, Any]:
+    """Fields of `Words` before blocks like `block`: those that norm last expect a norm before."""
+    norm = block.norm if block.order == "post" else "none"
+    return {"norm": norm, "eps": block.eps, "dropout": block.dropout}
+
+
+class WordHead(nn.Module):
+    """BERT's way from vectors to words: a layer, a norm, the words' own vectors, a bias.
+
+    arXiv:1810.04805, section 3.1 names the task; the layers are those of its published code.
+    """
+
+    vocab: int
+    activation: Activation = "gelu"
+    norm: Literal["layer", "rms"] = "layer"
+    eps: float = 1e-12
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B N D"], attend: Callable[[Array], Array]
+    ) -> Float[Array, "B N V"]:
+        """`attend` is that of the words."""
+        x = nn.Dense(x.shape[-1], name="transform")(x)
+        x = Norm(self.norm, self.eps, name="norm")(ACTIVATIONS[self.activation](x))
+        return attend(x) + self.param("bias", nn.initializers.zeros_init(), (self.vocab,))

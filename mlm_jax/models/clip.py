@@ -1,0 +1,80 @@
+"""CLIP and SigLIP: a picture and a text as two vectors that meet (2103.00020, 2303.15343)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.layers import Pool, Tokens
+
+
+class Clip(nn.Module):
+    """Image encoder, text encoder -> unit vectors, and how their products become logits.
+
+    `kind` "clip" projects both sides to `width` without bias. "siglip" takes the picture as it was
+    pooled, projects the text with a bias, and has a bias for the logits; `width` is then the
+    width of the picture.
+
+    The text is read at the `end`: its last real word; the last place, padding or not; the largest
+    id; or the first word that is `end_id`.
+    """
+
+    image: ImageEncoder = field(default_factory=lambda: ImageEncoder(class_token=True))
+    text: TextEncoder = field(default_factory=lambda: TextEncoder(causal=True))
+    pool: Pool = field(default_factory=lambda: Pool("first"))
+    width: int = 128
+    kind: Literal["clip", "siglip"] = "clip"
+    end: Literal["word", "place", "largest", "id"] = "word"
+    end_id: int = 2
+
+    def setup(self) -> None:
+        siglip = self.kind == "siglip"
+        if not siglip:
+            self.image_out = nn.Dense(self.width, use_bias=False)
+        self.text_out = nn.Dense(self.width, use_bias=siglip)
+        scale = math.log(10) if siglip else math.log(1 / 0.07)  # where the papers start
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(scale), ())
+        if siglip:
+            self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), ())
+
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
+        """ "image" (B, width), "text" (R, width) of the captions; "scale" and "bias" of logits."""
+        return {
+            "image": self.see(batch["image"], train=train),
+            "text": self.read(batch["target"], batch["target_mask"], train=train),
+            **self.logits(),
+        }
+
+    def see(self, image: Array, *, train: bool = False) -> Float[Array, "B D"]:
+        pooled = self.pool(self.image(image, train=train))
+        return unit(pooled if self.kind == "siglip" else self.image_out(pooled))
+
+    def read(
+        self, ids: Int[Array, "R N"], mask: Bool[Array, "R N"], *, train: bool = False
+    ) -> Float[Array, "R D"]:
+        tokens = self.text(ids, mask, train=train)
+        return unit(self.text_out(self._at_end(ids, tokens)))
+
+    def logits(self) -> dict[str, Float[Array, ""]]:
+        """Logits are scale * image @ text.T + bias."""
+        bias = self.logit_bias if self.kind == "siglip" else jnp.zeros(())
+        return {"scale": jnp.exp(self.logit_scale.astype(jnp.float32)), "bias": bias}
+
+    def _at_end(self, ids: Int[Array, "R N"], tokens: Tokens) -> Float[Array, "R D"]:
+        if self.end == "word":
+            return Pool("last", parent=None)(tokens)
+        if self.end == "place":
+            return tokens.x[:, -1]
+        sought = ids if self.end == "largest" else ids == self.end_id
+        return jnp.take_along_axis(tokens.x, sought.argmax(1)[:, None, None], axis=1)[:, 0]
+
+
+def unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    """Of length 1, float32."""
+    x = x.astype(jnp.float32)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

@@ -1,0 +1,30 @@
+"""GPT: a text decoder that reads nothing but its own words (GPT-2, Radford et al. 2019)."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.fusion import Fused
+
+
+class Gpt(nn.Module):
+    """Logits over the next word at each of target[:, :-1], float32 (R, M - 1, V)."""
+
+    decoder: TextDecoder = field(default_factory=TextDecoder)
+
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
+        return {"logits": self.decoder(batch["target"][:, :-1], Fused(), train=train)}
+
+    def decode(
+        self,
+        ids: Int[Array, "B N"],
+        fused: Fused,
+        mask: Bool[Array, "B N"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B N V"]:
+        return self.decoder(ids, fused, mask, train=train)

@@ -1,0 +1,139 @@
+"""CLIP as it is published: CLIPModel."""
+
+from typing import Any
+
+from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.layers import Pool
+from mlm_jax.models.clip import Clip
+from mlm_jax.pretrained.family import Family
+from mlm_jax.pretrained.names import Pair, Spelling, at, layers
+from mlm_jax.pretrained.settings import Settings, Sizes, unsupported
+from mlm_jax.pretrained.vit import encoder_misfits
+
+EYES = Sizes(activation=("hidden_act", "quick_gelu"), eps=("layer_norm_eps", 1e-5))
+TEXT = Sizes(
+    width=("hidden_size", 512),
+    heads=("num_attention_heads", 8),
+    hidden=("intermediate_size", 2048),
+    activation=("hidden_act", "quick_gelu"),
+    eps=("layer_norm_eps", 1e-5),
+)
+BLOCK = [
+    Pair("attention_norm", "layer_norm1"),
+    Pair("attention/query", "self_attn.q_proj"),
+    Pair("attention/key", "self_attn.k_proj"),
+    Pair("attention/value", "self_attn.v_proj"),
+    Pair("attention/out", "self_attn.out_proj"),
+    Pair("mlp_norm", "layer_norm2"),
+    Pair("mlp/up", "mlp.fc1"),
+    Pair("mlp/down", "mlp.fc2"),
+]
+LARGEST = 2  # files from before the id of the end was right: their text is read at its largest id
+
+
+def build(settings: Settings, architecture: str, names: frozenset[str]) -> Clip:
+    eyes, words = settings.part("vision_config"), settings.part("text_config")
+    eyes.must(num_channels=3)
+    end = words.values.get("eos_token_id", 49_407)
+    if not isinstance(end, int):
+        words.wrong.append(f"text_config.eos_token_id is {end!r}: must be one id")
+        end = LARGEST
+    return Clip(
+        image=ImageEncoder(
+            size=eyes.pixels("image_size", 224),
+            patch=eyes.integer("patch_size", 32),
+            patch_bias=False,
+            class_token=True,
+            pre_norm=True,
+            body=eyes.transformer(EYES),
+        ),
+        text=TextEncoder(
+            vocab=words.integer("vocab_size", 49_408),
+            length=words.integer("max_position_embeddings", 77),
+            causal=True,
+            body=words.transformer(TEXT),
+        ),
+        pool=Pool("first"),
+        width=settings.integer("projection_dim", 512),
+        end="largest" if end == LARGEST else "id",
+        end_id=end,
+    )
+
+
+def describe(model: Clip) -> dict[str, Any]:
+    return {
+        "projection_dim": model.width,
+        "vision_config": describe_eyes(model.image, EYES, "clip_vision_model")
+        | {"projection_dim": model.width},
+        "text_config": {
+            **TEXT.describe(model.text.body),
+            "model_type": "clip_text_model",
+            "vocab_size": model.text.vocab,
+            "max_position_embeddings": model.text.length,
+            "projection_dim": model.width,
+            "eos_token_id": LARGEST if model.end == "largest" else model.end_id,
+        },
+    }
+
+
+def describe_eyes(image: ImageEncoder, sizes: Sizes, kind: str) -> dict[str, Any]:
+    height, width = image.size
+    return {
+        **sizes.describe(image.body),
+        "model_type": kind,
+        "image_size": height if height == width else [height, width],
+        "patch_size": image.patch,
+        "num_channels": 3,
+    }
+
+
+def misfits(model: Clip) -> list[str]:
+    wrong = encoder_misfits(model.image, patch_bias=False, pre_norm=True)
+    wrong += unsupported(model.text.body)
+    if model.kind != "clip" or model.pool.kind != "first":
+        wrong.append("kind or pool is another")
+    if not model.text.causal or model.text.types:
+        wrong.append("text.causal is False or text.types are not 0")
+    if model.end not in ("largest", "id"):
+        wrong.append(f"end is {model.end!r}, the family has 'largest' and 'id'")
+    return wrong
+
+
+def pairs(model: Clip) -> list[Pair]:
+    eyes = [
+        Pair("class_token", "embeddings.class_embedding", flat=1),
+        Pair("stem/patches", "embeddings.patch_embedding"),
+        Pair("positions", "embeddings.position_embedding"),
+        Pair("pre_norm", "pre_layrnorm"),
+        *layers("body", "encoder.layers", model.image.body.depth, BLOCK),
+        Pair("body/norm", "post_layernorm"),
+    ]
+    return [
+        *at("image", "vision_model", eyes),
+        *at("text", "text_model", text_pairs(model.text)),
+        Pair("image_out", "visual_projection"),
+        Pair("text_out", "text_projection"),
+        Pair("logit_scale", "logit_scale"),
+    ]
+
+
+def text_pairs(text: TextEncoder) -> list[Pair]:
+    return [
+        Pair("words/table", "embeddings.token_embedding"),
+        Pair("words/positions", "embeddings.position_embedding"),
+        *layers("body", "encoder.layers", text.body.depth, BLOCK),
+        Pair("body/norm", "final_layer_norm"),
+    ]
+
+
+CLIP = Family(
+    "clip",
+    Clip,
+    {"CLIPModel": ""},
+    build,
+    lambda model: "CLIPModel",
+    describe,
+    misfits,
+    pairs,
+    Spelling(),
+)

@@ -1,0 +1,34 @@
+"""What a published family is to us: one value of `Family` in a file of its own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlm_jax.pretrained.names import Pair, Spelling
+from mlm_jax.pretrained.settings import Settings
+
+Model = Any  # the module of a family, which its own file knows
+
+
+@dataclass(frozen=True)
+class Family:
+    """`kind` is the model_type of config.json; `module` our class or
+    classes of model.
+
+    `architectures`: published class -> pattern of a tensor that only it has, the most telling
+    first. `build` makes the model from config.json, the class and the names of the tensors;
+    `architecture`, `describe` and `misfits` go back: the class, the fields of config.json, and what
+    the family cannot express. `idle` are tensors that no output depends on, with their shapes: the
+    published class has them, we keep what was read, or write zeros.
+    """
+
+    kind: str
+    module: type | tuple[type, ...]
+    architectures: Mapping[str, str]
+    build: Callable[[Settings, str, frozenset[str]], Model]
+    architecture: Callable[[Model], str]
+    describe: Callable[[Model], dict[str, Any]]
+    misfits: Callable[[Model], list[str]]
+    pairs: Callable[[Model], list[Pair]]
+    spelling: Spelling = field(default_factory=Spelling)
+    idle: Callable[[Model], dict[str, tuple[int, ...]]] = lambda model: {}

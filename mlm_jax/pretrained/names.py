@@ -1,0 +1,245 @@
+"""Name maps: one list of pairs a family, read in both directions.
+
+A pair says which module of ours is which module on disk: `Pair("mlp/up", "intermediate.dense")`
+stands for kernel and weight, bias and bias. How a kernel lies on disk follows from its axes here:
+Linear (out, in), Conv2d (O, I, h, w). Of several modules of ours the tensor on disk has one after
+the other along its output (GPT-2's c_attn).
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlm_jax.config import UserError
+from mlm_jax.pretrained.files import Stored
+
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "table": "weight",
+          "bias": "bias"}  # fmt: skip
+
+
+class Pair(NamedTuple):
+    """`ours`: paths of modules, or of single parameters; `theirs`: the name of a module or tensor.
+
+    `flat`: axes of the tensor on disk, where ours has more or fewer of length 1 in front.
+    `straight`: the weight lies (in, out), as in GPT-2's Conv1D.
+    """
+
+    ours: str | tuple[str, ...]
+    theirs: str
+    flat: int | None = None
+    straight: bool = False
+
+
+def at(ours: str, theirs: str, pairs: Iterable[Pair]) -> list[Pair]:
+    """The pairs with `ours` and `theirs` put before their names; "" puts nothing."""
+
+    def before(prefix: str, mark: str, name: str) -> str:
+        return f"{prefix}{mark}{name}" if prefix and name else prefix or name
+
+    def one(pair: Pair) -> Pair:
+        own = pair.ours if isinstance(pair.ours, tuple) else (pair.ours,)
+        names = tuple(before(ours, "/", name) for name in own)
+        return pair._replace(ours=names, theirs=before(theirs, ".", pair.theirs))
+
+    return [one(pair) for pair in pairs]
+
+
+def layers(ours: str, theirs: str, depth: int, pairs: Sequence[Pair]) -> list[Pair]:
+    return [pair for n in range(depth) for pair in at(f"{ours}/block_{n}", f"{theirs}.{n}", pairs)]
+
+
+class Tensor(NamedTuple):
+    """One tensor on disk, and the parameters it becomes."""
+
+    name: str
+    shape: tuple[int, ...]
+    paths: tuple[str, ...]
+    parts: tuple[tuple[int, ...], ...]
+    """Shapes of the parameters."""
+    straight: bool
+
+    def read(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """The parameters, as views of `array` where that is possible."""
+        pieces = [array]
+        if len(self.paths) > 1:
+            outputs = [_matrix(p, s)[-1] for p, s in zip(self.paths, self.parts, strict=True)]
+            pieces = np.split(array, np.cumsum(outputs)[:-1], self._axis(array.ndim))
+        turned = [self._turn(path, piece) for path, piece in zip(self.paths, pieces, strict=True)]
+        shaped = [a.reshape(shape) for a, shape in zip(turned, self.parts, strict=True)]
+        return dict(zip(self.paths, shaped, strict=True))
+
+    def write(self, params: Mapping[str, Any]) -> np.ndarray:
+        """The tensor, contiguous, as it lies on disk."""
+        pieces = []
+        for path, shape in zip(self.paths, self.parts, strict=True):
+            array = np.asarray(params[path])
+            if path.endswith("/kernel") and len(shape) == 4:
+                pieces.append(array.transpose(3, 2, 0, 1))
+            elif path.endswith("/kernel") and not self.straight:
+                pieces.append(array.reshape(_matrix(path, shape)).T)
+            else:
+                pieces.append(array.reshape(_matrix(path, shape)))
+        whole = (
+            pieces[0] if len(pieces) == 1 else np.concatenate(pieces, self._axis(pieces[0].ndim))
+        )
+        return np.array(whole.reshape(self.shape), order="C")
+
+    def _axis(self, ndim: int) -> int:
+        """That of the output."""
+        return ndim - 1 if self.straight or ndim < 2 else 0
+
+    def _turn(self, path: str, piece: np.ndarray) -> np.ndarray:
+        if not path.endswith("/kernel"):
+            return piece
+        if piece.ndim == 4:
+            return piece.transpose(2, 3, 1, 0)
+        return piece if self.straight else piece.T
+
+
+def _matrix(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A parameter without its axis of heads: (in, out) of a kernel, (out,) of a bias."""
+    module, _, leaf = path.rpartition("/")
+    if leaf == "kernel" and len(shape) == 3:
+        inner = 2 if module.endswith("out") else 1
+        return int(np.prod(shape[:inner])), int(np.prod(shape[inner:]))
+    if leaf == "bias":
+        return (int(np.prod(shape)),)
+    return shape
+
+
+def plan(pairs: Sequence[Pair], shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:
+    """The tensors on disk of a model with parameters of these shapes.
+
+    Raises: ValueError if a parameter has no name on disk, or two: the map is wrong.
+    """
+    found = [tensor for pair in pairs for tensor in _expand(pair, shapes)]
+    covered = [path for tensor in found for path in tensor.paths]
+    names = [tensor.name for tensor in found]
+    lost = sorted(shapes.keys() - set(covered))
+    if lost or len(set(covered)) < len(covered) or len(set(names)) < len(names):
+        raise ValueError(f"names on disk: none for {lost}, or one twice")
+    return found
+
+
+def _expand(pair: Pair, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[Tensor]:
+    ours = pair.ours if isinstance(pair.ours, tuple) else (pair.ours,)
+    if ours[0] in shapes:
+        yield _tensor(pair, pair.theirs, ours, shapes)
+        return
+    inside = [path for path in shapes if path.startswith(f"{ours[0]}/")]
+    if not inside:
+        raise ValueError(f"the map names {ours[0]}, which the model does not have")
+    for path in inside:
+        rest = path.removeprefix(ours[0])
+        paths = tuple(f"{name}{rest}" for name in ours)
+        yield _tensor(pair, f"{pair.theirs}.{LEAVES[path.rpartition('/')[2]]}", paths, shapes)
+
+
+def _tensor(
+    pair: Pair, name: str, paths: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]
+) -> Tensor:
+    parts = tuple(shapes[path] for path in paths)
+    kernel = paths[0].endswith("/kernel")
+    if kernel and len(parts[0]) == 4:
+        height, width, inner, outer = parts[0]
+        shape: tuple[int, ...] = (outer, inner, height, width)
+    else:
+        shape = _matrix(paths[0], parts[0])
+        if len(paths) > 1:
+            outputs = (_matrix(p, s)[-1] for p, s in zip(paths, parts, strict=True))
+            shape = (*shape[:-1], sum(outputs))
+        if kernel and not pair.straight:
+            shape = shape[::-1]
+    if pair.flat is not None:
+        whole = list(shape)
+        while whole and whole[0] == 1:
+            whole.pop(0)
+        shape = (*[1] * (pair.flat - len(whole)), *whole)
+    return Tensor(name, shape, paths, parts, pair.straight)
+
+
+# --- names as they are found ---
+
+
+class Spelling(NamedTuple):
+    """How the names of a family vary from file to file.
+
+    `old`: pattern -> replacement, from other spellings to the published one. `prefixes` come and
+    go. `tied` tensors are copies of others. `ignored` patterns are no parameters, or belong to
+    heads that the model does not have.
+    """
+
+    old: tuple[tuple[str, str], ...] = ()
+    prefixes: tuple[str, ...] = ()
+    tied: Mapping[str, str] = {}
+    ignored: tuple[str, ...] = ()
+
+
+GAMMA = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+BUFFERS = (r"(^|\.)position_ids$", r"(^|\.)token_type_ids$", r"\.attn\.(masked_)?bias$",
+           r"\.crossattention\.(masked_)?bias$")  # fmt: skip
+
+
+class Match(NamedTuple):
+    """Names wanted -> tensors found; `unused` are tensors that the model has no place for."""
+
+    found: dict[str, Stored]
+    unused: list[str]
+
+
+def match(wanted: Sequence[Tensor], stored: Mapping[str, Stored], spelling: Spelling) -> Match:
+    """Which tensor is which. Raises: UserError listing every name and shape that does not fit."""
+    shapes = {tensor.name: tensor.shape for tensor in wanted}
+    known = shapes.keys() | spelling.tied.keys()
+    places: dict[str, list[str]] = {}
+    unused, strange = [], []
+    for name in stored:
+        canonical = spell(name, known, spelling)
+        if canonical is not None:
+            places.setdefault(canonical, []).append(name)
+        elif any(re.search(p, name) for p in (*BUFFERS, *spelling.ignored)):
+            unused.append(name)
+        else:
+            strange.append(name)
+    wrong = [f"{n[0]} and {n[1]} are both {name}" for name, n in places.items() if len(n) > 1]
+    found = {name: stored[n[0]] for name, n in places.items()}
+    for copy, source in spelling.tied.items():
+        if copy not in found:
+            continue
+        twin = found.pop(copy)
+        if source not in found:
+            found[source] = twin
+        elif not _equal(twin, found[source]):
+            wrong.append(f"{copy} differs from {source}, to which it is tied here")
+    missing = [name for name in shapes if name not in found]
+    wrong += [f"{name} {shapes[name]} is missing" for name in missing]
+    wrong += [
+        f"{name} is {found[name].shape}, wanted is {shape}"
+        for name, shape in shapes.items()
+        if name in found and found[name].shape != shape
+    ]
+    wrong += [f"{name} {stored[name].shape} is unknown{_near(name, missing)}" for name in strange]
+    if wrong:
+        raise UserError(f"{len(wrong)} tensors do not fit:\n" + "\n".join(f"  {w}" for w in wrong))
+    return Match({name: found[name] for name in shapes}, unused)
+
+
+def spell(name: str, known: Any, spelling: Spelling) -> str | None:
+    """The published name among `known`, or None."""
+    for pattern, replacement in spelling.old:
+        name = re.sub(pattern, replacement, name)
+    bare = [name.removeprefix(prefix) for prefix in spelling.prefixes]
+    more = [f"{prefix}{each}" for prefix in spelling.prefixes for each in (name, *bare)]
+    return next((each for each in (name, *bare, *more) if each in known), None)
+
+
+def _near(name: str, missing: Sequence[str]) -> str:
+    near = get_close_matches(name, missing, n=1, cutoff=0.6)
+    return f"; perhaps {near[0]}" if near else ""
+
+
+def _equal(one: Stored, other: Stored) -> bool:
+    return one.shape == other.shape and bool(np.array_equal(one.read(), other.read()))

@@ -1,0 +1,112 @@
+"""SigLIP, and SigLIP 2 of fixed resolution, as they are published: SiglipModel."""
+
+from dataclasses import replace
+from typing import Any
+
+from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.layers import Pool
+from mlm_jax.models.clip import Clip
+from mlm_jax.pretrained.clip import BLOCK, describe_eyes, text_pairs
+from mlm_jax.pretrained.family import Family
+from mlm_jax.pretrained.names import Pair, Spelling, at, layers
+from mlm_jax.pretrained.settings import Settings, Sizes, unsupported
+from mlm_jax.pretrained.vit import encoder_misfits
+
+SIZES = Sizes(activation=("hidden_act", "gelu_pytorch_tanh"), eps=("layer_norm_eps", 1e-6))
+QKV = ("query", "key", "value")
+
+
+def build(settings: Settings, architecture: str, names: frozenset[str]) -> Clip:
+    eyes, words = settings.part("vision_config"), settings.part("text_config")
+    eyes.must(num_channels=3, vision_use_head=True)
+    body, text = eyes.transformer(SIZES), words.transformer(SIZES)
+    width = words.integer("projection_size", text.width)
+    if width != body.width:
+        words.wrong.append(
+            f"text_config.projection_size is {width}: must be that of the picture, {body.width}"
+        )
+    return Clip(
+        image=ImageEncoder(
+            size=eyes.pixels("image_size", 224), patch=eyes.integer("patch_size", 16), body=body
+        ),
+        text=TextEncoder(
+            vocab=words.integer("vocab_size", 32_000),
+            length=words.integer("max_position_embeddings", 64),
+            body=text,
+        ),
+        pool=map_of(body.block),
+        width=width,
+        kind="siglip",
+        end="place",
+    )
+
+
+def map_of(block: Any) -> Pool:
+    """The head that reads the picture, of the same kind as its blocks."""
+    return Pool("map", block.heads, block.ratio, block.activation, block.eps)
+
+
+def describe(model: Clip) -> dict[str, Any]:
+    return {
+        "vision_config": describe_eyes(model.image, SIZES, "siglip_vision_model")
+        | {"vision_use_head": True},
+        "text_config": {
+            **SIZES.describe(model.text.body),
+            "model_type": "siglip_text_model",
+            "vocab_size": model.text.vocab,
+            "max_position_embeddings": model.text.length,
+            "projection_size": model.width,
+        },
+    }
+
+
+def misfits(model: Clip) -> list[str]:
+    wrong = encoder_misfits(model.image, class_token=False) + unsupported(model.text.body)
+    if model.kind != "siglip" or model.end != "place":
+        wrong.append("kind is not siglip, or end not place")
+    if model.text.causal or model.text.types:
+        wrong.append("text.causal is True or text.types are not 0")
+    if replace(model.pool) != map_of(model.image.body.block):
+        wrong.append(
+            "pool is not a map of the heads, ratio, activation and eps of image.body.block"
+        )
+    return wrong
+
+
+def pairs(model: Clip) -> list[Pair]:
+    eyes = [
+        Pair("stem/patches", "embeddings.patch_embedding"),
+        Pair("positions", "embeddings.position_embedding"),
+        *layers("body", "encoder.layers", model.image.body.depth, BLOCK),
+        Pair("body/norm", "post_layernorm"),
+    ]
+    head = [
+        Pair("query", "probe"),
+        Pair(tuple(f"attention/{n}/kernel" for n in QKV), "attention.in_proj_weight"),
+        Pair(tuple(f"attention/{n}/bias" for n in QKV), "attention.in_proj_bias"),
+        Pair("attention/out", "attention.out_proj"),
+        Pair("norm", "layernorm"),
+        Pair("mlp/up", "mlp.fc1"),
+        Pair("mlp/down", "mlp.fc2"),
+    ]
+    return [
+        *at("image", "vision_model", eyes),
+        *at("pool", "vision_model.head", head),
+        *at("text", "text_model", text_pairs(model.text)),
+        Pair("text_out", "text_model.head"),
+        Pair("logit_scale", "logit_scale", flat=1),
+        Pair("logit_bias", "logit_bias", flat=1),
+    ]
+
+
+SIGLIP = Family(
+    "siglip",
+    Clip,
+    {"SiglipModel": ""},
+    build,
+    lambda model: "SiglipModel",
+    describe,
+    misfits,
+    pairs,
+    Spelling(),
+)

@@ -1,0 +1,234 @@
+"""From a folder to a model with its parameters, and back."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from mlm_jax.config import UserError, suggest
+from mlm_jax.paths import named, nested
+from mlm_jax.pretrained.bert import BERT
+from mlm_jax.pretrained.blip import BLIP
+from mlm_jax.pretrained.clip import CLIP
+from mlm_jax.pretrained.family import Family
+from mlm_jax.pretrained.files import CONFIG, INDEX, WEIGHTS, Folder, open_folder
+from mlm_jax.pretrained.gpt2 import GPT2
+from mlm_jax.pretrained.names import Tensor, match, plan
+from mlm_jax.pretrained.settings import Settings
+from mlm_jax.pretrained.siglip import SIGLIP
+from mlm_jax.pretrained.vit import DEIT, VIT
+from mlm_jax.pretrained.vit_gpt2 import VIT_GPT2
+
+FAMILIES = (BERT, GPT2, VIT, DEIT, CLIP, SIGLIP, BLIP, VIT_GPT2)
+SHARD = 5_000_000_000  # bytes to a file, as the reference cuts them
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """`params`: nested dicts of numpy arrays, in the dtypes of the file.
+
+    `config` is config.json as it was; `idle` what no output depends on (see `Family`); `unused`
+    names what the file has and the model has no place for.
+    """
+
+    model: Any
+    params: dict[str, Any]
+    config: dict[str, Any]
+    idle: dict[str, np.ndarray] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+
+def load(path: Path) -> Pretrained:
+    """A published checkpoint: the model that config.json describes and its parameters.
+
+    Nothing is loaded unless everything fits. Raises: UserError listing every problem.
+    """
+    folder = open_folder(Path(path))
+    try:
+        family, model = model_of(folder)
+        idle = family.idle(model)
+        own = {name: folder.tensors[name] for name in idle if name in folder.tensors}
+        rest = {name: t for name, t in folder.tensors.items() if name not in idle}
+        tensors = names_on_disk(family, model)
+        found, unused = match(tensors, rest, family.spelling)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    params: dict[str, np.ndarray] = {}
+    for tensor in tensors:
+        params |= tensor.read(found[tensor.name].read())
+    kept = {name: stored.read() for name, stored in own.items()}
+    return Pretrained(model, nested(params), folder.config, kept, tuple(unused))
+
+
+def model_of(folder: Folder) -> tuple[Family, nn.Module]:
+    """The family and the module that config.json describes. Raises: UserError."""
+    kind = folder.config.get("model_type")
+    family = next((each for each in FAMILIES if each.kind == kind), None)
+    if family is None:
+        known = [each.kind for each in FAMILIES]
+        raise UserError(f"{CONFIG} is of model_type {kind!r}{suggest(str(kind), known)}")
+    settings = Settings(folder.config, "")
+    names = frozenset(folder.tensors)
+    model = family.build(settings, architecture(family, folder), names)
+    settings.settle()
+    return family, model
+
+
+def architecture(family: Family, folder: Folder) -> str:
+    """The published class: what config.json names, or else what the tensors show."""
+    given = folder.config.get("architectures")
+    name = given[0] if isinstance(given, list) and given else None
+    known = family.architectures
+    if name is None:
+        shown = (n for n, mark in known.items() if any(re.search(mark, t) for t in folder.tensors))
+        return next(shown, list(known)[-1])
+    if name not in known:
+        raise UserError(f"{CONFIG} names the class {name}{suggest(str(name), list(known))}")
+    return str(name)
+
+
+def names_on_disk(family: Family, model: Any) -> list[Tensor]:
+    """Raises: UserError where the sizes of the model do not go together."""
+    try:
+        shapes = parameter_shapes(model)
+    except ValueError as error:
+        raise UserError(f"{CONFIG}: {error}") from error
+    return plan(family.pairs(model), shapes)
+
+
+def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every parameter; nothing is computed."""
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), example(model)))
+    return {path: leaf.shape for path, leaf in named(variables["params"]).items()}
+
+
+def example(model: Any) -> dict[str, Any]:
+    """The smallest batch that the model takes."""
+    ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+    batch = {"target": ids, "target_mask": mask, "text": ids, "text_mask": mask}
+    image = getattr(model, "image", None)
+    return batch if image is None else {**batch, "image": jnp.zeros((1, *image.size, 3), jnp.uint8)}
+
+
+# --- writing ---
+
+
+def save(
+    path: Path,
+    model: Any,
+    params: Any,
+    *,
+    config: Mapping[str, Any] = {},
+    idle: Mapping[str, np.ndarray] = {},
+    shard: int = SHARD,
+) -> None:
+    """Write the model as a published checkpoint, with published names, in the dtypes of `params`.
+
+    `config` are further fields of config.json, `idle` as `load` gave them. A file has at most
+    `shard` bytes, or one tensor. The folder appears whole or not at all.
+    Raises: UserError where no family can express the model, or `path` exists.
+    """
+    path = Path(path)
+    family = family_of(model)
+    leaves = named(params)
+    tensors = names_on_disk(family, model)
+    check_shapes(leaves, parameter_shapes(model))
+    if path.exists():
+        raise UserError(f"{path} exists: give a folder that does not, or remove it first")
+    part = path.with_name(f"{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    first = np.asarray(next(iter(leaves.values())))
+    fields = {**config, **merged(config, family.describe(model))}
+    if len(fields.get("id2label", ())) == fields.get("num_labels"):
+        del fields["num_labels"]  # which the names of the classes say
+    fields |= {"model_type": family.kind, "architectures": [family.architecture(model)]}
+    fields["torch_dtype"] = fields["dtype"] = str(first.dtype)
+    (part / CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    write_shards(part, shards(tensors, leaves, idles(family, model, idle, first.dtype), shard))
+    part.rename(path)
+
+
+def family_of(model: Any) -> Family:
+    """Raises: UserError saying why each family that has such a model cannot express this one."""
+    wrong = []
+    for family in FAMILIES:
+        if isinstance(model, family.module):
+            misfits = family.misfits(model)
+            if not misfits:
+                return family
+            wrong.append(f"{family.kind}: {'; '.join(misfits)}")
+    why = "\n".join(f"  {w}" for w in wrong) or "  its class is not one of theirs"
+    raise UserError(f"no published family can express this {type(model).__name__}:\n{why}")
+
+
+def check_shapes(leaves: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    wrong = [f"{p} is missing" for p in shapes if p not in leaves]
+    wrong += [f"{p} is unknown" for p in leaves if p not in shapes]
+    wrong += [
+        f"{p} is {leaves[p].shape}, not {shape}"
+        for p, shape in shapes.items()
+        if p in leaves and leaves[p].shape != shape
+    ]
+    if wrong:
+        raise UserError("these are not parameters of this model:\n  " + "\n  ".join(wrong))
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The new fields; nested objects keep what only the old has."""
+    return {
+        key: {**old[key], **value}
+        if isinstance(value, dict) and isinstance(old.get(key), dict)
+        else value
+        for key, value in new.items()
+    }
+
+
+def idles(
+    family: Family, model: Any, given: Mapping[str, np.ndarray], dtype: np.dtype
+) -> dict[str, np.ndarray]:
+    return {
+        name: np.array(given.get(name, np.zeros(shape, dtype)), order="C")
+        for name, shape in family.idle(model).items()
+    }
+
+
+def shards(
+    tensors: list[Tensor], leaves: Mapping[str, Any], idle: Mapping[str, np.ndarray], most: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The tensors, contiguous, in groups of at most `most` bytes."""
+    group: dict[str, np.ndarray] = dict(idle)
+    for tensor in tensors:
+        array = tensor.write(leaves)
+        if group and sum(a.nbytes for a in group.values()) + array.nbytes > most:
+            yield group
+            group = {}
+        group[tensor.name] = array
+    yield group
+
+
+def write_shards(folder: Path, groups: Iterator[dict[str, np.ndarray]]) -> None:
+    places: dict[str, int] = {}
+    total = count = 0
+    for count, group in enumerate(groups, 1):
+        save_file(group, folder / f"{count}.part", {"format": "pt"})
+        places |= dict.fromkeys(group, count)
+        total += sum(array.nbytes for array in group.values())
+    if count == 1:
+        (folder / "1.part").rename(folder / WEIGHTS)
+        return
+    files = {n: f"model-{n:05}-of-{count:05}.safetensors" for n in range(1, count + 1)}
+    for n, file in files.items():
+        (folder / f"{n}.part").rename(folder / file)
+    index = {"metadata": {"total_size": total},
+             "weight_map": {name: files[n] for name, n in sorted(places.items())}}  # fmt: skip
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,124 @@
+"""ViT and DeiT as they are published: classification, DeiT with its teacher's head as well."""
+
+from functools import partial
+from typing import Any
+
+from mlm_jax.encoders import ImageEncoder
+from mlm_jax.layers import Pool
+from mlm_jax.models.vit import Vit
+from mlm_jax.pretrained.family import Family
+from mlm_jax.pretrained.names import Pair, Spelling, at, layers
+from mlm_jax.pretrained.settings import Settings, Sizes, unsupported
+
+SIZES = Sizes()
+BLOCK = [
+    Pair("attention_norm", "layernorm_before"),
+    Pair("attention/query", "attention.attention.query"),
+    Pair("attention/key", "attention.attention.key"),
+    Pair("attention/value", "attention.attention.value"),
+    Pair("attention/out", "attention.output.dense"),
+    Pair("mlp_norm", "layernorm_after"),
+    Pair("mlp/up", "intermediate.dense"),
+    Pair("mlp/down", "output.dense"),
+]
+OLD = (
+    (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
+    (r"(layer\.\d+)\.attention\.q_proj\.", r"\1.attention.attention.query."),
+    (r"(layer\.\d+)\.attention\.k_proj\.", r"\1.attention.attention.key."),
+    (r"(layer\.\d+)\.attention\.v_proj\.", r"\1.attention.attention.value."),
+    (r"(layer\.\d+)\.attention\.o_proj\.", r"\1.attention.output.dense."),
+    (r"(layer\.\d+)\.mlp\.fc1\.", r"\1.intermediate.dense."),
+    (r"(layer\.\d+)\.mlp\.fc2\.", r"\1.output.dense."),
+)
+TAUGHT = "DeiTForImageClassificationWithTeacher"
+
+
+def encoder(settings: Settings, distilled: bool = False) -> ImageEncoder:
+    settings.must(num_channels=3)
+    body = settings.transformer(SIZES, qkv_bias=settings.flag("qkv_bias", True))
+    return ImageEncoder(
+        size=settings.pixels("image_size", 224),
+        patch=settings.integer("patch_size", 16),
+        class_token=True,
+        distillation_token=distilled,
+        body=body,
+    )
+
+
+def describe_encoder(image: ImageEncoder) -> dict[str, Any]:
+    height, width = image.size
+    return {
+        **SIZES.describe(image.body),
+        "image_size": height if height == width else [height, width],
+        "patch_size": image.patch,
+        "num_channels": 3,
+        "qkv_bias": image.body.block.qkv_bias,
+    }
+
+
+def encoder_misfits(image: ImageEncoder, **wanted: Any) -> list[str]:
+    plain = {"stem": "patch", "patch_bias": True, "class_token": True, "pre_norm": False,
+             "place_again": False, "distillation_token": False}  # fmt: skip
+    wrong = [
+        f"image.{name} is {getattr(image, name)!r}, the family has {value!r}"
+        for name, value in {**plain, **wanted}.items()
+        if getattr(image, name) != value
+    ]
+    return wrong + unsupported(image.body, qkv_bias=image.body.block.qkv_bias)
+
+
+def encoder_pairs(image: ImageEncoder) -> list[Pair]:
+    first = [Pair("class_token", "embeddings.cls_token")]
+    if image.distillation_token:
+        first.append(Pair("distillation_token", "embeddings.distillation_token"))
+    return [
+        *first,
+        Pair("positions/table", "embeddings.position_embeddings", flat=3),
+        Pair("stem/patches", "embeddings.patch_embeddings.projection"),
+        *layers("body", "encoder.layer", image.body.depth, BLOCK),
+        Pair("body/norm", "layernorm"),
+    ]
+
+
+def build(settings: Settings, architecture: str, names: frozenset[str]) -> Vit:
+    distilled = architecture.startswith("DeiT")
+    return Vit(
+        encoder(settings, distilled),
+        Pool("first"),
+        settings.labels(),
+        taught=architecture == TAUGHT,
+    )
+
+
+def describe(model: Vit) -> dict[str, Any]:
+    return {**describe_encoder(model.image), "num_labels": model.labels}
+
+
+def misfits(model: Vit, distilled: bool) -> list[str]:
+    wrong = encoder_misfits(model.image, distillation_token=distilled)
+    return [*wrong, "pool.kind is not first"] if model.pool.kind != "first" else wrong
+
+
+def architecture(model: Vit) -> str:
+    if model.taught:
+        return TAUGHT
+    return f"{'DeiT' if model.image.distillation_token else 'ViT'}ForImageClassification"
+
+
+def pairs(model: Vit) -> list[Pair]:
+    prefix = "deit" if model.image.distillation_token else "vit"
+    found = at("image", prefix, encoder_pairs(model.image))
+    if model.taught:
+        heads = [Pair("head", "cls_classifier"), Pair("taught_head", "distillation_classifier")]
+        return [*found, *heads]
+    return [*found, Pair("head", "classifier")]
+
+
+def family(kind: str, architectures: dict[str, str]) -> Family:
+    spelling = Spelling(OLD, (f"{kind}.",), ignored=(r"(^|\.)pooler\.dense\.", r"mask_token$"))
+    fits = partial(misfits, distilled=kind == "deit")
+    return Family(kind, Vit, architectures, build, architecture, describe, fits, pairs, spelling)
+
+
+VIT = family("vit", {"ViTForImageClassification": ""})
+DEIT = family("deit", {TAUGHT: "^distillation_classifier", "DeiTForImageClassification": ""})
