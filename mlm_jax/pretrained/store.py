@@ -23,7 +23,7 @@ from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.files import CONFIG, INDEX, WEIGHTS, Folder, open_folder
 from mlm_jax.pretrained.gpt2 import GPT2
 from mlm_jax.pretrained.names import Tensor, match, plan
-from mlm_jax.pretrained.settings import Settings
+from mlm_jax.pretrained.settings import ACTIVATIONS, Settings
 from mlm_jax.pretrained.siglip import SIGLIP
 from mlm_jax.pretrained.vit import DEIT, VIT
 from mlm_jax.pretrained.vit_gpt2 import VIT_GPT2
@@ -184,13 +184,15 @@ def check_shapes(leaves: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The new fields; nested objects keep what only the old has."""
-    return {
-        key: {**old[key], **value}
-        if isinstance(value, dict) and isinstance(old.get(key), dict)
-        else value
-        for key, value in new.items()
-    }
+    """The new fields; nested objects keep what only the old has, functions their old name."""
+
+    def one(before: Any, value: Any) -> Any:
+        if isinstance(before, dict) and isinstance(value, dict):
+            return {**before, **merged(before, value)}
+        same = isinstance(value, str) and ACTIVATIONS.get(value)
+        return before if same and ACTIVATIONS.get(before) == same else value
+
+    return {key: one(old.get(key), value) for key, value in new.items()}
 
 
 def idles(

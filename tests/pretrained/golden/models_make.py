@@ -1,0 +1,32 @@
+"""Makes the golden models: python tests/pretrained/golden/models_make.py (needs the extra parity).
+
+A folder for each class: a small random checkpoint as the reference writes it, and in expected.npz
+the inputs and what the reference computes for them.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+import reference  # noqa: E402
+
+SIZES = {"heads": 3, "width": 24, "hidden": 40, "depth": 2, "act": "gelu", "eps": 1e-5, "patch": 4,
+         "pixels": 8, "bias": True, "labels": 3, "other": 36, "end": reference.VOCAB - 1}  # fmt: skip
+
+for number, (name, case) in enumerate(reference.CASES.items()):
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model = reference.weigh(case.make(SIZES), number, "wide")
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    given = reference.inputs(SIZES, seed=number)
+    with torch.no_grad():
+        expected = {f"out_{k}": v for k, v in case.run(model, given).items()}
+        if case.generate:
+            expected["out_written"] = case.generate(model, given)
+    np.savez_compressed(folder / "expected.npz", **given, **expected)
