@@ -111,6 +111,18 @@ class Optim:
 
 
 @dataclass(frozen=True)
+class Init:
+    """Where the first parameters come from; what is not found there is drawn from the seed."""
+
+    path: str = ""
+    """A published checkpoint (a folder) or a run directory; empty: none."""
+    take: tuple[str, ...] = ()
+    """Only these: patterns of paths, such as image; `text=decoder` reads theirs for ours."""
+    skip: tuple[str, ...] = ()
+    """Not these: patterns of paths that stay fresh, such as head."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One experiment."""
 
@@ -118,6 +130,7 @@ class Config:
     loss: Loss
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
+    init: Init = field(default_factory=Init)
     steps: int = 1000
     seed: int = 0
     """Initial parameters, order of the data, dropout."""

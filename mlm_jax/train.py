@@ -25,6 +25,7 @@ from mlm_jax.checkpoint import Checkpoints, Saved, size
 from mlm_jax.config import Config, UserError, check_vocab
 from mlm_jax.data import loader, sources, tokenizers
 from mlm_jax.data.tokenizers import Tokenizer
+from mlm_jax.initial import start_from
 from mlm_jax.paths import map_named, named, nest
 from mlm_jax.progress import Progress
 from mlm_jax.run import Run, open_run
@@ -69,7 +70,14 @@ def prepare(
         ema = jax.tree.map(jnp.copy, params) if config.optim.ema else ()
         return State(zero, params, tx.init(params), ema, zero, zero)
 
-    return jax.eval_shape(initial_state, params), tx, lambda: initial_state(initial_params())
+    def begin() -> State:
+        params = initial_params()
+        if config.init.path:
+            params, listing = start_from(config.init, config.model, params)
+            print(f"parameters from {config.init.path}:", *listing.lines(), sep="\n")
+        return initial_state(params)
+
+    return jax.eval_shape(initial_state, params), tx, begin
 
 
 def make_step(

@@ -99,7 +99,7 @@ def describe(model: Blip) -> dict[str, Any]:
             "vocab_size": text.vocab,
             "max_position_embeddings": text.length,
             "encoder_hidden_size": model.image.body.width,
-            "is_decoder": True,  # in the encoder too: without it the published class reads no picture
+            "is_decoder": True,  # of the encoder too: otherwise the published class reads nothing
             "tie_word_embeddings": True,
         },
     }

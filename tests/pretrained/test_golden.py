@@ -99,7 +99,9 @@ SABOTAGE = {
     "key and value of the cross-attention swapped": (
         "VisionEncoderDecoderModel", swap("cross/key", "cross/value"),
     ),
-    "parts of a fused tensor swapped": ("GPT2LMHeadModel", swap("attention/key", "attention/value")),
+    "parts of a fused tensor swapped": (
+        "GPT2LMHeadModel", swap("attention/key", "attention/value"),
+    ),
     "a transpose forgotten": ("BertForMaskedLM", turn("transform/kernel", 1, 0)),
     "height and width of a patch swapped": (
         "ViTForImageClassification", turn("stem/patches/kernel", 1, 0, 2, 3),

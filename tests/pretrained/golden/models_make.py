@@ -15,8 +15,9 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 import reference  # noqa: E402
 
-SIZES = {"heads": 3, "width": 24, "hidden": 40, "depth": 2, "act": "gelu", "eps": 1e-5, "patch": 4,
-         "pixels": 8, "bias": True, "labels": 3, "other": 36, "end": reference.VOCAB - 1}  # fmt: skip
+SIZES = {"heads": 3, "width": 24, "hidden": 40, "depth": 2, "act": "gelu", "eps": 1e-5,
+         "patch": 4, "pixels": 8, "bias": True, "labels": 3, "other": 36,
+         "end": reference.VOCAB - 1}  # fmt: skip
 
 for number, (name, case) in enumerate(reference.CASES.items()):
     folder = HERE / name

@@ -1,0 +1,221 @@
+"""First parameters from elsewhere: a published checkpoint, or a run, whole or in parts.
+
+Parameters are matched by path: `text/body/block_0/mlp/up/kernel` of a BERT is that of the text
+encoder of `vit_base`. What nothing matches stays as it was drawn from the seed.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+from jaxtyping import Float
+
+from mlm_jax import checkpoint, pretrained
+from mlm_jax.config import Init, UserError, flat, read, to_json
+from mlm_jax.encoders import ImageEncoder
+from mlm_jax.paths import matches, named, nested
+
+Leaves = dict[str, Any]
+FREE = ("size", "length", "vocab", "depth", "dropout", "layers", "remat", "labels")
+"""Fields that may differ without a change of what a parameter means."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What became of every parameter: lines for the user, and the paths behind them."""
+
+    matched: tuple[str, ...]
+    resized: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+    differs: tuple[str, ...]
+
+    def lines(self) -> Iterator[str]:
+        for title in ("matched", "resized", "fresh", "unused"):
+            paths = getattr(self, title)
+            if paths:
+                yield f"  {title:<8} {len(paths):>5}  {summary(paths)}"
+        yield from (f"  WARNING: {line}" for line in self.differs)
+
+
+def summary(paths: Sequence[str], most: int = 8) -> str:
+    """The parts that the paths lie in, with how many of each."""
+    counts: dict[str, int] = {}
+    for path in paths:
+        part = "/".join(path.split("/")[:2])
+        counts[part] = counts.get(part, 0) + 1
+    told = [f"{part} ({n})" if n > 1 else part for part, n in counts.items()]
+    return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
+
+
+def start_from(init: Init, model: nn.Module, params: Any) -> tuple[Any, Listing]:
+    """`params` of `model` with what init.path has in their place, and what was done.
+
+    Raises: UserError if the path is none, nothing matches, or shapes do not fit: all at once.
+    """
+    theirs, source = open_source(Path(init.path))
+    have, want = unrolled(named(source)), unrolled(named(params))
+    pairs = dict(chosen(init, want, have))
+    if not pairs:
+        raise UserError(
+            f"--init.path {init.path}: no parameter of this model is there;"
+            f" it has {summary(list(have))}, the model {summary(list(want))}."
+            " --init.take ours=theirs reads one part for another"
+        )
+    found: Leaves = {}
+    resized, wrong = [], []
+    for path, other in pairs.items():
+        array, like = have[other], want[path]
+        if array.shape != like.shape:
+            fitted = fit(path, other, array, like.shape, model, theirs)
+            if fitted is None:
+                wrong.append(f"{path} is {like.shape}, there {array.shape}{hint(path)}")
+                continue
+            array = fitted
+            resized.append(path)
+        found[path] = np.asarray(array, like.dtype)
+    if wrong:
+        listed = "\n".join(f"  {w}" for w in wrong)
+        raise UserError(f"--init.path {init.path}: shapes do not fit:\n{listed}")
+    listing = Listing(
+        matched=tuple(p for p in found if p not in resized),
+        resized=tuple(resized),
+        fresh=tuple(p for p in want if p not in found),
+        unused=tuple(p for p in have if p not in pairs.values()),
+        differs=tuple(differences(model, theirs, pairs)),
+    )
+    return nested(rolled({**want, **found}, named(params))), listing
+
+
+def open_source(path: Path) -> tuple[nn.Module, Any]:
+    """The model and the parameters of a run, or of a published checkpoint."""
+    if (path / "checkpoints").is_dir():
+        return read(path).model, checkpoint.restore_params(path)[1]
+    loaded = pretrained.load(path)
+    return loaded.model, loaded.params
+
+
+def chosen(init: Init, want: Leaves, have: Leaves) -> Iterator[tuple[str, str]]:
+    """Path of ours -> path of theirs, of what is to be taken and is there. Raises: UserError."""
+    takes = [tuple(take.split("=", 1)) if "=" in take else (take, take) for take in init.take]
+    for ours, theirs in takes:
+        if not any(matches(path, ours) for path in want):
+            raise UserError(f"--init.take {ours}: the model has {summary(list(want))}")
+        if not any(matches(path, theirs) for path in have):
+            raise UserError(f"--init.take {theirs}: {init.path} has {summary(list(have))}")
+    for path in want:
+        if any(matches(path, skip) for skip in init.skip):
+            continue
+        for ours, theirs in takes or [("*", "*")]:
+            other = path if ours == theirs else f"{theirs}{path.removeprefix(ours)}"
+            if matches(path, ours) and other in have:
+                yield path, other
+                break
+
+
+def hint(path: str) -> str:
+    if path.endswith("words/table/embedding"):
+        return ": another vocabulary; take its tokenizer.json (--data.tokenizer) and its size"
+    return f"; --init.skip {path.rpartition('/')[0]} leaves it fresh"
+
+
+# --- other sizes ---
+
+
+def fit(
+    path: str, other: str, array: np.ndarray, shape: Sequence[int], ours: Any, theirs: Any
+) -> np.ndarray | None:
+    """The array in another shape where that has a meaning, or None.
+
+    Places of a picture are resampled to another grid; of those of a text the first are taken.
+    """
+    if not path.endswith(("positions/table", "positions_again/table")):
+        return None
+    image, source = part_of(ours, path), part_of(theirs, other)
+    if isinstance(image, ImageEncoder) and isinstance(source, ImageEncoder):
+        if not set(image.extra) <= set(source.extra) or array.shape[1] != shape[1]:
+            return None
+        rows = [array[source.extra.index(name)] for name in image.extra]
+        grid = array[len(source.extra) :].reshape(*source.grid, -1)
+        return np.concatenate([*(row[None] for row in rows), resample(grid, image.grid)])
+    if shape[0] < array.shape[0] and shape[1:] == array.shape[1:]:
+        return array[: shape[0]]
+    return None
+
+
+def part_of(model: Any, path: str) -> Any:
+    return getattr(model, path.partition("/")[0], None)
+
+
+def resample(grid: Float[np.ndarray, "h w D"], size: tuple[int, int]) -> Float[np.ndarray, "N D"]:
+    """Bicubic, by the kernel of Keys with a = -0.75, edges repeated, no antialiasing.
+
+    This is how the published models are brought to another size of picture; `jax.image.resize` has
+    a = -0.5 and smooths as it shrinks.
+    """
+    rows, columns = (cubic(n, m) for n, m in zip(grid.shape, size, strict=False))
+    wide = np.einsum("ih,hwd,jw->ijd", rows, np.asarray(grid, np.float64), columns)
+    return wide.reshape(-1, grid.shape[-1]).astype(grid.dtype)
+
+
+def cubic(count: int, size: int, a: float = -0.75) -> Float[np.ndarray, "size count"]:
+    """The matrix that brings `count` samples to `size` (Keys 1981, equation 4, with that a)."""
+    centre = (np.arange(size) + 0.5) * count / size - 0.5
+    first = np.floor(centre).astype(int)
+    matrix = np.zeros((size, count))
+    for tap in range(-1, 3):
+        x = np.abs(centre - first - tap)
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+        weight = np.where(x <= 1, near, far)
+        np.add.at(matrix, (np.arange(size), np.clip(first + tap, 0, count - 1)), weight)
+    return matrix
+
+
+# --- layers that are scanned ---
+
+
+def unrolled(leaves: Mapping[str, Any]) -> Leaves:
+    """Layers that are stacked as `blocks` one by one, as block_0, block_1, ..."""
+    found: Leaves = {}
+    for path, leaf in leaves.items():
+        if "/blocks/" in path:
+            names = (path.replace("/blocks/", f"/block_{i}/") for i in range(leaf.shape[0]))
+            found |= dict(zip(names, np.asarray(leaf), strict=True))
+        else:
+            found[path] = leaf
+    return found
+
+
+def rolled(leaves: Leaves, like: Mapping[str, Any]) -> Leaves:
+    """The reverse, for a tree of the paths of `like`."""
+    found: Leaves = {}
+    for path, leaf in like.items():
+        names = [path.replace("/blocks/", f"/block_{i}/") for i in range(leaf.shape[0])]
+        stacked = "/blocks/" in path
+        found[path] = np.stack([leaves[name] for name in names]) if stacked else leaves[path]
+    return found
+
+
+# --- other mathematics ---
+
+
+def differences(ours: Any, theirs: Any, pairs: Mapping[str, str]) -> Iterator[str]:
+    """Fields of the parts that were matched with which the same parameters mean something else."""
+    tops = {(p.partition("/")[0], q.partition("/")[0]) for p, q in pairs.items()}
+    for own, other in sorted(tops):
+        one, two = getattr(ours, own, None), getattr(theirs, other, None)
+        if not isinstance(one, nn.Module) or not isinstance(two, nn.Module):
+            continue
+        mine, there = flat(to_json(one)), flat(to_json(two))
+        for key in mine.keys() & there.keys():
+            if key.rpartition(".")[2] not in FREE and mine[key] != there[key]:
+                value = re.sub(r"[\[\],]", "", str(there[key]))
+                yield (
+                    f"model.{own}.{key} is {mine[key]}, the checkpoint was made with {there[key]}"
+                    f" (--model.{own}.{key.replace('_', '-')} {value})"
+                )
