@@ -21,7 +21,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import tyro
 
-from mlm_jax.losses import Loss
+from mlm_jax.losses import Contrastive, Loss
 
 PACKAGES = ("mlm_jax", "experiments")
 """Where the classes of a configuration may live: a saved run imports from nowhere else."""
@@ -395,20 +395,27 @@ def contradictions(config: Config) -> Iterator[str]:
     if not data.captions and not data.questions:
         yield "data.captions and data.questions are both 0: nothing would be learned"
     parts = config.optim.accumulate
+    if parts > 1 and isinstance(config.loss, Contrastive):
+        yield f"optim.accumulate {parts}: a contrastive loss compares the whole batch"
     if data.batch % max(parts, 1):
         yield f"data.batch {data.batch} is not divisible by optim.accumulate {parts}"
     text: Any = getattr(model, "text", None)
     decoder: Any = getattr(model, "decoder", None)
-    if data.text_length > getattr(text, "length", data.text_length):
-        yield (
-            f"data.text_length {data.text_length} is over the {text.length} positions of"
-            " model.text.length"
-        )
+    # where nothing is written, the text encoder reads what would have been
+    read = "text_length" if decoder is not None else "target_length"
+    length = getattr(data, read)
+    if length > getattr(text, "length", length):
+        yield f"data.{read} {length} is over the {text.length} positions of model.text.length"
     if data.target_length - 1 > getattr(decoder, "length", data.target_length):
         yield (
             f"data.target_length {data.target_length} needs {data.target_length - 1} positions,"
             f" but model.decoder.length is {decoder.length}"
         )
+
+
+def picture_size(config: Config) -> tuple[int, int] | None:
+    """(height, width) of the pictures that the model takes; None where it takes none."""
+    return getattr(getattr(config.model, "image", None), "size", None)
 
 
 def check_vocab(config: Config, size: int) -> None:

@@ -8,7 +8,7 @@ questions; shapes are fixed, so that each kind of batch is compiled once.
 import base64
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain, groupby, islice
@@ -23,10 +23,11 @@ from jaxtyping import Array, Float, Int
 from PIL import Image
 
 from mlm_jax import baselines
-from mlm_jax.config import UserError
+from mlm_jax.config import UserError, picture_size
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import Pair
 from mlm_jax.data.records import Source
+from mlm_jax.evaluators import retrieval, words
 from mlm_jax.generate import Trained, encode, generate, open_trained, rank
 from mlm_jax.metrics import (
     F1,
@@ -38,6 +39,9 @@ from mlm_jax.metrics import (
     bootstrap,
     place_of,
 )
+from mlm_jax.models.bert import Bert
+from mlm_jax.models.clip import Clip
+from mlm_jax.models.gpt import Gpt
 from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
 from mlm_jax.world import scene
@@ -68,6 +72,21 @@ def evaluate(
     trained = open_trained(run)
     data = trained.config.data
     source = sources.open_source(data, data.test if split == "test" else split)
+    other = EVALUATORS.get(type(trained.config.model))
+    if other is not None:
+        figures = other(trained, source, limit)
+        save(trained, split, figures, {"shown": [], "wrong": []})
+    else:
+        figures = told(trained, source, split, limit, ranking)
+    write_report(run)
+    return figures
+
+
+def told(
+    trained: Trained, source: Source, split: str, limit: int | None, ranking: bool
+) -> dict[str, Figure]:
+    """Captions and answers."""
+    data = trained.config.data
     count = len(source) if limit is None else min(limit, len(source))
     chosen = {(i * count // SHOWN) * len(source) // count for i in range(SHOWN)}
 
@@ -91,8 +110,15 @@ def evaluate(
     counts = [total(own) for _, own in grouped(results)]
     figures = bootstrap(counts, statistics({name for each in counts for name in each}))
     save(trained, split, figures, {"shown": shown, "wrong": wrong})
-    write_report(run)
     return figures
+
+
+EVALUATORS: dict[type, Callable[[Trained, Source, int | None], dict[str, Figure]]] = {
+    Clip: retrieval.evaluate,
+    Bert: words.fill,
+    Gpt: words.write,
+}
+"""By the model: what is measured instead of captions and answers."""
 
 
 # --- what the model writes ---
@@ -177,7 +203,7 @@ def cheapest(examples: Sequence[Example]) -> int:
 def chunks(trained: Trained, source: Source, limit: int | None) -> Iterator[list[Example]]:
     """All examples of PICTURES pictures at a time."""
     config = trained.config
-    size = config.model.image.size
+    size = picture_size(config)
     examples = loader.eval_pairs(config.data, source, trained.tokenizer, size, limit)
     pictures = (list(own) for _, own in groupby(examples, key=lambda each: each[0].index))
     while chunk := list(islice(pictures, PICTURES)):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -50,3 +50,47 @@ class Caption:
             nats = (1 - self.smoothing) * nats + self.smoothing * even
         right = (logits.argmax(-1) == target).astype(logits.dtype)
         return (nats * real).sum(), (right * real).sum(), real.sum()
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """Each picture finds its texts among those of the batch, and each text its picture, in nats.
+
+    softmax: the mean of both cross-entropies (arXiv:2103.00020, figure 3); with several texts to
+    a picture, those that stand in the same place are compared with each other. sigmoid: every pair
+    is a question of its own, summed over pairs, by picture (arXiv:2303.15343, algorithm 1).
+    Metrics: `accuracy`, the share of texts whose nearest picture is their own.
+    """
+
+    kind: Literal["softmax", "sigmoid"] = "softmax"
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        image, text = outputs["image"], outputs["text"]
+        logits = outputs["scale"] * image @ text.T + outputs["bias"]
+        pictures, texts = logits.shape
+        own = jnp.arange(texts) // (texts // pictures)
+        accuracy = (logits.argmax(0) == own).astype(logits.dtype).mean()
+        if self.kind == "sigmoid":
+            sign = jnp.where(own == jnp.arange(pictures)[:, None], 1.0, -1.0)
+            return -jax.nn.log_sigmoid(sign * logits).sum() / pictures, {"accuracy": accuracy}
+        apart = logits.reshape(pictures, pictures, -1)
+        label = jnp.arange(pictures)[:, None]
+        find = optax.softmax_cross_entropy_with_integer_labels
+        loss = find(apart, label, axis=0).mean() + find(apart, label, axis=1).mean()
+        return loss / 2, {"accuracy": accuracy}
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Cross-entropy in nats of the words that were hidden (arXiv:1810.04805, section 3.1).
+
+    Metrics: `accuracy`, the share of them that the largest logit names, and `weight`, their number.
+    """
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        logits, target = outputs["logits"], batch["target"]
+        hidden = outputs["hidden"].astype(logits.dtype)
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+        words = jnp.maximum(hidden.sum(), 1)
+        right = ((logits.argmax(-1) == target) * hidden).sum()
+        return (nats * hidden).sum() / words, {"accuracy": right / words, "weight": words}

@@ -22,7 +22,7 @@ from jaxtyping import Array, Int
 
 from mlm_jax import optim
 from mlm_jax.checkpoint import Checkpoints, Saved, size
-from mlm_jax.config import Config, UserError, check_vocab
+from mlm_jax.config import Config, UserError, check_vocab, picture_size
 from mlm_jax.data import loader, sources, tokenizers
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.initial import start_from
@@ -131,7 +131,7 @@ def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[An
     """
 
     def objective(half: Any, part: Batch, key: Array) -> tuple[Array, Metrics]:
-        outputs: Any = config.model.apply({"params": half}, part, train=True, rngs={"dropout": key})
+        outputs: Any = config.model.apply({"params": half}, part, train=True, rngs=rngs(key))
         loss, metrics = config.loss(outputs, part)
         return loss, {"loss": loss, **metrics}
 
@@ -156,6 +156,11 @@ def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[An
 
     (grads, metrics, weight), _ = jax.lax.scan(add, zeros, (split, keys))
     return jax.tree.map(lambda x: x / weight, (grads, metrics))
+
+
+def rngs(key: Array) -> dict[str, Array]:
+    """Keys for what a model draws: what it drops, and what it hides."""
+    return {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "mask"))}
 
 
 def cast(params: Any, precision: str) -> Any:
@@ -204,7 +209,7 @@ def held_out(config: Config, tokenizer: Tokenizer) -> list[Batch]:
     source = sources.open_source(config.data, config.data.test)
     count = min(config.eval_examples, len(source))
     data = replace(config.data, shift=0, batch=min(config.data.batch, count))
-    stream = loader.train_batches(data, source, tokenizer, config.model.image.size, seed=0)
+    stream = loader.train_batches(data, source, tokenizer, picture_size(config), seed=0)
     return [next(stream) for _ in range(count // data.batch)]
 
 
@@ -280,7 +285,7 @@ def open_data(config: Config, run: Run, start: int) -> tuple[Iterator[Batch], To
         tokenizer.save(part)
         part.replace(run.tokenizer)
     check_vocab(config, tokenizer.size)
-    size = config.model.image.size
+    size = picture_size(config)
     return loader.train_batches(data, source, tokenizer, size, config.seed, start), tokenizer
 
 

@@ -57,7 +57,7 @@ class Example:
     """A position in the stream to the arrays of one picture and its texts."""
 
     account: Account
-    decode: Decode
+    decode: Decode | None
     shift: Shift
     pick: Pick
     tokenise: Tokenise
@@ -75,32 +75,35 @@ class Example:
 
     def arrays(self, record: Record, rng: np.random.Generator) -> Batch:
         """image (1, H, W, 3), text and target rows (texts, length), and those of `also`."""
-        image = self.shift(self.decode(record.image, record.key), rng)
+        image = {}
+        if self.decode is not None:
+            image["image"] = self.shift(self.decode(record.image, record.key), rng)[None]
         groups = [
             stack([{key: row[None] for key, row in self.tokenise(*text).items()} for text in texts])
             for texts in self.pick(record, rng)
         ]
         also = {"also": groups[1]} if len(groups) > 1 else {}
-        return {"image": image[None], **groups[0], **also}
+        return {**image, **groups[0], **also}
 
 
 def train_batches(
     data: Data,
     source: Source,
     tokenizer: Tokenizer,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     seed: int,
     start: int = 0,
 ) -> Iterator[Batch]:
     """Endless shuffled batches of data.batch pictures; `start` batches are already consumed.
 
+    Without a `size` pictures are not read and batches have their texts alone.
     Rows are cut to what the batch needs (`trim`). The stream depends on the data, the seed and
     nothing else: not on data.threads, not on where it was resumed. Raises DataError when too many
     records are broken.
     """
     example = Example(
         account=Account(data, source),
-        decode=Decode(size, data.resize),
+        decode=size and Decode(size, data.resize),
         shift=Shift(data.shift),
         pick=Pick(data.captions, data.questions),
         tokenise=Tokenise(tokenizer, data.text_length, data.target_length),
@@ -179,15 +182,16 @@ def eval_pairs(
     data: Data,
     source: Source,
     tokenizer: Tokenizer,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     limit: int | None = None,
 ) -> Iterator[tuple[Pair, Batch]]:
     """Every picture with every text once, in order, as arrays of one row; broken records left out.
 
+    Without a `size` pictures are not read.
     `limit`: at most that many pictures, evenly spread over the source.
     """
     account = Account(data, source)
-    decode = Decode(size, data.resize)
+    decode = size and Decode(size, data.resize)
     tokenise = Tokenise(tokenizer, data.text_length, data.target_length)
     count = len(source) if limit is None else min(limit, len(source))
 
@@ -195,7 +199,7 @@ def eval_pairs(
         index = position * len(source) // count
         try:
             record = source[index]
-            image = {"image": decode(record.image, record.key)}
+            image = {"image": decode(record.image, record.key)} if decode else {}
         except BadRecord as error:
             account.report(index, error)
             return []

@@ -66,12 +66,13 @@ class Clip(nn.Module):
         return {"scale": jnp.exp(self.logit_scale.astype(jnp.float32)), "bias": bias}
 
     def _at_end(self, ids: Int[Array, "R N"], tokens: Tokens) -> Float[Array, "R D"]:
-        if self.end == "word":
-            return Pool("last", parent=None)(tokens)
-        if self.end == "place":
-            return tokens.x[:, -1]
-        sought = ids if self.end == "largest" else ids == self.end_id
-        return jnp.take_along_axis(tokens.x, sought.argmax(1)[:, None, None], axis=1)[:, 0]
+        place = {
+            "word": lambda: jnp.maximum(tokens.mask.sum(1) - 1, 0),
+            "place": lambda: jnp.full(len(ids), ids.shape[1] - 1),
+            "largest": lambda: ids.argmax(1),
+            "id": lambda: (ids == self.end_id).argmax(1),
+        }[self.end]()
+        return jnp.take_along_axis(tokens.x, place[:, None, None], axis=1)[:, 0]
 
 
 def unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:

@@ -10,7 +10,7 @@ the answer by a coin, and a form is used only in a scene where either answer is 
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import permutations
 from typing import NamedTuple
 
@@ -275,6 +275,14 @@ def parse(text: str) -> Facts:
 
 
 # ---- questions
+
+
+def kind_of(word: str) -> str:
+    """What a word tells about an object, in brackets; any other word is itself."""
+    kinds: dict[str, Container[str]] = {"colour": COLOURS, "size": SIZES, "relation": RELATION_OF}
+    if word in SHAPE_OF:
+        return "<shape>" if word in SHAPES else "<shapes>"
+    return next((f"<{kind}>" for kind, words in kinds.items() if word in words), word)
 
 
 def reduce(thing: Object, keep: tuple[bool, bool, bool]) -> Name:

@@ -1,0 +1,218 @@
+"""Text alone: does BERT find hidden words, does GPT write what could have been written?"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from mlm_jax.config import UserError
+from mlm_jax.data import loader, sources
+from mlm_jax.data.records import Source
+from mlm_jax.fusion import Fused
+from mlm_jax.generate import How, Prompt, Trained, generate
+from mlm_jax.metrics import Figure, Perplexity, Ratio, bootstrap
+from mlm_jax.world.language import WORDS, kind_of
+
+BATCH = 256
+WRITTEN = 1_000  # texts that GPT writes
+KNOWN = 10_000  # training pictures of which the captions are known to the baselines
+
+
+# --- BERT ---
+
+
+def fill(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
+    """Every word of the captions hidden, one at a time.
+
+    Beside the model: the commonest word, and the commonest between the same two neighbours, or
+    after the same one, in the training captions.
+    """
+    model = trained.config.model
+    known = Neighbours()
+    for _, batch in captions(trained, train_source(trained), KNOWN):
+        known.read(batch["target"][batch["target_mask"]].tolist())
+    counts = []
+    for ids, mask in batches([batch for _, batch in captions(trained, source, limit)]):
+        places = range(ids.shape[1])
+        found = [hidden_word(model, trained.params, ids, mask, at) for at in places]
+        guesses = np.stack([np.asarray(guess) for guess in found], axis=1)
+        counts += [
+            filled(known, row[real].tolist(), guess[real].tolist(), model.special)
+            for row, guess, real in zip(ids, guesses, mask, strict=True)
+            if real.any()
+        ]
+    names = {"accuracy": "model", "accuracy of the commonest word": "commonest",
+             "accuracy by the neighbours": "neighbours"}  # fmt: skip
+    return bootstrap(counts, {n: Ratio(column, "words", "words") for n, column in names.items()})
+
+
+def filled(
+    known: "Neighbours", row: list[int], guesses: list[int], special: Sequence[int]
+) -> dict[str, float]:
+    """How many words there are, and how many each of three would have found."""
+    told = dict.fromkeys(("words", "model", "commonest", "neighbours"), 0.0)
+    for at in range(1, len(row) - 1):
+        if row[at] in special:
+            continue
+        told["words"] += 1
+        told["model"] += guesses[at] == row[at]
+        told["commonest"] += known.guess(None, None) == row[at]
+        told["neighbours"] += known.guess(row[at - 1], row[at + 1]) == row[at]
+    return told
+
+
+@partial(jax.jit, static_argnames="model")
+def hidden_word(model: Any, params: Any, ids: Array, mask: Array, at: Array) -> Array:
+    """The likeliest word at place `at`, when it is hidden."""
+    shown = jnp.asarray(ids).at[:, at].set(model.mask_id)
+    out = model.apply({"params": params}, shown, jnp.asarray(mask), method="read")
+    return jnp.take(out["logits"], at, axis=1).argmax(-1)
+
+
+class Neighbours:
+    """Counts of a word by what stands on both sides of it."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[int | None, int | None], Counter[int]] = {}
+        self.best: dict[tuple[int | None, int | None], int] = {}
+
+    def read(self, row: Sequence[int]) -> None:
+        for left, word, right in zip(row, row[1:], row[2:], strict=False):
+            for key in ((left, right), (left, None), (None, None)):
+                self.counts.setdefault(key, Counter())[word] += 1
+
+    def guess(self, left: int | None, right: int | None) -> int:
+        key = next(k for k in ((left, right), (left, None), (None, None)) if k in self.counts)
+        if key not in self.best:
+            self.best[key] = self.counts[key].most_common(1)[0][0]
+        return self.best[key]
+
+
+# --- GPT ---
+
+
+def write(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
+    """What is written, and how surprising the captions of the split are.
+
+    `in form`: the share of WRITTEN sampled texts whose form, words of a kind taken as one, occurs
+    in the training captions; `new`: the share of texts that do not. The baseline writes each word
+    after the two before it as often as they stood so in training.
+    """
+    tokenizer = trained.tokenizer
+    told = [
+        text
+        for pair, _ in captions(trained, train_source(trained), KNOWN)
+        for text in pair.references
+    ]
+    forms, known = {form(text) for text in told}, set(told)
+    counts = surprise(trained, [batch for _, batch in captions(trained, source, limit)])
+    chain = Chain(map(tokenizer.encode, told), tokenizer.bos, tokenizer.eos)
+    rng = np.random.default_rng(0)
+    chained = [tokenizer.decode(chain.write(rng, trained.words["length"])) for _ in range(WRITTEN)]
+    for name, texts in (("written", sample(trained, WRITTEN)), ("chain", chained)):
+        for text in texts:
+            row = {"form": form(text) in forms, "new": text not in known, "texts": True}
+            counts.append({f"{name} {key}": float(value) for key, value in row.items()})
+    figures = {
+        f"{title}/{what}": Ratio(f"{name} {column}", f"{name} texts", f"{name} texts")
+        for title, name in (("written", "written"), ("chain of three words", "chain"))
+        for what, column in (("in form", "form"), ("new", "new"))
+    }
+    return bootstrap(counts, {**figures, "perplexity": Perplexity("captions")})
+
+
+class Chain:
+    """Each word after the two before it, as often as they stood so."""
+
+    def __init__(self, texts: Iterable[Sequence[int]], bos: int, eos: int) -> None:
+        self.bos, self.eos = bos, eos
+        self.after: dict[tuple[int, int], list[int]] = {}
+        for text in texts:
+            row = [bos, bos, *text, eos]
+            for one, two, word in zip(row, row[1:], row[2:], strict=False):
+                self.after.setdefault((one, two), []).append(word)
+
+    def write(self, rng: np.random.Generator, length: int) -> list[int]:
+        row = [self.bos, self.bos]
+        while row[-1] != self.eos and len(row) < length + 2:
+            choices = self.after[row[-2], row[-1]]
+            row.append(choices[rng.integers(len(choices))])
+        return row[2:]
+
+
+def form(text: str) -> tuple[str, ...]:
+    """The words of a text, with colours, shapes, sizes and relations of the world as their kind."""
+    return tuple(kind_of(word) for word in WORDS.findall(text.lower()))
+
+
+def sample(trained: Trained, count: int) -> list[str]:
+    prompt = jnp.full((count, 1), trained.tokenizer.bos, jnp.int32)
+    written = generate(
+        trained.config.model,
+        trained.params,
+        Fused(),
+        **trained.words,
+        how=How("sample"),
+        key=jax.random.key(0),
+        prompt=Prompt(prompt, jnp.ones_like(prompt, bool)),
+    )
+    return [trained.tokenizer.decode(ids) for ids in np.asarray(written.ids)]
+
+
+def surprise(trained: Trained, texts: list[dict[str, np.ndarray]]) -> list[dict[str, float]]:
+    """Nats and tokens of each caption."""
+    counts = []
+    for ids, mask in batches(texts):
+        nats = np.asarray(nats_of(trained.config.model, trained.params, ids, mask))
+        counts += [
+            {"nats": float(n), "tokens": float(real[1:].sum()), "captions": 1.0}
+            for n, real in zip(nats, mask, strict=True)
+            if real.any()
+        ]
+    return counts
+
+
+@partial(jax.jit, static_argnames="model")
+def nats_of(model: Any, params: Any, ids: Array, mask: Array) -> Array:
+    logits = model.apply({"params": params}, {"target": ids})["logits"]
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:])
+    return (nats * mask[:, 1:]).sum(1)
+
+
+# --- captions of a split ---
+
+
+def train_source(trained: Trained) -> Source:
+    data = trained.config.data
+    return sources.open_source(data, data.train)
+
+
+def captions(
+    trained: Trained, source: Source, limit: int | None
+) -> Iterator[tuple[loader.Pair, dict[str, np.ndarray]]]:
+    """Of each picture one caption, with its arrays. Raises: UserError where there is none."""
+    rows = loader.eval_pairs(trained.config.data, source, trained.tokenizer, None, limit)
+    found = False
+    for pair, batch in rows:
+        if pair.kind == "caption":
+            found = True
+            yield pair, batch
+    if not found:
+        raise UserError(f"{trained.config.data.name} has no captions")
+
+
+def batches(texts: list[dict[str, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Ids and mask, BATCH rows at a time, of the longest text; the last filled up with none."""
+    whole = {key: np.stack([text[key] for text in texts]) for key in ("target", "target_mask")}
+    longest = int(whole["target_mask"].sum(1).max())
+    for start in range(0, len(texts), BATCH):
+        part = [whole[key][start : start + BATCH, :longest] for key in ("target", "target_mask")]
+        room = [(0, BATCH - len(part[0])), (0, 0)]
+        ids, mask = (np.pad(each, room) for each in part)
+        yield ids, mask
