@@ -63,6 +63,8 @@ class Data:
     """Questions per picture in a step; 0 asks none. A picture without any gives captions."""
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     """How a picture of another shape becomes model.image.size."""
+    preprocessor: str = ""
+    """The folder of a published checkpoint, whose own rules count instead of `resize`."""
     shift: int = 0
     """Augmentation: shift by up to this many pixels."""
     text_length: int = 32
@@ -70,7 +72,7 @@ class Data:
     target_length: int = 32
     """Tokens of the caption or answer, bos and eos included."""
     tokenizer: str = "words"
-    """`words`, `bpe`, or the path of a tokenizer.json."""
+    """`words`, `bpe`, the path of a tokenizer.json, or the folder of a published checkpoint."""
     vocab: int = 512
     """Upper bound for the tokens of a tokenizer built from the data."""
     batch: int = 64

@@ -23,7 +23,7 @@ from mlm_jax.data.loader import trim
 from mlm_jax.data.pictures import MAX_BYTES
 from mlm_jax.data.records import BadRecord
 from mlm_jax.data.tokenizers import Tokenizer
-from mlm_jax.data.transforms import Decode, Tokenise
+from mlm_jax.data.transforms import Tokenise, decode_for
 from mlm_jax.fusion import Fused
 
 Cache = Any
@@ -407,7 +407,7 @@ def read_picture(trained: Trained, path: Path) -> UInt8[np.ndarray, "height widt
     """The picture as the run saw its own. Raises: BadRecord, OSError."""
     if path.stat().st_size > MAX_BYTES:
         raise BadRecord(str(path), "image", f"over {MAX_BYTES >> 20} MiB, the most accepted")
-    decode = Decode(trained.config.model.image.size, trained.config.data.resize)
+    decode = decode_for(trained.config.data, trained.config.model.image.size)
     return decode(path.read_bytes(), str(path))
 
 

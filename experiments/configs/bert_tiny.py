@@ -13,7 +13,7 @@ from mlm_jax.models.bert import Bert
 
 body = transformer("tiny", order="post", eps=1e-12)
 config = Config(
-    model=Bert(TextEncoder(128, 24, body=replace(body, depth=2))),
+    model=Bert(TextEncoder(128, 24, types=2, body=replace(body, depth=2))),
     loss=Hidden(),
     data=Data("world", batch=128, captions=2, questions=0, target_length=24),
     optim=Optim(lr=1e-3, schedule="linear", warmup=100, b2=0.98, ema=0.98),

@@ -19,7 +19,7 @@ from mlm_jax.config import Data
 from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.records import BadRecord, DataError, Record, Source
 from mlm_jax.data.tokenizers import Tokenizer
-from mlm_jax.data.transforms import Decode, Pick, Shift, Tokenise
+from mlm_jax.data.transforms import Decode, Pick, Shift, Tokenise, decode_for
 
 log = logging.getLogger("mlm_jax.data")
 Batch = dict[str, Any]
@@ -103,7 +103,7 @@ def train_batches(
     """
     example = Example(
         account=Account(data, source),
-        decode=size and Decode(size, data.resize),
+        decode=size and decode_for(data, size),
         shift=Shift(data.shift),
         pick=Pick(data.captions, data.questions),
         tokenise=Tokenise(tokenizer, data.text_length, data.target_length),
@@ -191,7 +191,7 @@ def eval_pairs(
     `limit`: at most that many pictures, evenly spread over the source.
     """
     account = Account(data, source)
-    decode = size and Decode(size, data.resize)
+    decode = size and decode_for(data, size)
     tokenise = Tokenise(tokenizer, data.text_length, data.target_length)
     count = len(source) if limit is None else min(limit, len(source))
 

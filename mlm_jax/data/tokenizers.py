@@ -15,6 +15,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from mlm_jax.config import Data
 from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.records import DataError, Source
+from mlm_jax.pretrained.vocabulary import load_tokenizer
 
 PAD, BOS, EOS, UNK = "[PAD]", "[BOS]", "[EOS]", "[UNK]"
 NAMES = {
@@ -123,13 +124,16 @@ def load(path: Path | str) -> Tokenizer:
 
 
 def build(data: Data, source: Source) -> Tokenizer:
-    """The tokenizer that data.tokenizer asks for: "words", "bpe" or the path of a .json."""
+    """The tokenizer that data.tokenizer asks for (see there); raises UserError."""
     if data.tokenizer.endswith(".json"):
         return load(data.tokenizer)
+    if Path(data.tokenizer).is_dir():
+        return Tokenizer(load_tokenizer(data.tokenizer))
     if data.tokenizer == "words":
         return words(dict.fromkeys([CAPTION_PROMPT, *source.corpus()]))
     if data.tokenizer == "bpe":
         return bpe([CAPTION_PROMPT, *source.corpus()], data.vocab)
     raise DataError(
-        f"--data.tokenizer {data.tokenizer!r}; accepted: words, bpe, or a path that ends in .json"
+        f"--data.tokenizer {data.tokenizer!r}; accepted: words, bpe, a path that ends in .json, or "
+        "the folder of a published checkpoint"
     )

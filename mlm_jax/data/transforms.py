@@ -7,10 +7,12 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from mlm_jax.config import Data, UserError
 from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record
 from mlm_jax.data.tokenizers import Tokenizer
+from mlm_jax.pretrained.pixels import Pixels, load_pixels
 
 BICUBIC = Image.Resampling.BICUBIC  # Pillow's is antialiased when it shrinks
 
@@ -20,11 +22,12 @@ class Decode:
     """An encoded file or array to uint8 (H, W, 3).
 
     stretch: to size regardless of proportions; crop: the centre that fills it; pad: the whole on
-    white.
+    white. `published` is an image processor of a published checkpoint, which does instead.
     """
 
     size: tuple[int, int]
     resize: Literal["stretch", "crop", "pad"] = "stretch"
+    published: Pixels | None = None
 
     def __call__(self, image: bytes | np.ndarray, where: str = "picture") -> np.ndarray:
         """`image`: bytes of a file, or uint8 (h, w, 3); raises BadRecord naming `where`."""
@@ -33,6 +36,8 @@ class Decode:
             picture = from_array(image, where)
         else:
             picture = open_picture(image, where)
+        if self.published is not None:
+            return self.published(picture)
         return np.asarray(self._fit(picture, (width, height)))
 
     def _fit(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -43,6 +48,19 @@ class Decode:
         if self.resize == "pad":
             return ImageOps.pad(picture, size, BICUBIC, color="white")
         return picture.resize(size, BICUBIC)
+
+
+def decode_for(data: Data, size: tuple[int, int]) -> Decode:
+    """How pictures become those of a model of `size` pixels. Raises: UserError."""
+    if not data.preprocessor:
+        return Decode(size, data.resize)
+    published = load_pixels(data.preprocessor)
+    if published.size != size:
+        raise UserError(
+            f"--data.preprocessor {data.preprocessor} makes pictures of {published.size} pixels"
+            f" (None: as they come), the model takes {size}"
+        )
+    return Decode(size, published=published)
 
 
 @dataclass(frozen=True)

@@ -155,4 +155,5 @@ BLIP = Family(
     misfits,
     pairs,
     Spelling(GAMMA, tied=TIED),
+    "Blip",
 )

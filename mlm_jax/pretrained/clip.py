@@ -136,4 +136,5 @@ CLIP = Family(
     misfits,
     pairs,
     Spelling(),
+    "CLIP",
 )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlm_jax.pretrained import pixels as processors
 from mlm_jax.pretrained.names import Pair, Spelling
 from mlm_jax.pretrained.settings import Settings
 
@@ -19,7 +20,8 @@ class Family:
     first. `build` makes the model from config.json, the class and the names of the tensors;
     `architecture`, `describe` and `misfits` go back: the class, the fields of config.json, and what
     the family cannot express. `idle` are tensors that no output depends on, with their shapes: the
-    published class has them, we keep what was read, or write zeros.
+    published class has them, we keep what was read, or write zeros. `pixels` is the class of the
+    image processor, where there are pictures.
     """
 
     kind: str
@@ -31,4 +33,5 @@ class Family:
     misfits: Callable[[Model], list[str]]
     pairs: Callable[[Model], list[Pair]]
     spelling: Spelling = field(default_factory=Spelling)
+    pixels: processors.Family | None = None
     idle: Callable[[Model], dict[str, tuple[int, ...]]] = lambda model: {}

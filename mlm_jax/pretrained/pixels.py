@@ -161,6 +161,13 @@ def load_pixels(folder: Path | str) -> Pixels:
     return pixels
 
 
+def pixels_of(folder: Path, family: Family) -> Pixels:
+    """As the folder says, or where it says nothing as the class is by itself. Raises: UserError."""
+    nested = (folder / PROCESSOR).is_file() and "image_processor" in read_json(folder / PROCESSOR)
+    stated = nested or (folder / PREPROCESSOR).is_file()
+    return load_pixels(folder) if stated else DEFAULTS[family]
+
+
 def save_pixels(pixels: Pixels, folder: Path | str) -> None:
     """Write preprocessor_config.json, readable by transformers 4 and 5."""
     text = json.dumps(pixels.to_json(), indent=2) + "\n"

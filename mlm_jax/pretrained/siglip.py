@@ -109,4 +109,5 @@ SIGLIP = Family(
     misfits,
     pairs,
     Spelling(),
+    "Siglip",
 )

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.files import CONFIG, INDEX, WEIGHTS, Folder, open_folder
 from mlm_jax.pretrained.gpt2 import GPT2
 from mlm_jax.pretrained.names import Tensor, match, plan
+from mlm_jax.pretrained.pixels import pixels_of
 from mlm_jax.pretrained.settings import ACTIVATIONS, Settings
 from mlm_jax.pretrained.siglip import SIGLIP
 from mlm_jax.pretrained.vit import DEIT, VIT
@@ -80,6 +81,10 @@ def model_of(folder: Folder) -> tuple[Family, nn.Module]:
     names = frozenset(folder.tensors)
     model = family.build(settings, architecture(family, folder), names)
     settings.settle()
+    if family.pixels is not None:
+        published = pixels_of(folder.path, family.pixels)
+        eyes = replace(model.image, mean=published.mean, std=published.std)
+        model = replace(model, image=eyes)
     return family, model
 
 

@@ -8,6 +8,7 @@ from mlm_jax.layers import Pool
 from mlm_jax.models.vit import Vit
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.names import Pair, Spelling, at, layers
+from mlm_jax.pretrained.pixels import Family as PixelFamily
 from mlm_jax.pretrained.settings import Settings, Sizes, unsupported
 
 SIZES = Sizes()
@@ -114,11 +115,15 @@ def pairs(model: Vit) -> list[Pair]:
     return [*found, Pair("head", "classifier")]
 
 
-def family(kind: str, architectures: dict[str, str]) -> Family:
+def family(kind: str, pixels: PixelFamily, architectures: dict[str, str]) -> Family:
     spelling = Spelling(OLD, (f"{kind}.",), ignored=(r"(^|\.)pooler\.dense\.", r"mask_token$"))
     fits = partial(misfits, distilled=kind == "deit")
-    return Family(kind, Vit, architectures, build, architecture, describe, fits, pairs, spelling)
+    return Family(
+        kind, Vit, architectures, build, architecture, describe, fits, pairs, spelling, pixels
+    )
 
 
-VIT = family("vit", {"ViTForImageClassification": ""})
-DEIT = family("deit", {TAUGHT: "^distillation_classifier", "DeiTForImageClassification": ""})
+VIT = family("vit", "ViT", {"ViTForImageClassification": ""})
+DEIT = family(
+    "deit", "DeiT", {TAUGHT: "^distillation_classifier", "DeiTForImageClassification": ""}
+)

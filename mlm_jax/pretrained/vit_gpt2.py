@@ -62,5 +62,6 @@ VIT_GPT2 = Family(
     misfits,
     pairs,
     Spelling(vit.OLD, tied=TIED),
+    "ViT",
     idle,
 )

@@ -1,0 +1,89 @@
+"""A trained run as a published checkpoint: weights, config.json, tokenizer, image processor."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tokenizers import processors
+
+from mlm_jax import optim, pretrained
+from mlm_jax.config import Config, UserError
+from mlm_jax.data.tokenizers import Tokenizer
+from mlm_jax.encoders import ImageEncoder
+from mlm_jax.generate import Trained, open_trained
+from mlm_jax.initial import unrolled
+from mlm_jax.models.bert import Bert
+from mlm_jax.paths import named, nested
+from mlm_jax.pretrained.family import Family
+from mlm_jax.pretrained.pixels import Pixels, load_pixels, save_pixels
+from mlm_jax.pretrained.store import family_of
+from mlm_jax.pretrained.vocabulary import save_tokenizer
+
+
+def export(run: Path, out: Path) -> tuple[str, int]:
+    """Write the run's parameters, averaged where it keeps an average; the class and their number.
+
+    Raises: UserError where no published family can express the model, or `out` exists.
+    """
+    trained = open_trained(run)
+    model = trained.config.model
+    family = family_of(model)
+    pixels = published_pixels(trained.config, family)
+    params = nested(unrolled({k: np.asarray(v) for k, v in named(trained.params).items()}))
+    pretrained.save(out, model, params, config=token_ids(trained, family.kind))
+    if pixels is not None:
+        save_pixels(pixels, out)
+    if hasattr(model, "text") or hasattr(model, "decoder"):
+        tokenizer, length = trained.tokenizer, trained.config.data.target_length
+        around(tokenizer)
+        names = special(tokenizer, model)
+        save_tokenizer(tokenizer.inner, out, special=names, length=length)
+    return family.architecture(model), optim.count(trained.params)
+
+
+def token_ids(trained: Trained, kind: str) -> dict[str, Any]:
+    """The ids that the reference generates with, where its class looks for them."""
+    tokenizer = trained.tokenizer
+    ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos,
+           "pad_token_id": tokenizer.pad}  # fmt: skip
+    if kind == "vision-encoder-decoder":
+        return {**ids, "decoder_start_token_id": tokenizer.bos}
+    if kind == "blip":
+        return {"text_config": {**ids, "sep_token_id": tokenizer.eos}}
+    if kind in ("clip", "siglip"):
+        return {"text_config": ids}
+    return ids if kind in ("bert", "gpt2") else {}
+
+
+def special(tokenizer: Tokenizer, model: Any) -> dict[str, str]:
+    """Texts of the special tokens by the reference's names."""
+    ids = {"pad": tokenizer.pad, "bos": tokenizer.bos, "eos": tokenizer.eos, "unk": tokenizer.unk}
+    if isinstance(model, Bert):
+        ids |= {"cls": tokenizer.bos, "sep": tokenizer.eos, "mask": model.mask_id}
+    return {name: str(tokenizer.inner.id_to_token(index)) for name, index in ids.items()}
+
+
+def around(tokenizer: Tokenizer) -> None:
+    """bos before and eos after every text, as in training."""
+    begin, end = (str(tokenizer.inner.id_to_token(i)) for i in (tokenizer.bos, tokenizer.eos))
+    tokenizer.inner.post_processor = processors.TemplateProcessing(
+        single=[begin, "$A", end],
+        special_tokens=[(begin, tokenizer.bos), (end, tokenizer.eos)],
+    )
+
+
+def published_pixels(config: Config, family: Family) -> Pixels | None:
+    """The image processor of the run; None where it reads no pictures. Raises: UserError."""
+    if family.pixels is None:
+        return None
+    if config.data.preprocessor:
+        return load_pixels(config.data.preprocessor)
+    if config.data.resize != "stretch":
+        raise UserError(
+            f"data.resize is {config.data.resize!r}: only 'stretch', or the data.preprocessor of a"
+            " published checkpoint, can be told to the reference"
+        )
+    image: ImageEncoder = config.model.image
+    bicubic = Image.Resampling.BICUBIC
+    return Pixels(family.pixels, image.size, bicubic, None, image.mean, image.std)
