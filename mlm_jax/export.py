@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from tokenizers import processors
 
@@ -12,9 +11,7 @@ from mlm_jax.config import Config, UserError
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.encoders import ImageEncoder
 from mlm_jax.generate import Trained, open_trained
-from mlm_jax.initial import unrolled
 from mlm_jax.models.bert import Bert
-from mlm_jax.paths import named, nested
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.pixels import Pixels, load_pixels, save_pixels
 from mlm_jax.pretrained.store import family_of
@@ -30,8 +27,7 @@ def export(run: Path, out: Path) -> tuple[str, int]:
     model = trained.config.model
     family = family_of(model)
     pixels = published_pixels(trained.config, family)
-    params = nested(unrolled({k: np.asarray(v) for k, v in named(trained.params).items()}))
-    pretrained.save(out, model, params, config=token_ids(trained, family.kind))
+    pretrained.save(out, model, trained.params, config=token_ids(trained, family.kind))
     if pixels is not None:
         save_pixels(pixels, out)
     if hasattr(model, "text") or hasattr(model, "decoder"):

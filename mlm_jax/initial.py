@@ -17,7 +17,7 @@ from jaxtyping import Float
 from mlm_jax import checkpoint, pretrained
 from mlm_jax.config import Init, UserError, flat, read, to_json
 from mlm_jax.encoders import ImageEncoder
-from mlm_jax.paths import matches, named, nested
+from mlm_jax.paths import matches, named, nested, rolled, unrolled
 
 Leaves = dict[str, Any]
 FREE = ("size", "length", "vocab", "depth", "dropout", "layers", "remat", "labels")
@@ -174,31 +174,6 @@ def cubic(count: int, size: int, a: float = -0.75) -> Float[np.ndarray, "size co
         weight = np.where(x <= 1, near, far)
         np.add.at(matrix, (np.arange(size), np.clip(first + tap, 0, count - 1)), weight)
     return matrix
-
-
-# --- layers that are scanned ---
-
-
-def unrolled(leaves: Mapping[str, Any]) -> Leaves:
-    """Layers that are stacked as `blocks` one by one, as block_0, block_1, ..."""
-    found: Leaves = {}
-    for path, leaf in leaves.items():
-        if "/blocks/" in path:
-            names = (path.replace("/blocks/", f"/block_{i}/") for i in range(leaf.shape[0]))
-            found |= dict(zip(names, np.asarray(leaf), strict=True))
-        else:
-            found[path] = leaf
-    return found
-
-
-def rolled(leaves: Leaves, like: Mapping[str, Any]) -> Leaves:
-    """The reverse, for a tree of the paths of `like`."""
-    found: Leaves = {}
-    for path, leaf in like.items():
-        names = [path.replace("/blocks/", f"/block_{i}/") for i in range(leaf.shape[0])]
-        stacked = "/blocks/" in path
-        found[path] = np.stack([leaves[name] for name in names]) if stacked else leaves[path]
-    return found
 
 
 # --- other mathematics ---

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
+import numpy as np
 
 from mlm_jax.config import UserError
 
@@ -37,6 +38,29 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
             inner = inner.setdefault(folder, {})
         inner[name] = leaf
     return tree
+
+
+def unrolled(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of scanned layers, stacked under `blocks`, as those of block_0, block_1, ..."""
+    found: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        if "/blocks/" in path:
+            found |= {path.replace("/blocks/", f"/block_{i}/"): leaf[i] for i in range(len(leaf))}
+        else:
+            found[path] = leaf
+    return found
+
+
+def rolled(leaves: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse, for the paths of `like`."""
+
+    def one(path: str, leaf: Any) -> Any:
+        if "/blocks/" not in path:
+            return leaves[path]
+        names = (path.replace("/blocks/", f"/block_{i}/") for i in range(len(leaf)))
+        return np.stack([leaves[name] for name in names])
+
+    return {path: one(path, leaf) for path, leaf in like.items()}
 
 
 def map_named(fn: Callable[[str, Any], Any], tree: Any) -> Any:

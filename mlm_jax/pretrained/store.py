@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mlm_jax.config import UserError, suggest
-from mlm_jax.paths import named, nested
+from mlm_jax.paths import named, nested, unrolled
 from mlm_jax.pretrained.bert import BERT
 from mlm_jax.pretrained.blip import BLIP
 from mlm_jax.pretrained.clip import CLIP
@@ -111,9 +111,12 @@ def names_on_disk(family: Family, model: Any) -> list[Tensor]:
 
 
 def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every parameter; nothing is computed."""
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), example(model)))
-    return {path: leaf.shape for path, leaf in named(variables["params"]).items()}
+    """Path -> shape of every parameter, layers one by one; nothing is computed."""
+
+    def parameters() -> dict[str, Any]:
+        return unrolled(named(model.init(jax.random.key(0), example(model))["params"]))
+
+    return {path: leaf.shape for path, leaf in jax.eval_shape(parameters).items()}
 
 
 def example(model: Any) -> dict[str, Any]:
@@ -144,7 +147,7 @@ def save(
     """
     path = Path(path)
     family = family_of(model)
-    leaves = named(params)
+    leaves = unrolled(named(params))
     tensors = names_on_disk(family, model)
     check_shapes(leaves, parameter_shapes(model))
     if path.exists():

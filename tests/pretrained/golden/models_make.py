@@ -31,3 +31,13 @@ for number, (name, case) in enumerate(reference.CASES.items()):
         if case.generate:
             expected["out_written"] = case.generate(model, given)
     np.savez_compressed(folder / "expected.npz", **given, **expected)
+
+table = np.random.default_rng(0).normal(size=(6, 6, 3)).astype(np.float32)
+squares = {}
+for size in (9, 4, 14):
+    out = torch.nn.functional.interpolate(
+        torch.tensor(table.transpose(2, 0, 1)[None]), (size, size), mode="bicubic",
+        align_corners=False,
+    )  # fmt: skip
+    squares[f"to{size}"] = out[0].numpy().transpose(1, 2, 0)
+np.savez_compressed(HERE / "resample.npz", table=table, **squares)

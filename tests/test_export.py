@@ -1,0 +1,95 @@
+"""A trained run as a published checkpoint."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+from tokenizers import Tokenizer
+
+from mlm_jax import train
+from mlm_jax.config import UserError
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.export import export
+from mlm_jax.generate import open_trained
+from mlm_jax.layers import Block, Transformer
+from mlm_jax.losses import Caption, Contrastive, Hidden
+from mlm_jax.models.bert import Bert
+from mlm_jax.models.captioner import Captioner
+from mlm_jax.models.clip import Clip
+from mlm_jax.models.gpt import Gpt
+from mlm_jax.paths import named
+from mlm_jax.pretrained import load
+from mlm_jax.pretrained.pixels import load_pixels
+
+BODY = Transformer(16, 1, Block(heads=2))
+MODELS = {
+    "BertForMaskedLM": (
+        Bert(TextEncoder(32, 8, types=2, body=replace(BODY, block=Block(2, order="post")))),
+        Hidden(),
+    ),
+    "GPT2LMHeadModel": (Gpt(TextDecoder(32, 8, body=replace(BODY))), Caption()),
+    "VisionEncoderDecoderModel": (
+        Captioner(
+            ImageEncoder(toy.SIZE, 4, class_token=True, body=replace(BODY)),
+            TextDecoder(32, 8, body=replace(BODY, layers="scanned")),
+        ),
+        Caption(),
+    ),
+    "CLIPModel": (
+        Clip(
+            ImageEncoder(
+                toy.SIZE, 4, patch_bias=False, class_token=True, pre_norm=True, body=replace(BODY)
+            ),
+            TextEncoder(32, 8, causal=True, body=replace(BODY)),
+            width=8,
+            end="largest",
+        ),
+        Contrastive(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_is_read_back_as_it_was(name: str, tmp_path: Path) -> None:
+    model, loss = MODELS[name]
+    data = toy.write_pictures(tmp_path / "data")
+    config = toy.config(data, model=model, loss=loss, steps=2, save_every=2, eval_every=0)
+    assert train.train(config, tmp_path / "run") == 0
+    kind, count = export(tmp_path / "run", tmp_path / "out")
+    assert kind == name
+    trained, read = open_trained(tmp_path / "run"), load(tmp_path / "out")
+    assert not read.unused
+    assert sum(leaf.size for leaf in named(read.params).values()) == count
+    if name != "VisionEncoderDecoderModel":  # whose layers were scanned
+        want = named(trained.params)
+        assert all(np.array_equal(leaf, want[path]) for path, leaf in named(read.params).items())
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    inner = trained.tokenizer.encode("it is red")
+    assert tokenizer.encode("it is red").ids == [
+        trained.tokenizer.bos,
+        *inner,
+        trained.tokenizer.eos,
+    ]
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["bos_token"] == "[BOS]"
+    if hasattr(model, "image"):
+        pixels = load_pixels(tmp_path / "out")
+        assert pixels.size == toy.SIZE
+        assert pixels.mean == model.image.mean
+    with pytest.raises(UserError, match="exists"):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+def test_what_no_family_can_express_is_refused(tmp_path: Path) -> None:
+    data = toy.write_pictures(tmp_path / "data")
+    block = Block(2, order="post", qk_norm=True)
+    model = Bert(TextEncoder(32, 8, body=replace(BODY, block=block)))
+    config = toy.config(data, model=model, loss=Hidden(), steps=1, eval_every=0)
+    train.train(config, tmp_path / "run")
+    with pytest.raises(UserError, match=r"bert: .*qk_norm.*text.types"):
+        export(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,154 @@
+"""First parameters from published checkpoints and runs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from mlm_jax import train
+from mlm_jax.checkpoint import restore_params
+from mlm_jax.config import Init, UserError
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.fusion import Fusion
+from mlm_jax.initial import resample, start_from
+from mlm_jax.layers import Block, Transformer
+from mlm_jax.models.multimodal import Multimodal
+from mlm_jax.models.vit import Vit
+from mlm_jax.paths import named, rolled, unrolled
+from mlm_jax.pretrained import load
+from mlm_jax.pretrained.store import example
+
+GOLDEN = Path(__file__).parent / "pretrained" / "golden"
+BLOCK = Block(heads=3, ratio=40 / 24, eps=1e-5)
+
+
+def body(width: int = 24, **block: Any) -> Transformer:
+    return Transformer(width, 2, replace(BLOCK, **block))
+
+
+def multimodal(pixels: int = 8, length: int = 24, text: dict[str, Any] | None = None) -> Multimodal:
+    """Of the sizes of the golden checkpoints."""
+    block = {"order": "post"} if text is None else text
+    return Multimodal(
+        ImageEncoder((pixels, pixels), 4, class_token=True, body=body()),
+        TextEncoder(61, length, types=2, body=body(**block)),
+        Fusion(body=body()),
+        TextDecoder(61, 24, body=body()),
+    )
+
+
+def start(model: Any, name: str, *take: str, skip: tuple[str, ...] = ()) -> tuple[dict, Any]:
+    params = model.init(jax.random.key(0), example(model))["params"]
+    tree, listing = start_from(Init(str(GOLDEN / name), take, skip), model, params)
+    assert jax.tree.structure(tree) == jax.tree.structure(params)
+    found, before = named(tree), named(params)
+    kept = [p for p in listing.fresh if not np.array_equal(found[p], before[p])]
+    assert not kept
+    return found, listing
+
+
+def test_the_text_encoder_of_a_bert() -> None:
+    found, listing = start(multimodal(), "BertModel")
+    theirs = named(load(GOLDEN / "BertModel").params)
+    assert {p for p in theirs if p.startswith("text/")} == {*listing.matched}
+    assert all(np.array_equal(found[p], theirs[p]) for p in listing.matched)
+    assert set(listing.unused) == {"pool/kernel", "pool/bias"}
+    assert not listing.differs
+    assert any(line.strip().startswith("fresh") for line in listing.lines())
+
+
+def test_one_part_for_another() -> None:
+    found, listing = start(multimodal(), "GPT2LMHeadModel", "decoder/body=decoder/body")
+    assert {p.split("/")[0] for p in listing.matched} == {"decoder"}
+    assert not any("words" in p for p in listing.matched)
+    model = multimodal(text={"order": "pre"})
+    found, listing = start(model, "GPT2LMHeadModel", "text/body=decoder/body")
+    theirs = named(load(GOLDEN / "GPT2LMHeadModel").params)
+    key = "body/block_1/mlp/up/kernel"
+    np.testing.assert_array_equal(found[f"text/{key}"], theirs[f"decoder/{key}"])
+    assert all(p.startswith("text/body/") for p in listing.matched)
+
+
+def test_another_size_of_picture_and_fewer_places() -> None:
+    found, listing = start(multimodal(pixels=12), "ViTForImageClassification", "image")
+    assert listing.resized == ("image/positions/table",)
+    theirs = named(load(GOLDEN / "ViTForImageClassification").params)["image/positions/table"]
+    table = found["image/positions/table"]
+    assert table.shape == (10, 24)
+    np.testing.assert_array_equal(table[0], theirs[0])
+    np.testing.assert_allclose(table[1:], resample(theirs[1:].reshape(2, 2, -1), (3, 3)), rtol=1e-6)
+    found, listing = start(multimodal(length=9), "BertModel")
+    assert listing.resized == ("text/words/positions/table",)
+
+
+def test_what_does_not_fit_is_named_at_once() -> None:
+    model = Vit(ImageEncoder((8, 8), 4, class_token=True, body=body()), labels=7)
+    with pytest.raises(
+        UserError, match=r"(?s)head/bias is.*head/kernel is \(24, 7\), there.*--init.skip head"
+    ):
+        start(model, "ViTForImageClassification")
+    _, listing = start(model, "ViTForImageClassification", skip=("head",))
+    assert set(listing.fresh) == {"head/kernel", "head/bias"}
+    with pytest.raises(UserError, match=r"no parameter of this model is there"):
+        start(model, "GPT2LMHeadModel")
+    with pytest.raises(UserError, match=r"--init.take eyes: the model has"):
+        start(model, "ViTForImageClassification", "eyes=image")
+    with pytest.raises(UserError, match=r"--init.take eyes: .* has head"):
+        start(model, "ViTForImageClassification", "image=eyes")
+
+
+def test_other_mathematics_is_said() -> None:
+    model = multimodal(text={"order": "post", "activation": "relu", "eps": 1e-3})
+    _, listing = start(model, "BertModel")
+    told = " ".join(listing.differs)
+    assert "model.text.body.block.activation is relu, the checkpoint was made with gelu" in told
+    assert "--model.text.body.block.eps 1e-05" in told
+    assert len(listing.differs) == 2
+
+
+def test_scanned_layers() -> None:
+    image = ImageEncoder((8, 8), 4, class_token=True, body=replace(body(), layers="scanned"))
+    model = Vit(image, labels=3)
+    found, listing = start(model, "ViTForImageClassification")
+    assert not listing.fresh
+    assert not listing.unused
+    plain = load(GOLDEN / "ViTForImageClassification")
+    picture = jnp.ones((1, 8, 8, 3))
+    want = plain.model.apply({"params": plain.params}, {"image": picture})["logits"]
+    leaves = named(plain.params)
+    again = unrolled(rolled(leaves, found))
+    assert all(np.array_equal(again[p], leaves[p]) for p in leaves)
+    tree = start_from(Init(str(GOLDEN / "ViTForImageClassification")), model,
+                      model.init(jax.random.key(0), {"image": picture})["params"])[0]  # fmt: skip
+    got = model.apply({"params": tree}, {"image": picture})["logits"]
+    np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_tables_are_resampled_as_the_reference_does() -> None:
+    with np.load(GOLDEN / "resample.npz") as golden:
+        table = golden["table"]
+        for size in (9, 4, 14):
+            np.testing.assert_allclose(
+                resample(table, (size, size)),
+                golden[f"to{size}"].reshape(size * size, -1),
+                atol=5e-6,
+            )
+
+
+def test_a_run_begins_where_another_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlm_jax.config.PACKAGES", ("mlm_jax", "toy"))
+    data = toy.write_pictures(tmp_path / "data")
+    first = toy.config(data)
+    assert train.train(first, tmp_path / "first") == 0
+    init = Init(str(tmp_path / "first"))
+    second = replace(first, init=init, steps=1, optim=replace(first.optim, lr=0.0, ema=0.0))
+    assert train.train(second, tmp_path / "second") == 0
+    before, after = (named(restore_params(tmp_path / run)[1]) for run in ("first", "second"))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[p], after[p]) for p in before)
