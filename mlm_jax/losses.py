@@ -1,7 +1,7 @@
 """Losses: small frozen dataclasses `(outputs, batch) -> (scalar, metrics)`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -81,6 +81,49 @@ class Contrastive:
 
 
 @dataclass(frozen=True)
+class Match:
+    """Cross-entropy in nats of whether a text tells a picture (arXiv:2201.12086, section 3.2).
+
+    The mean over the pairs of "match", of which the first third is right. Metrics: `accuracy`, the
+    mean of those of right and of wrong pairs, at 0.5 where nothing has been learnt.
+    """
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        logits = outputs["match"]
+        right = jnp.arange(len(logits)) < len(logits) // 3
+        real = outputs["match_real"].astype(logits.dtype)
+        nats = optax.sigmoid_binary_cross_entropy(logits, right.astype(logits.dtype)) * real
+        found = ((logits > 0) == right).astype(logits.dtype)
+
+        def mean(values: Float[Array, "R"], over: Float[Array, "R"]) -> Float[Array, ""]:
+            return (values * over).sum() / jnp.maximum(over.sum(), 1)
+
+        sides = mean(found, real * right), mean(found, real * ~right)
+        return nats.sum() / real.sum(), {"accuracy": sum(sides) / 2}
+
+
+@dataclass(frozen=True)
+class CaptionMatch:
+    """BLIP's three losses, summed (arXiv:2201.12086, section 3.2): write, find, tell apart.
+
+    Metrics: those of `caption`, and with `contrastive_` and `match_` before their names the losses
+    and metrics of the other two.
+    """
+
+    caption: Caption = field(default_factory=Caption)
+    contrastive: Contrastive = field(default_factory=Contrastive)
+    match: Match = field(default_factory=Match)
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        loss, metrics = self.caption(outputs, batch)
+        for name, term in (("contrastive", self.contrastive), ("match", self.match)):
+            nats, further = term(outputs, batch)
+            loss += nats
+            metrics |= {f"{name}_loss": nats} | {f"{name}_{k}": v for k, v in further.items()}
+        return loss, metrics
+
+
+@dataclass(frozen=True)
 class Hidden:
     """Cross-entropy in nats of the words that were hidden (arXiv:1810.04805, section 3.1).
 
@@ -92,5 +135,5 @@ class Hidden:
         hidden = outputs["hidden"].astype(logits.dtype)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, target)
         words = jnp.maximum(hidden.sum(), 1)
-        right = ((logits.argmax(-1) == target) * hidden).sum()
+        right = ((logits.argmax(-1) == target).astype(logits.dtype) * hidden).sum()
         return (nats * hidden).sum() / words, {"accuracy": right / words, "weight": words}
