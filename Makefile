@@ -4,7 +4,9 @@ RUN ?= runs/vit_tiny
 BIN := .venv/bin
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: train test test-all lint types format install clean
+# A plain torch brings CUDA; where an index offers a CPU build it is a matter of the version.
+TORCH ?= torch
+.PHONY: train test test-all parity lint types format install clean
 
 train: install
 	$(BIN)/python experiments/train.py --config vit_tiny --run $(RUN)
@@ -13,8 +15,18 @@ train: install
 test: install
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-all: install
+test-all: install .venv/parity
 	$(BIN)/python -m pytest $(PARALLEL) -m ""
+
+# Against the reference implementation, live; what is written must load in its version 4 as well.
+parity: install .venv/parity
+	MLM_JAX_TRANSFORMERS_4=.venv-4/bin/python $(BIN)/python -m pytest $(PARALLEL) -m parity
+
+.venv/parity: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,parity]' '$(TORCH)'
+	test -x .venv-4/bin/python || $(PYTHON) -m venv .venv-4
+	.venv-4/bin/python -m pip install --quiet 'transformers>=4.56,<5' '$(TORCH)'
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .
@@ -36,4 +48,4 @@ install: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .jax_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-4 .jax_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,5 +1,6 @@
-"""Describe a picture, or answer a question about it, with a trained run.
+"""Describe a picture, answer a question about it, or write on from a text, with a trained run.
 
+python experiments/generate.py --run runs/gpt_tiny --prompt "a small red"
 python experiments/generate.py --run runs/vit_tiny --image picture.png
 python experiments/generate.py --run runs/vit_tiny --image picture.png --question "..."
 """
@@ -18,12 +19,14 @@ from mlm_jax import command
 
 @dataclass(frozen=True)
 class Arguments:
-    """Describe a picture, or answer a question about it, with a trained run."""
+    """Describe a picture, answer a question about it, or write on from a text."""
 
     run: Path
     """The run directory."""
-    image: Path
-    """PNG, JPEG, WebP, BMP or GIF."""
+    image: Path | None = None
+    """PNG, JPEG, WebP, BMP or GIF; a model of text alone takes none."""
+    prompt: str = ""
+    """What a model of text alone goes on from."""
     question: str = ""
     """Left out: a caption."""
     answers: tuple[str, ...] = ()
@@ -47,14 +50,17 @@ def main(argv: Sequence[str]) -> int:
     from mlm_jax import generate  # after the command line: a typo is answered at once
 
     trained = generate.open_trained(given.run)
-    image = generate.read_picture(trained, given.image)
-    for text in (given.question, *given.answers):
+    for text in (given.question, given.prompt, *given.answers):
         words = generate.unknown(trained.tokenizer, text)
         if words:
             print(f"note: {given.run} has never seen: {', '.join(words)}", file=sys.stderr)
     how = generate.How(given.method, given.temperature, given.top_k, given.top_p, given.beams)
-    ask = partial(generate.tell, trained, image, given.question, answers=given.answers)
-    told = ask(how=how, count=given.n, seed=given.seed)
+    if given.image is not None:
+        image = generate.read_picture(trained, given.image)
+        tell = partial(generate.tell, trained, image, given.question, answers=given.answers)
+    else:
+        tell = partial(generate.go_on, trained, given.prompt)
+    told = tell(how=how, count=given.n, seed=given.seed)
     for text, probability in told:
         print(f"{text}  ({share(probability)})" if given.question or len(told) > 1 else text)
     return 0

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mlm_jax.checkpoint import restore_params
-from mlm_jax.config import Config, UserError, read
+from mlm_jax.config import Config, UserError, picture_size, read
 from mlm_jax.data import CAPTION_PROMPT, tokenizers
 from mlm_jax.data.loader import trim
 from mlm_jax.data.pictures import MAX_BYTES
@@ -403,8 +403,19 @@ def open_trained(run: Path) -> Trained:
     return Trained(run, config, tokenizer, jax.device_put(params), step)
 
 
+def require_writer(trained: Trained, pictures: bool) -> None:
+    """Raises: UserError where the model does not write, or not about what it is given."""
+    name = type(trained.config.model).__name__
+    if not hasattr(trained.config.model, "decode"):
+        raise UserError(f"{trained.path} is a {name}, which writes nothing: see evaluate.py")
+    if pictures != (picture_size(trained.config) is not None):
+        wanted = "a --prompt, and no --image" if pictures else "an --image"
+        raise UserError(f"{trained.path} is a {name}: it takes {wanted}")
+
+
 def read_picture(trained: Trained, path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """The picture as the run saw its own. Raises: BadRecord, OSError."""
+    require_writer(trained, pictures=True)
     if path.stat().st_size > MAX_BYTES:
         raise BadRecord(str(path), "image", f"over {MAX_BYTES >> 20} MiB, the most accepted")
     decode = decode_for(trained.config.data, trained.config.model.image.size)
@@ -445,7 +456,7 @@ def tell(
     greedy knows one. With `answers`, all of these, likeliest first, among which the probability is
     shared out. Raises: BadRecord for a text that is too long.
     """
-    model, tokenizer = trained.config.model, trained.tokenizer
+    model = trained.config.model
     row = trained.tokenise(question or CAPTION_PROMPT, "", "--question" if question else "prompt")
     batch = trim({"image": image[None]} | {key: value[None] for key, value in row.items()})
     asked = {key: batch[key] for key in ("image", "text", "text_mask")}
@@ -456,14 +467,45 @@ def tell(
         total = rank(model, trained.params, fused, target, mask)
         share = np.asarray(jax.nn.softmax(total, axis=-1))[0]
         return [Told(answers[i], float(share[i])) for i in np.argsort(-share, kind="stable")]
+    return write(trained, fused, how=how, count=count, seed=seed)
+
+
+def go_on(
+    trained: Trained, text: str, *, how: How = How(), count: int = 1, seed: int = 0
+) -> list[Told]:
+    """What a model of text alone writes after `text`, which may be empty, in texts as of `tell`."""
+    require_writer(trained, pictures=False)
+    tokenizer = trained.tokenizer
+    ids = jnp.array([[tokenizer.bos, *tokenizer.encode(text)]], jnp.int32)
+    room = trained.config.model.decoder.length - ids.shape[1] + 1
+    if room < 1:
+        most = trained.config.model.decoder.length - 1
+        raise BadRecord("--prompt", "text", f"{ids.shape[1] - 1} tokens; accepted are {most}")
+    prompt = Prompt(ids, jnp.ones_like(ids, bool))
+    return write(trained, Fused(), how=how, count=count, seed=seed, prompt=prompt, room=room)
+
+
+def write(
+    trained: Trained,
+    fused: Fused,
+    *,
+    how: How,
+    count: int,
+    seed: int,
+    prompt: Prompt | None = None,
+    room: int | None = None,
+) -> list[Told]:
+    """`count` samples, or the best `count` beams; greedy knows one. At most `room` words."""
+    model, tokenizer = trained.config.model, trained.tokenizer
+    words = trained.words if room is None else {**trained.words, "length": room}
     if how.method == "beam":
         how = replace(how, beams=max(how.beams, count))
-        texts = beam_search(model, trained.params, fused, **trained.words, how=how)
+        texts = beam_search(model, trained.params, fused, **words, how=how, prompt=prompt)
         texts = Written(texts.ids[0, :count], texts.logprobs[0, :count])
     else:
         times = count if how.method == "sample" else 1
-        fused = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), fused)
+        fused, prompt = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), (fused, prompt))
         key = jax.random.key(seed)
-        texts = generate(model, trained.params, fused, **trained.words, how=how, key=key)
+        texts = generate(model, trained.params, fused, **words, how=how, key=key, prompt=prompt)
     ids, total = np.asarray(texts.ids), np.asarray(texts.total)
     return [Told(tokenizer.decode(i), math.exp(t)) for i, t in zip(ids, total, strict=True)]

@@ -17,6 +17,6 @@ config = Config(
     loss=Hidden(),
     data=Data("world", batch=128, captions=2, questions=0, target_length=24),
     optim=Optim(lr=1e-3, schedule="linear", warmup=100, b2=0.98, ema=0.98),
-    steps=2_000,
+    steps=1_000,
 )
 tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)

@@ -23,6 +23,6 @@ config = Config(
     loss=Contrastive(),
     data=Data("world", batch=128, captions=1, questions=0, target_length=24),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
-    steps=1_000,
+    steps=600,
 )
 tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)
