@@ -12,7 +12,7 @@ from mlm_jax.models.multimodal import multimodal
 config = Config(
     model=multimodal(
         "base", patch=16, pixels=224, vocab=30_522,
-        text_length=512, target_length=512, fusion_depth=6,
+        text_length=512, text_types=2, target_length=512, fusion_depth=6,
     ),
     loss=Caption(),
     data=Data(
