@@ -21,7 +21,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import tyro
 
-from mlm_jax.losses import Contrastive, Loss
+from mlm_jax.losses import Classes, Contrastive, Loss, Masked
 
 PACKAGES = ("mlm_jax", "experiments")
 """Where the classes of a configuration may live: a saved run imports from nowhere else."""
@@ -39,6 +39,10 @@ class Fields:
     captions: str = "captions"
     question: str = "question"
     answers: str = "answers"
+    label: str = "label"
+    """The class of a picture: a text or a whole number."""
+    taught: str = "taught"
+    """The class that a teacher gave it, where model.taught learns from one."""
     split: str = "split"
 
 
@@ -58,7 +62,8 @@ class Data:
     test: str = "test"
     """Split to validate on, in TFDS syntax."""
     captions: int = 2
-    """Captions per picture in a step; 0 asks for none. A picture without any gives questions."""
+    """Captions per picture in a step; 0 asks for none. A picture without any gives questions.
+    With no questions either, pictures are read with their labels alone and need no text."""
     questions: int = 4
     """Questions per picture in a step; 0 asks none. A picture without any gives captions."""
     resize: Literal["stretch", "crop", "pad"] = "stretch"
@@ -81,6 +86,11 @@ class Data:
     """Threads that decode; does not change the result."""
     max_broken: float = 0.01
     """Share of broken records at which reading stops."""
+
+    @property
+    def texts(self) -> bool:
+        """Whether texts are read; where none are, pictures are, with their labels."""
+        return bool(self.captions or self.questions)
 
 
 @dataclass(frozen=True)
@@ -394,8 +404,11 @@ def out_of_range(config: Config) -> Iterator[str]:
 
 def contradictions(config: Config) -> Iterator[str]:
     data, model = config.data, config.model
-    if not data.captions and not data.questions:
+    reads = any(hasattr(getattr(model, part, None), "vocab") for part in ("text", "decoder"))
+    if reads and not data.texts:
         yield "data.captions and data.questions are both 0: nothing would be learned"
+    if data.texts and isinstance(config.loss, Classes | Masked):
+        yield "the loss reads no texts: data.captions and data.questions must be 0"
     parts = config.optim.accumulate
     if parts > 1 and isinstance(config.loss, Contrastive):
         yield f"optim.accumulate {parts}: a contrastive loss compares the whole batch"
@@ -418,6 +431,13 @@ def contradictions(config: Config) -> Iterator[str]:
 def picture_size(config: Config) -> tuple[int, int] | None:
     """(height, width) of the pictures that the model takes; None where it takes none."""
     return getattr(getattr(config.model, "image", None), "size", None)
+
+
+def check_labels(config: Config, count: int) -> None:
+    """Raises: UserError if there are more classes than the model has."""
+    labels = getattr(config.model, "labels", count)
+    if count > labels:
+        raise UserError(f"the training split has {count} classes, but model.labels is {labels}")
 
 
 def check_vocab(config: Config, size: int) -> None:

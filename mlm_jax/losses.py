@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Outputs = Mapping[str, Any]
 Batch = Mapping[str, Any]
@@ -137,3 +137,39 @@ class Hidden:
         words = jnp.maximum(hidden.sum(), 1)
         right = ((logits.argmax(-1) == target).astype(logits.dtype) * hidden).sum()
         return (nats * hidden).sum() / words, {"accuracy": right / words, "weight": words}
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Cross-entropy in nats of the class of a picture, `smoothing` in [0, 1) of it shared out.
+
+    Where a second head learns from a teacher ("taught") it is the mean of both heads' losses: the
+    first learns the label, the second the class that the teacher decided for, which is not smoothed
+    (DeiT, arXiv:2012.12877, section 4). Metrics: `accuracy`, the share of labels that the largest
+    logit names.
+    """
+
+    smoothing: float = 0.0
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        logits, label = outputs["logits"], batch["label"]
+        loss = self._nats(outputs.get("own", logits), label, self.smoothing)
+        if "taught" in outputs:
+            loss = (loss + self._nats(outputs["taught"], batch["taught"], 0.0)) / 2
+        return loss, {"accuracy": (logits.argmax(-1) == label).astype(logits.dtype).mean()}
+
+    def _nats(
+        self, logits: Float[Array, "B C"], label: Int[Array, "B"], smoothing: float
+    ) -> Float[Array, ""]:
+        right = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+        return optax.softmax_cross_entropy(logits, optax.smooth_labels(right, smoothing)).mean()
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Mean squared error over the hidden patches alone (arXiv:2111.06377, section 3)."""
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        error = jnp.square(outputs["pixels"] - outputs["wanted"]).mean(-1)
+        hidden = outputs["hidden"].astype(error.dtype)
+        return (error * hidden).sum() / hidden.sum(), {}

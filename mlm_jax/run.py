@@ -42,6 +42,7 @@ class Run:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.tokenizer = path / "tokenizer.json"
+        self.classes = path / "classes.json"
         self.metrics = path / "metrics.jsonl"
         self.board = None
 
@@ -112,7 +113,8 @@ def open_run(path: Path, config: Config, command: Sequence[str] = ()) -> Iterato
             refuse_other(path, tree)
         else:
             refuse_foreign(path)
-            (path / "tokenizer.json").unlink(missing_ok=True)
+            for name in ("tokenizer.json", "classes.json"):
+                (path / name).unlink(missing_ok=True)
             write(path / "config.json", json.dumps(tree, indent=2) + "\n")
         remember(path, command)
         run = Run(path)

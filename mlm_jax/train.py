@@ -22,10 +22,13 @@ from jaxtyping import Array, Int
 
 from mlm_jax import optim
 from mlm_jax.checkpoint import Checkpoints, Saved, size
-from mlm_jax.config import Config, UserError, check_vocab, picture_size
-from mlm_jax.data import loader, sources, tokenizers
+from mlm_jax.config import Config, UserError, check_labels, check_vocab, picture_size
+from mlm_jax.data import labels, loader, sources, tokenizers
+from mlm_jax.data.labels import Labels
+from mlm_jax.data.records import Source
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.initial import start_from
+from mlm_jax.losses import Classes
 from mlm_jax.paths import map_named, named, nest
 from mlm_jax.progress import Progress
 from mlm_jax.run import Run, open_run
@@ -204,12 +207,13 @@ def make_validate(config: Config) -> Callable[[Any, Sequence[Batch]], dict[str, 
     return validate
 
 
-def held_out(config: Config, tokenizer: Tokenizer) -> list[Batch]:
+def held_out(config: Config, tokenizer: Tokenizer, known: Labels | None) -> list[Batch]:
     """The same config.eval_examples pictures of data.test each time, or all if there are fewer."""
     source = sources.open_source(config.data, config.data.test)
     count = min(config.eval_examples, len(source))
     data = replace(config.data, shift=0, batch=min(config.data.batch, count))
-    stream = loader.train_batches(data, source, tokenizer, picture_size(config), seed=0)
+    size = picture_size(config)
+    stream = loader.train_batches(data, source, tokenizer, size, seed=0, labels=known)
     return [next(stream) for _ in range(count // data.batch)]
 
 
@@ -236,12 +240,12 @@ def loop(config: Config, run: Run, checkpoints: Checkpoints) -> int:
     if start >= config.steps:
         print(f"{run.path} is finished: {start} steps. Another --run begins anew.")
         return 0
-    batches, tokenizer = open_data(config, run, start)
+    batches, tokenizer, known = open_data(config, run, start)
     batch = next(batches)
     shapes, tx, begin = prepare(config, batch)
     run.require_space((config.keep + 1) * size(shapes))
     state = place(saved, shapes) if saved else begin()
-    tests = held_out(config, tokenizer) if config.eval_every else []
+    tests = held_out(config, tokenizer, known) if config.eval_every else []
     step, validate = make_step(config, tx), make_validate(config)
     run.rewind(start)
     print(f"{optim.count(shapes.params):,} parameters, {config.steps:,} steps")
@@ -273,8 +277,10 @@ def loop(config: Config, run: Run, checkpoints: Checkpoints) -> int:
     return 0
 
 
-def open_data(config: Config, run: Run, start: int) -> tuple[Iterator[Batch], Tokenizer]:
-    """Batches from number `start` on; the tokenizer is built once for a run."""
+def open_data(
+    config: Config, run: Run, start: int
+) -> tuple[Iterator[Batch], Tokenizer, Labels | None]:
+    """Batches from number `start` on; tokenizer and names of classes are made once for a run."""
     data = config.data
     source = sources.open_source(data, data.train)
     if run.tokenizer.exists():
@@ -285,8 +291,20 @@ def open_data(config: Config, run: Run, start: int) -> tuple[Iterator[Batch], To
         tokenizer.save(part)
         part.replace(run.tokenizer)
     check_vocab(config, tokenizer.size)
-    size = picture_size(config)
-    return loader.train_batches(data, source, tokenizer, size, config.seed, start), tokenizer
+    known, size = open_labels(config, run, source), picture_size(config)
+    stream = loader.train_batches(data, source, tokenizer, size, config.seed, start, known)
+    return stream, tokenizer, known
+
+
+def open_labels(config: Config, run: Run, source: Source) -> Labels | None:
+    """The classes of the training split, where the loss is of classes. Raises: UserError."""
+    if not isinstance(config.loss, Classes):
+        return None
+    if not run.classes.exists():
+        labels.save(run.classes, labels.classes_of(source))
+    known = labels.load(run.classes)
+    check_labels(config, len(known))
+    return Labels(known, getattr(config.model, "taught", False))
 
 
 class Log:

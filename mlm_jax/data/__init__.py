@@ -10,6 +10,8 @@ i * texts to (i + 1) * texts of the text arrays belong to picture i.
 | text_mask   | bool  | R N       | True at the tokens of the text                                |
 | target      | int32 | R M       | bos, the tokens of the answer or caption, eos; padded         |
 | target_mask | bool  | R M       | True from bos to eos                                          |
+| label       | int32 | B         | the class, a place in classes.json; where the loss asks for it |
+| taught      | int32 | B         | the class by a teacher, or else the label; only model.taught   |
 | also        | dict  |           | the four text arrays once more, for other texts of the same   |
 |             |       |           | pictures; only where training has both captions and questions |
 
@@ -17,8 +19,9 @@ N is at most data.text_length and M at most data.target_length: columns that wou
 the whole batch are left out. A caption is long and its prompt short, an answer is short and its
 question long: in training data.captions texts of each picture stand in the batch itself and
 data.questions in `also`, so that neither is padded to the other; where one of the two numbers is 0
-the others stand in the batch. Ids are below the size of the tokenizer. A decoder reads
-target[:, :-1] and is scored on target[:, 1:] where target_mask[:, 1:].
+the others stand in the batch, and where both are 0 there are no texts. Ids are below the size of
+the tokenizer. A decoder reads target[:, :-1] and is scored on target[:, 1:] where
+target_mask[:, 1:].
 """
 
 CAPTION_PROMPT = "describe the picture"

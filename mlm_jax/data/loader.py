@@ -17,6 +17,7 @@ import numpy as np
 
 from mlm_jax.config import Data
 from mlm_jax.data import CAPTION_PROMPT
+from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import BadRecord, DataError, Record, Source
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.data.transforms import Decode, Pick, Shift, Tokenise, decode_for
@@ -54,13 +55,14 @@ class Account:
 
 @dataclass
 class Example:
-    """A position in the stream to the arrays of one picture and its texts."""
+    """A position in the stream to the arrays of one picture, with its texts and labels."""
 
     account: Account
     decode: Decode | None
     shift: Shift
     pick: Pick
     tokenise: Tokenise
+    labels: Labels | None
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
         """`index`: the number of the record."""
@@ -74,16 +76,21 @@ class Example:
         raise DataError(f"{self.account.data.name}: no usable record")
 
     def arrays(self, record: Record, rng: np.random.Generator) -> Batch:
-        """image (1, H, W, 3), text and target rows (texts, length), and those of `also`."""
-        image = {}
+        """image (1, H, W, 3), label (1,), text and target rows (texts, length), those of `also`."""
+        arrays: Batch = {}
+        if self.labels is not None:
+            arrays |= {key: number[None] for key, number in self.labels(record).items()}
         if self.decode is not None:
-            image["image"] = self.shift(self.decode(record.image, record.key), rng)[None]
+            arrays["image"] = self.shift(self.decode(record.image, record.key), rng)[None]
         groups = [
             stack([{key: row[None] for key, row in self.tokenise(*text).items()} for text in texts])
             for texts in self.pick(record, rng)
         ]
-        also = {"also": groups[1]} if len(groups) > 1 else {}
-        return {**image, **groups[0], **also}
+        for rows in groups[:1]:
+            arrays |= rows
+        for rows in groups[1:]:
+            arrays["also"] = rows
+        return arrays
 
 
 def train_batches(
@@ -93,10 +100,12 @@ def train_batches(
     size: tuple[int, int] | None,
     seed: int,
     start: int = 0,
+    labels: Labels | None = None,
 ) -> Iterator[Batch]:
     """Endless shuffled batches of data.batch pictures; `start` batches are already consumed.
 
-    Without a `size` pictures are not read and batches have their texts alone.
+    Without a `size` pictures are not read and batches have their texts alone; with `labels` they
+    have labels too, and a picture without one is a broken record.
     Rows are cut to what the batch needs (`trim`). The stream depends on the data, the seed and
     nothing else: not on data.threads, not on where it was resumed. Raises DataError when too many
     records are broken.
@@ -107,6 +116,7 @@ def train_batches(
         shift=Shift(data.shift),
         pick=Pick(data.captions, data.questions),
         tokenise=Tokenise(tokenizer, data.text_length, data.target_length),
+        labels=labels,
     )
     stream = (
         grain.MapDataset.range(len(source))
@@ -137,6 +147,8 @@ def trim(batch: Batch) -> Batch:
     if "also" in batch:
         batch |= {"also": trim(batch["also"])}
     for key in ("text", "target"):
+        if key not in batch:
+            continue
         mask = batch[f"{key}_mask"]
         longest = int(mask.sum(1).max())
         length = next((n for n in LENGTHS if n >= longest), mask.shape[1])
@@ -213,3 +225,27 @@ def eval_pairs(
 
     for pairs in grain.MapDataset.range(count).map(read).to_iter_dataset(_options(data)):
         yield from pairs
+
+
+def eval_pictures(
+    data: Data, source: Source, size: tuple[int, int], labels: Labels, limit: int | None = None
+) -> Iterator[Batch]:
+    """Every picture with its label once, in order, as arrays of one row; broken ones left out.
+
+    `limit`: at most that many pictures, evenly spread over the source.
+    """
+    account = Account(data, source)
+    decode = decode_for(data, size)
+    count = len(source) if limit is None else min(limit, len(source))
+
+    def read(position: int) -> list[Batch]:
+        index = position * len(source) // count
+        try:
+            record = source[index]
+            return [{"image": decode(record.image, record.key), **labels(record)}]
+        except BadRecord as error:
+            account.report(index, error)
+            return []
+
+    for pictures in grain.MapDataset.range(count).map(read).to_iter_dataset(_options(data)):
+        yield from pictures

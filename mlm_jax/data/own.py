@@ -1,6 +1,6 @@
 """A user's own data: rows of a JSONL, or a folder of pictures with captions beside them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from mlm_jax.data.rows import (
     column,
     packed,
     parse_captions,
+    parse_label,
     parse_questions,
     read_jsonl,
     read_pairs,
+    read_pictures,
 )
 from mlm_jax.data.splits import Part
 
@@ -37,6 +39,8 @@ class Entry:
     captions: list[str] = field(default_factory=list)
     caption_rows: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
+    label: str = ""
+    taught: str = ""
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Rows:
     places: Sequence[Place]
     rows: int
     broken: dict[str, str]
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -59,6 +64,8 @@ class Rows:
             captions=tuple(entry.captions),
             questions=tuple(entry.questions),
             caption_rows=tuple(entry.caption_rows),
+            label=entry.label,
+            taught=entry.taught,
         )
 
     def where(self, index: int) -> tuple[str, ...]:
@@ -68,6 +75,9 @@ class Rows:
         for entry in self.entries:
             yield from texts_of(tuple(entry.captions), tuple(entry.questions))
 
+    def labels(self) -> Iterator[str]:
+        return (entry.label for entry in self.entries if entry.label)
+
 
 def open_own(data: Data, part: Part) -> Rows:
     """Open one term of a split; broken rows are left out and named. Raises DataError."""
@@ -75,14 +85,21 @@ def open_own(data: Data, part: Part) -> Rows:
     broken: dict[str, str] = {}
     places = [open_place(Path(name.replace("{split}", part.name))) for name in data.images]
     fields = Fields() if path.is_dir() else data.fields
-    rows: list[Row] = list((read_pairs if path.is_dir() else read_jsonl)(path, broken))
+    rows: list[Row] = list(_rows(path, data.texts, broken))
     total = len(rows) + len(broken)
     if "{split}" not in data.name:
         rows = _of_split(rows, path, part, fields.split, broken)
     folder = path if path.is_dir() else path.parent
-    entries = _group(rows, path, fields, places, broken)
+    add = _add_texts if data.texts else _add_labels
+    entries = _group(rows, path, fields, places, broken, add)
     chosen = [entries[i] for i in part.select(len(entries))]
     return Rows(chosen, places or [open_place(folder)], total, broken)
+
+
+def _rows(path: Path, texts: bool, broken: dict[str, str]) -> Iterator[Row]:
+    if not path.is_dir():
+        return read_jsonl(path, broken)
+    return read_pairs(path, broken) if texts else read_pictures(path)
 
 
 def _file(name: str, part: Part) -> Path:
@@ -127,7 +144,12 @@ def _of_split(
 
 
 def _group(
-    rows: list[Row], path: Path, fields: Fields, places: Sequence[Place], broken: dict[str, str]
+    rows: list[Row],
+    path: Path,
+    fields: Fields,
+    places: Sequence[Place],
+    broken: dict[str, str],
+    add: Callable[[Entry, dict[str, Any], str, Fields], None],
 ) -> list[Entry]:
     """Gather rows by picture, in the order in which the pictures first occur."""
     numbered = any(isinstance(place, Arrays) for place in places)
@@ -137,19 +159,35 @@ def _group(
         try:
             number = row - 1 if numbered and isinstance(row, int) else None
             image = _image(values, where, fields.image, number)
-            captions = parse_captions(values, where, fields)
-            questions = parse_questions(values, where, fields)
-            if not captions and not questions:
-                raise BadRecord(where, fields.captions, _wanted(values, fields))
+            entry = entries.get(image, Entry(image))
+            add(entry, values, where, fields)
         except BadRecord as error:
             broken[where] = f"{error.key}: {error.reason}"
             continue
-        entry = entries.setdefault(image, Entry(image))
         entry.where.append(where)
-        entry.captions.extend(captions)
-        entry.caption_rows.extend([where] * len(captions))
-        entry.questions.extend(questions)
+        entries[image] = entry
     return list(entries.values())
+
+
+def _add_texts(entry: Entry, values: dict[str, Any], where: str, fields: Fields) -> None:
+    """What a row tells and asks about the picture; raises BadRecord, having added nothing."""
+    captions = parse_captions(values, where, fields)
+    questions = parse_questions(values, where, fields)
+    if not captions and not questions:
+        raise BadRecord(where, fields.captions, _wanted(values, fields))
+    entry.captions.extend(captions)
+    entry.caption_rows.extend([where] * len(captions))
+    entry.questions.extend(questions)
+
+
+def _add_labels(entry: Entry, values: dict[str, Any], where: str, fields: Fields) -> None:
+    """The class that a row gives to the picture, if it gives one; raises BadRecord."""
+    label = parse_label(values, where, fields.label)
+    taught = parse_label(values, where, fields.taught)
+    if label and entry.label not in ("", label):
+        other = f"{label!r}, but {entry.label!r} in {entry.where[0]}"
+        raise BadRecord(where, fields.label, f"{other}; accepted: one class for a picture")
+    entry.label, entry.taught = label or entry.label, taught or entry.taught
 
 
 def _wanted(values: dict[str, Any], fields: Fields) -> str:

@@ -10,8 +10,9 @@ import tensorflow_datasets as tfds
 
 from mlm_jax.config import Data, Fields
 from mlm_jax.data.records import BadRecord, DataError, Question, Record, Source, texts_of
-from mlm_jax.data.rows import parse_captions, parse_questions
+from mlm_jax.data.rows import parse_captions, parse_label, parse_questions
 from mlm_jax.data.splits import parse
+from mlm_jax.world import scene
 
 WORLD = "world"
 TRUTH = "scene"
@@ -25,9 +26,9 @@ def open_prepared(data: Data, split: str) -> Source:
 
         builder = prepare(data.root, data.name.partition("/")[2] or "48px")
         fields = Fields(question="questions/question", answers="questions/answer")
-        return _open(builder, data.name, split, fields, TRUTH)
+        return _open(builder, data, split, fields, TRUTH)
     builder = tfds.builder_from_directory(str(_directory(Path(data.root), data.name)))
-    return _open(builder, data.name, split, data.fields)
+    return _open(builder, data, split, data.fields)
 
 
 def _directory(root: Path, name: str) -> Path:
@@ -61,24 +62,29 @@ def _prepared(root: Path) -> list[Path]:
     return [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
 
 
-def _open(builder: Any, name: str, split: str, fields: Fields, truth: str = "") -> Source:
-    features = builder.info.features
+def _open(builder: Any, data: Data, split: str, fields: Fields, truth: str = "") -> Source:
+    name, features = data.name, builder.info.features
     if fields.image not in features:
         raise DataError(
             f"{name}: no feature {fields.image!r} but {sorted(features)} (--data.fields.image)"
         )
-    texts = {path.partition("/")[0] for path in (fields.captions, fields.question, fields.answers)}
-    if not texts & set(features):
+    texts, labels = (
+        (fields.captions, fields.question, fields.answers),
+        (fields.label, fields.taught),
+    )
+    columns = {path.partition("/")[0] for path in (texts if data.texts else labels)}
+    if data.texts and not columns & set(features):
         raise DataError(
-            f"{name}: none of the features {sorted(texts)} but {sorted(features)} "
+            f"{name}: none of the features {sorted(columns)} but {sorted(features)} "
             "(--data.fields.captions, or question and answers)"
         )
     kept = {
         key: feature
         for key, feature in features.items()
-        if key in {fields.image, truth, "kind"} | texts
+        if key in {fields.image, truth, "kind"} | columns
     }
-    return Prepared(f"{name} {split}", _raw(builder, name, split), kept, fields, truth)
+    raw = _raw(builder, name, split)
+    return Prepared(f"{name} {split}", raw, kept, fields, data.texts, truth)
 
 
 def _raw(builder: Any, name: str, split: str) -> Any:
@@ -108,18 +114,20 @@ class Prepared:
     raw: Any  # serialised records by index; reading a damaged one raises
     features: Mapping[str, Any]
     fields: Fields
+    read_texts: bool = True  # or else labels
     truth: str = ""
     broken: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rows = len(self.raw)
-        texts = {key: value for key, value in self.features.items() if key != self.fields.image}
+        rest = {key: value for key, value in self.features.items() if key != self.fields.image}
         self.parser = tfds.features.FeaturesDict(dict(self.features))
-        aside = (self.truth, "kind")
-        self.text_parser = tfds.features.FeaturesDict(
-            {key: value for key, value in texts.items() if key not in aside}
+        aside = (self.truth, "kind") if self.read_texts else ()
+        self.rest_parser = tfds.features.FeaturesDict(
+            {key: value for key, value in rest.items() if key not in aside}
         )
-        self.labels = {key: _label(value) for key, value in texts.items()}
+        self.names = {key: _names(value) for key, value in rest.items()}
+        self.classes = scene.CLASSES if self.truth else _classes(rest.get(self.fields.label))
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -138,10 +146,19 @@ class Prepared:
         count = min(len(self), WORLD_CORPUS) if self.truth else len(self)
         for index in (position * len(self) // count for position in range(count)):
             try:
-                captions, questions = self._texts(self._parse(index, self.text_parser, None), index)
+                captions, questions = self._texts(self._parse(index, self.rest_parser, None), index)
             except BadRecord:
                 continue
             yield from texts_of(captions, questions)
+
+    def labels(self) -> Iterator[str]:
+        for index in range(len(self)):
+            try:
+                label, _ = self._labels(self._parse(index, self.rest_parser, None), index)
+            except BadRecord:
+                continue
+            if label:
+                yield label
 
     def _parse(self, index: int, parser: Any, decoders: Any) -> dict[str, Any]:
         try:
@@ -153,6 +170,9 @@ class Prepared:
 
     def _record(self, values: dict[str, Any], index: int, image: Any) -> Record:
         (where,) = self.where(index)
+        if not self.read_texts:
+            label, taught = self._labels(values, index)
+            return Record(where, image, label=label, taught=taught)
         captions, questions = self._texts(values, index)
         truth = values[self.truth].decode() if self.truth else ""
         return Record(where, image, captions, questions, truth, (where,) * len(captions))
@@ -161,15 +181,33 @@ class Prepared:
         self, values: dict[str, Any], index: int
     ) -> tuple[tuple[str, ...], tuple[Question, ...]]:
         (where,) = self.where(index)
-        named = {key: name(values[key]) for key, name in self.labels.items() if key in values}
+        named = self._named(values)
         captions = parse_captions(named, where, self.fields)
         questions = parse_questions(named, where, self.fields)
         if not captions and not questions:
             raise BadRecord(where, self.fields.captions, "no text; accepted: at least one")
         return captions, questions
 
+    def _labels(self, values: dict[str, Any], index: int) -> tuple[str, str]:
+        """The class, and that by a teacher; of the world, the name of its one object."""
+        if self.truth:
+            return scene.name(scene.from_json(values[self.truth].decode())), ""
+        (where,) = self.where(index)
+        named = self._named(values)
+        label, taught = (
+            parse_label(named, where, key) for key in (self.fields.label, self.fields.taught)
+        )
+        return label, taught
 
-def _label(feature: Any) -> Callable[[Any], Any]:
+    def _named(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {key: name(values[key]) for key, name in self.names.items() if key in values}
+
+
+def _classes(feature: Any) -> tuple[str, ...]:
+    return tuple(feature.names) if isinstance(feature, tfds.features.ClassLabel) else ()
+
+
+def _names(feature: Any) -> Callable[[Any], Any]:
     """How the values of a feature become text: the name of a class, all else as it is."""
     inner = getattr(feature, "feature", None)
     if isinstance(feature, tfds.features.ClassLabel):

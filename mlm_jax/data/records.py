@@ -35,11 +35,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Record:
-    """A picture and its texts.
+    """A picture and its texts; where none are read (`Data.texts`), its label and no texts.
 
     key: "file:row" of the first row.  image: an encoded file, or uint8 (H, W, 3).
     truth: the scene of the embedded world as JSON, "" elsewhere.
-    caption_rows: "file:row" of every caption.
+    caption_rows: "file:row" of every caption.  label: its class by name, and taught: that which a
+    teacher gave it; "" where there is none.
     """
 
     key: str
@@ -48,14 +49,20 @@ class Record:
     questions: tuple[Question, ...] = ()
     truth: str = ""
     caption_rows: tuple[str, ...] = ()
+    label: str = ""
+    taught: str = ""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to records. `broken` maps "file:row" to a reason and grows while reading."""
+    """Random access to records. `broken` maps "file:row" to a reason and grows while reading.
+
+    `classes` are the names of all labels where the data tell them, in their order; () elsewhere.
+    """
 
     broken: dict[str, str]
     rows: int
+    classes: tuple[str, ...]
 
     def __len__(self) -> int:
         """Number of pictures; `rows` counts the rows they were gathered from, broken ones too."""
@@ -68,6 +75,9 @@ class Source(Protocol):
 
     def corpus(self) -> Iterator[str]:
         """Every caption, question and answer, without reading pictures."""
+
+    def labels(self) -> Iterator[str]:
+        """The label of every record that has one, without reading pictures."""
 
 
 def texts_of(captions: tuple[str, ...], questions: tuple[Question, ...]) -> Iterator[str]:

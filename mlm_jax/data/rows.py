@@ -94,6 +94,12 @@ def read_pairs(folder: Path, broken: dict[str, str]) -> Iterator[tuple[str, dict
             yield picture.name, {"image": picture.name, "captions": lines or ""}
 
 
+def read_pictures(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, {"image"}) for every picture, by name."""
+    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    yield from ((name, {"image": name}) for name in names)
+
+
 def column(row: Mapping[str, Any], path: str) -> Any:
     """The value at "a" or "a/b" (through lists too); None where it is missing."""
     value: Any = row
@@ -138,6 +144,16 @@ def parse_questions(row: Mapping[str, Any], where: str, fields: Fields) -> tuple
     return tuple(
         _question(*each, where, fields, row) for each in zip(asked, answers, kinds, strict=True)
     )
+
+
+def parse_label(row: Mapping[str, Any], where: str, key: str) -> str:
+    """The class in column `key`, "" when there is none; raises BadRecord."""
+    value = column(row, key)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | bytes | int):
+        raise BadRecord(where, key, f"a JSON {_type(value)}; accepted: a text or a whole number")
+    return _text(value, where, key)
 
 
 def _question(

@@ -63,6 +63,7 @@ class Joined:
         self.broken = {where: text for part in parts for where, text in part.broken.items()}
         self.rows = sum(part.rows for part in parts)
         self.places = [(part, i) for part in parts for i in range(len(part))]
+        self.classes = parts[0].classes
 
     def __len__(self) -> int:
         return len(self.places)
@@ -78,3 +79,7 @@ class Joined:
     def corpus(self) -> Iterator[str]:
         for part in self.parts:
             yield from part.corpus()
+
+    def labels(self) -> Iterator[str]:
+        for part in self.parts:
+            yield from part.labels()

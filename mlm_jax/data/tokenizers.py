@@ -124,7 +124,12 @@ def load(path: Path | str) -> Tokenizer:
 
 
 def build(data: Data, source: Source) -> Tokenizer:
-    """The tokenizer that data.tokenizer asks for (see there); raises UserError."""
+    """The tokenizer that data.tokenizer asks for (see there); raises UserError.
+
+    Where no texts are read it knows no word but those of the prompt.
+    """
+    if not data.texts:
+        return words([CAPTION_PROMPT])
     if data.tokenizer.endswith(".json"):
         return load(data.tokenizer)
     if Path(data.tokenizer).is_dir():

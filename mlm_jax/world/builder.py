@@ -32,11 +32,15 @@ VERSION = "1.3.0"
 
 @dataclass
 class WorldConfig(tfds.core.BuilderConfig):
-    """`size` in pixels; `train` and `rest` are examples, `rest` in each of the other splits."""
+    """`size` in pixels; `train` and `rest` are examples, `rest` in each of the other splits.
+
+    `objects` in each scene; 0: one to three.
+    """
 
     size: int = 48
     train: int = 40_000
     rest: int = 2_000
+    objects: int = 0
 
     @property
     def total(self) -> int:
@@ -65,6 +69,8 @@ class World(tfds.core.GeneratorBasedBuilder):
         WorldConfig(name="224px", size=224),
         WorldConfig(name="384px", size=384, train=10_000, rest=1_000),
         WorldConfig(name="tiny", train=64, rest=32),
+        WorldConfig(name="one", train=20_000, objects=1),
+        WorldConfig(name="one_tiny", train=64, rest=32, objects=1),
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -93,7 +99,7 @@ class World(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
         total = config.train if split == "train" else config.rest
-        made = examples(split, total, config.size, processes=os.cpu_count() or 1)
+        made = examples(split, total, config.size, config.objects, processes=os.cpu_count() or 1)
         for index, example in enumerate(made):
             yield index, {**example, "image": io.BytesIO(example["image"])}
             meter.advance()

@@ -25,10 +25,10 @@ CAPTIONS, QUESTIONS = 4, 8  # per picture
 CHUNK = 100  # examples that a worker hands over at a time
 
 
-def example(split: str, index: int, size: int) -> dict[str, Any]:
-    """Example `index` of a split; `image` is a PNG of `size` pixels."""
+def example(split: str, index: int, size: int, objects: int = 0) -> dict[str, Any]:
+    """Example `index` of a split; `image` is a PNG of `size` pixels. `objects` as in `sample`."""
     rng = np.random.default_rng([SPLITS.index(split), index])
-    truth = scene.sample(rng, novel=split == "novel")
+    truth = scene.sample(rng, novel=split == "novel", objects=objects)
     png = io.BytesIO()
     Image.fromarray(render(truth, size)).save(png, "PNG", compress_level=1)
     return {
@@ -42,19 +42,22 @@ def example(split: str, index: int, size: int) -> dict[str, Any]:
     }
 
 
-def chunk(split: str, start: int, total: int, size: int) -> list[dict[str, Any]]:
-    return [example(split, i, size) for i in range(start, min(start + CHUNK, total))]
+def chunk(split: str, start: int, total: int, size: int, objects: int) -> list[dict[str, Any]]:
+    return [example(split, i, size, objects) for i in range(start, min(start + CHUNK, total))]
 
 
-def examples(split: str, total: int, size: int, *, processes: int) -> Iterator[dict[str, Any]]:
+def examples(
+    split: str, total: int, size: int, objects: int = 0, *, processes: int
+) -> Iterator[dict[str, Any]]:
     """The first `total` examples of a split; without processes where that is quicker."""
     starts = range(0, total, CHUNK)
     processes = min(processes, len(starts))
     if processes < 2:
         for start in starts:
-            yield from chunk(split, start, total, size)
+            yield from chunk(split, start, total, size, objects)
         return
-    workers = [begin(split, total, size, rank, processes) for rank in range(processes)]
+    given = (split, total, size, objects)
+    workers = [begin(*given, rank, processes) for rank in range(processes)]
     try:
         for i in range(len(starts)):
             yield from receive(workers[i % processes])
@@ -64,9 +67,11 @@ def examples(split: str, total: int, size: int, *, processes: int) -> Iterator[d
             worker.communicate()
 
 
-def begin(split: str, total: int, size: int, rank: int, of: int) -> "subprocess.Popen[bytes]":
+def begin(
+    split: str, total: int, size: int, objects: int, rank: int, of: int
+) -> "subprocess.Popen[bytes]":
     """A process that writes every `of`-th chunk, from number `rank` on, to its output."""
-    arguments = [split, str(total), str(size), str(rank), str(of)]
+    arguments = [split, *map(str, (total, size, objects, rank, of))]
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
@@ -85,15 +90,14 @@ def receive(worker: "subprocess.Popen[bytes]") -> list[dict[str, Any]]:
         raise RuntimeError(f"a process making examples ended early ({worker.wait()})") from error
 
 
-def work(split: str, total: int, size: int, rank: int, of: int) -> None:
+def work(split: str, total: int, size: int, objects: int, rank: int, of: int) -> None:
     for start in range(rank * CHUNK, total, of * CHUNK):
-        pickle.dump(chunk(split, start, total, size), sys.stdout.buffer)
+        pickle.dump(chunk(split, start, total, size, objects), sys.stdout.buffer)
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
     try:
-        total, size, rank, of = map(int, sys.argv[2:])
-        work(sys.argv[1], total, size, rank, of)
+        work(sys.argv[1], *map(int, sys.argv[2:]))
     except BrokenPipeError:
         os._exit(1)  # the reader has gone; without a flush of what it no longer wants

@@ -38,6 +38,7 @@ HELD_OUT = frozenset(
         ("cyan", "square"),
     }
 )
+CLASSES = tuple(f"{c} {s}" for c in COLOURS for s in SHAPES)  # names of a scene of one object
 SEEN = tuple((c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD_OUT)
 
 OBJECTS = (0.2, 0.35, 0.45)  # share of the scenes with one, two, three objects
@@ -74,21 +75,24 @@ class Scene(NamedTuple):
     background: Background
 
 
-def sample(rng: np.random.Generator, *, novel: bool = False) -> Scene:
-    """A scene without held-out pairs, or (`novel`) one in which at least one object is held out."""
+def sample(rng: np.random.Generator, *, novel: bool = False, objects: int = 0) -> Scene:
+    """A scene without held-out pairs, or (`novel`) one in which at least one object is held out.
+
+    `objects`: how many it has; 0 draws it.
+    """
     u = float(rng.random())
-    count = 1 + (u > OBJECTS[0]) + (u > OBJECTS[0] + OBJECTS[1])
+    count = objects or 1 + (u > OBJECTS[0]) + (u > OBJECTS[0] + OBJECTS[1])
     names = sample_names(rng, count, novel)
     radii = [round(float(rng.uniform(*SIZES[size])), 4) for size, _, _ in names]
     shades = rng.uniform(0.92, 1.04, count).round(3).tolist()
     places = sample_places(rng, radii)
-    objects = (
+    made = (
         Object(shape, colour, size, x, y, radius, shade)
         for (size, colour, shape), (x, y), radius, shade in zip(
             names, places, radii, shades, strict=True
         )
     )
-    return Scene(tuple(objects), sample_background(rng))
+    return Scene(tuple(made), sample_background(rng))
 
 
 def sample_names(rng: np.random.Generator, count: int, novel: bool) -> list[tuple[str, str, str]]:
@@ -142,6 +146,14 @@ def sample_background(rng: np.random.Generator) -> Background:
         round(0.12 + 0.2 * u[10], 4),
         int(u[11] * 2**31),
     )
+
+
+def name(scene: Scene) -> str:
+    """ "red circle" for a scene of one object, "" for others; one of CLASSES."""
+    if len(scene.objects) != 1:
+        return ""
+    (only,) = scene.objects
+    return f"{only.colour} {only.shape}"
 
 
 def to_json(scene: Scene) -> str:

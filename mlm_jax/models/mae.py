@@ -1,0 +1,96 @@
+"""MAE: an image encoder that learns from patches that were hidden (arXiv:2111.06377)."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mlm_jax.encoders import ImageEncoder
+from mlm_jax.layers import Positions, Transformer
+from mlm_jax.layers.tokens import every
+
+
+class Mae(nn.Module):
+    """The pixels of hidden patches from those that are seen.
+
+        picture -> patches -> some hidden -> image encoder, of the rest alone
+                -> decoder, with a learned token in each hidden place -> pixels of every patch
+
+    The encoder works on a quarter of the patches, so that it may be large; the decoder is small and
+    is thrown away after training (section 3). What it is to paint of a patch is less the mean of
+    the patch, over its standard deviation: that gave better features than pixels (table 1d).
+    """
+
+    image: ImageEncoder = field(default_factory=lambda: ImageEncoder(class_token=True))
+    decoder: Transformer = field(default_factory=Transformer)
+    hidden: float = 0.75
+
+    @nn.compact
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
+        """ "pixels" and what was "wanted" (B, N, patch * patch * 3), and which are "hidden" (B, N).
+
+        Evaluation always hides the same patches.
+        """
+        picture, patch = batch["image"], self.image.patch
+        key = self.make_rng("mask") if train else jax.random.key(0)
+        keep, hidden = self.hide(key, len(picture))
+        seen = self.image(picture, keep=keep, train=train).x
+        seen = nn.Dense(self.decoder.width, name="across")(seen)
+        extra = len(self.image.extra)
+        blank = self.param("mask_token", nn.initializers.normal(0.02), (self.decoder.width,))
+        grid = put(seen[:, extra:], keep, jnp.broadcast_to(blank, (*hidden.shape, len(blank))))
+        x = jnp.concatenate([seen[:, :extra], grid], axis=1)
+        x = Positions(x.shape[1], self.image.grid, name="positions")(x)
+        x = self.decoder(every(x), train=train).x[:, extra:]
+        pixels = nn.Dense(3 * patch**2, name="pixels")(x).astype(jnp.float32)
+        wanted = standardised(patches(picture.astype(jnp.float32) / 255, patch))
+        return {"pixels": pixels, "wanted": wanted, "hidden": hidden}
+
+    def hide(self, key: Array, count: int) -> tuple[Int[Array, "B K"], Bool[Array, "B N"]]:
+        """For each of `count` pictures the patches that are seen, in order, and which are not."""
+        rows, columns = self.image.grid
+        number = rows * columns
+        shown = number - round(self.hidden * number)
+        if not 0 < shown < number:
+            raise ValueError(f"{self.hidden} of {number} patches hidden: some, and not all")
+        order = jax.random.uniform(key, (count, number)).argsort(axis=1)
+        keep = jnp.sort(order[:, :shown], axis=1)
+        hidden = put(jnp.zeros(keep.shape, bool), keep, jnp.ones(order.shape, bool))
+        return keep, hidden
+
+
+def put(
+    some: Float[Array, "B K *D"] | Bool[Array, "B K"],
+    places: Int[Array, "B K"],
+    whole: Float[Array, "B N *D"] | Bool[Array, "B N"],
+) -> Float[Array, "B N *D"] | Bool[Array, "B N"]:
+    """`whole` with `some` at `places` of each row."""
+    return jax.vmap(lambda one, at, all_: all_.at[at].set(one))(some, places, whole)
+
+
+def patches(
+    picture: Float[Array, "B height width C"], patch: int
+) -> Float[Array, "B N patch*patch*C"]:
+    """Its patches in row-major order, each by row, column and channel."""
+    count, height, width, channels = picture.shape
+    grid = picture.reshape(count, height // patch, patch, width // patch, patch, channels)
+    return grid.swapaxes(2, 3).reshape(count, -1, patch * patch * channels)
+
+
+def picture_of(
+    parts: Float[Array, "B N D"], grid: tuple[int, int], patch: int
+) -> Float[Array, "B height width C"]:
+    """The reverse of `patches`."""
+    rows, columns = grid
+    blocks = parts.reshape(len(parts), rows, columns, patch, patch, -1).swapaxes(2, 3)
+    return blocks.reshape(len(parts), rows * patch, columns * patch, -1)
+
+
+def standardised(parts: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+    """Each patch less its mean, over its standard deviation; one of a single tone becomes 0."""
+    centred = parts - parts.mean(-1, keepdims=True)
+    return centred / jnp.sqrt(parts.var(-1, ddof=1, keepdims=True) + 1e-6)
