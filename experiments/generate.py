@@ -5,16 +5,18 @@ python experiments/generate.py --run runs/vit_tiny --image picture.png
 python experiments/generate.py --run runs/vit_tiny --image picture.png --question "..."
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from mlm_jax import command
+from mlm_jax.config import UserError
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Arguments:
     """PNG, JPEG, WebP, BMP or GIF; a model of text alone takes none."""
     prompt: str = ""
     """What a model of text alone goes on from."""
+    messages: Path | None = None
+    """A conversation to answer, as JSON: a list of {"role": ..., "content": ...}."""
     question: str = ""
     """Left out: a caption."""
     answers: tuple[str, ...] = ()
@@ -55,8 +59,10 @@ def main(argv: Sequence[str]) -> int:
         if words:
             print(f"note: {given.run} has never seen: {', '.join(words)}", file=sys.stderr)
     how = generate.How(given.method, given.temperature, given.top_k, given.top_p, given.beams)
-    if given.image is not None:
-        image = generate.read_picture(trained, given.image)
+    image = None if given.image is None else generate.read_picture(trained, given.image)
+    if given.messages is not None:
+        tell = partial(generate.chat, trained, read_messages(given.messages), image)
+    elif image is not None:
         tell = partial(generate.tell, trained, image, given.question, answers=given.answers)
     else:
         tell = partial(generate.go_on, trained, given.prompt)
@@ -64,6 +70,13 @@ def main(argv: Sequence[str]) -> int:
     for text, probability in told:
         print(f"{text}  ({share(probability)})" if given.question or len(told) > 1 else text)
     return 0
+
+
+def read_messages(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--messages {path} cannot be read: {error}") from error
 
 
 def share(probability: float) -> str:

@@ -39,6 +39,8 @@ class Fields:
     captions: str = "captions"
     question: str = "question"
     answers: str = "answers"
+    messages: str = "messages"
+    """A conversation: a list of {"role": "user" or "assistant", "content": text}."""
     label: str = "label"
     """The class of a picture: a text or a whole number."""
     taught: str = "taught"
@@ -409,6 +411,9 @@ def contradictions(config: Config) -> Iterator[str]:
         yield "data.captions and data.questions are both 0: nothing would be learned"
     if data.texts and isinstance(config.loss, Classes | Masked):
         yield "the loss reads no texts: data.captions and data.questions must be 0"
+    describes = hasattr(model, "decoder") and not hasattr(model, "text") and not inline(config)
+    if data.questions and describes:
+        yield f"data.questions is {data.questions}, but the model reads no questions"
     parts = config.optim.accumulate
     if parts > 1 and isinstance(config.loss, Contrastive):
         yield f"optim.accumulate {parts}: a contrastive loss compares the whole batch"
@@ -431,6 +436,15 @@ def contradictions(config: Config) -> Iterator[str]:
 def picture_size(config: Config) -> tuple[int, int] | None:
     """(height, width) of the pictures that the model takes; None where it takes none."""
     return getattr(getattr(config.model, "image", None), "size", None)
+
+
+def inline(config: Config) -> bool:
+    """Whether questions stand among what is written: in a decoder that reads nothing else."""
+    return (
+        hasattr(config.model, "decoder")
+        and not hasattr(config.model, "text")
+        and (picture_size(config) is None)
+    )
 
 
 def check_labels(config: Config, count: int) -> None:

@@ -17,11 +17,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from mlm_jax.checkpoint import restore_params
-from mlm_jax.config import Config, UserError, picture_size, read
+from mlm_jax.config import Config, Fields, UserError, inline, picture_size, read
 from mlm_jax.data import CAPTION_PROMPT, tokenizers
 from mlm_jax.data.loader import trim
 from mlm_jax.data.pictures import MAX_BYTES
 from mlm_jax.data.records import BadRecord
+from mlm_jax.data.rows import parse_chat
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.data.transforms import Tokenise, decode_for
 from mlm_jax.fusion import Fused
@@ -392,7 +393,7 @@ class Trained(NamedTuple):
     @property
     def tokenise(self) -> Tokenise:
         data = self.config.data
-        return Tokenise(self.tokenizer, data.text_length, data.target_length)
+        return Tokenise(self.tokenizer, data.text_length, data.target_length, inline(self.config))
 
 
 def open_trained(run: Path) -> Trained:
@@ -483,6 +484,42 @@ def go_on(
         raise BadRecord("--prompt", "text", f"{ids.shape[1] - 1} tokens; accepted are {most}")
     prompt = Prompt(ids, jnp.ones_like(ids, bool))
     return write(trained, Fused(), how=how, count=count, seed=seed, prompt=prompt, room=room)
+
+
+def chat(
+    trained: Trained,
+    messages: Sequence[Mapping[str, Any]],
+    image: np.ndarray | None = None,
+    *,
+    how: How = How(),
+    count: int = 1,
+    seed: int = 0,
+) -> list[Told]:
+    """The next answer of a conversation, in texts as of `tell`; the last message is the user's.
+
+    `messages` are those of a row of a user's own data (see `Fields.messages`). Raises: BadRecord.
+    """
+    require_writer(trained, pictures=image is not None)
+    unanswered = [*messages, {"role": "assistant", "content": "..."}]
+    (asked,) = parse_chat({"messages": unanswered}, "--messages", Fields())
+    turns = [(asked.text, asked.answers[0]), *asked.then]
+    texts = [text for turn in turns for text in turn][:-1]
+    tokenizer, alone = trained.tokenizer, inline(trained.config)
+    ids: list[int] = []
+    for place, text in enumerate(texts if alone else texts[1:], not alone):
+        ids += [tokenizer.bos, *tokenizer.encode(text), *([tokenizer.eos] if place % 2 else [])]
+    whole = jnp.array([[*ids, tokenizer.bos]], jnp.int32)
+    room = trained.config.model.decoder.length - whole.shape[1] + 1
+    if room < 1:
+        most = trained.config.model.decoder.length
+        raise BadRecord("--messages", "text", f"{whole.shape[1]} tokens; accepted are {most}")
+    fused = Fused()
+    if image is not None:
+        row = trained.tokenise(asked.text, "", "--messages")
+        batch = {"image": image[None], **{k: row[k][None] for k in ("text", "text_mask")}}
+        fused = encode(trained.config.model, trained.params, batch)
+    prompt = Prompt(whole, jnp.ones_like(whole, bool))
+    return write(trained, fused, how=how, count=count, seed=seed, prompt=prompt, room=room)
 
 
 def write(

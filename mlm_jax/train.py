@@ -22,7 +22,7 @@ from jaxtyping import Array, Int
 
 from mlm_jax import optim
 from mlm_jax.checkpoint import Checkpoints, Saved, size
-from mlm_jax.config import Config, UserError, check_labels, check_vocab, picture_size
+from mlm_jax.config import Config, UserError, check_labels, check_vocab, inline, picture_size
 from mlm_jax.data import labels, loader, sources, tokenizers
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source
@@ -209,11 +209,13 @@ def make_validate(config: Config) -> Callable[[Any, Sequence[Batch]], dict[str, 
 
 def held_out(config: Config, tokenizer: Tokenizer, known: Labels | None) -> list[Batch]:
     """The same config.eval_examples pictures of data.test each time, or all if there are fewer."""
-    source = sources.open_source(config.data, config.data.test)
+    size = picture_size(config)
+    source = sources.open_source(config.data, config.data.test, size is not None)
     count = min(config.eval_examples, len(source))
     data = replace(config.data, shift=0, batch=min(config.data.batch, count))
-    size = picture_size(config)
-    stream = loader.train_batches(data, source, tokenizer, size, seed=0, labels=known)
+    stream = loader.train_batches(
+        data, source, tokenizer, size, seed=0, labels=known, inline=inline(config)
+    )
     return [next(stream) for _ in range(count // data.batch)]
 
 
@@ -281,8 +283,8 @@ def open_data(
     config: Config, run: Run, start: int
 ) -> tuple[Iterator[Batch], Tokenizer, Labels | None]:
     """Batches from number `start` on; tokenizer and names of classes are made once for a run."""
-    data = config.data
-    source = sources.open_source(data, data.train)
+    data, size = config.data, picture_size(config)
+    source = sources.open_source(data, data.train, size is not None)
     if run.tokenizer.exists():
         tokenizer = tokenizers.load(run.tokenizer)
     else:
@@ -291,8 +293,10 @@ def open_data(
         tokenizer.save(part)
         part.replace(run.tokenizer)
     check_vocab(config, tokenizer.size)
-    known, size = open_labels(config, run, source), picture_size(config)
-    stream = loader.train_batches(data, source, tokenizer, size, config.seed, start, known)
+    known = open_labels(config, run, source)
+    stream = loader.train_batches(
+        data, source, tokenizer, size, config.seed, start, known, inline(config)
+    )
     return stream, tokenizer, known
 
 

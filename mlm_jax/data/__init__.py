@@ -10,9 +10,10 @@ i * texts to (i + 1) * texts of the text arrays belong to picture i.
 | text_mask   | bool  | R N       | True at the tokens of the text                                |
 | target      | int32 | R M       | bos, the tokens of the answer or caption, eos; padded         |
 | target_mask | bool  | R M       | True from bos to eos                                          |
+| scored      | bool  | R M       | True at what is learned: answers and captions with their eos  |
 | label       | int32 | B         | the class, a place in classes.json; where the loss asks for it |
 | taught      | int32 | B         | the class by a teacher, or else the label; only model.taught   |
-| also        | dict  |           | the four text arrays once more, for other texts of the same   |
+| also        | dict  |           | the five text arrays once more, for other texts of the same   |
 |             |       |           | pictures; only where training has both captions and questions |
 
 N is at most data.text_length and M at most data.target_length: columns that would be padding for
@@ -20,8 +21,10 @@ the whole batch are left out. A caption is long and its prompt short, an answer 
 question long: in training data.captions texts of each picture stand in the batch itself and
 data.questions in `also`, so that neither is padded to the other; where one of the two numbers is 0
 the others stand in the batch, and where both are 0 there are no texts. Ids are below the size of
-the tokenizer. A decoder reads target[:, :-1] and is scored on target[:, 1:] where
-target_mask[:, 1:].
+the tokenizer. A decoder reads target[:, :-1] and learns target[:, 1:] where
+scored[:, 1:]. In a conversation every message begins with bos and every answer ends with eos: the
+first question is the text, and target holds bos answer eos bos question bos answer eos ...; for a
+model of text alone the first question stands in target as well.
 """
 
 CAPTION_PROMPT = "describe the picture"

@@ -101,11 +101,12 @@ def train_batches(
     seed: int,
     start: int = 0,
     labels: Labels | None = None,
+    inline: bool = False,
 ) -> Iterator[Batch]:
     """Endless shuffled batches of data.batch pictures; `start` batches are already consumed.
 
     Without a `size` pictures are not read and batches have their texts alone; with `labels` they
-    have labels too, and a picture without one is a broken record.
+    have labels too, and a picture without one is a broken record. `inline` is that of `Tokenise`.
     Rows are cut to what the batch needs (`trim`). The stream depends on the data, the seed and
     nothing else: not on data.threads, not on where it was resumed. Raises DataError when too many
     records are broken.
@@ -115,7 +116,7 @@ def train_batches(
         decode=size and decode_for(data, size),
         shift=Shift(data.shift),
         pick=Pick(data.captions, data.questions),
-        tokenise=Tokenise(tokenizer, data.text_length, data.target_length),
+        tokenise=Tokenise(tokenizer, data.text_length, data.target_length, inline),
         labels=labels,
     )
     stream = (
@@ -152,7 +153,8 @@ def trim(batch: Batch) -> Batch:
         mask = batch[f"{key}_mask"]
         longest = int(mask.sum(1).max())
         length = next((n for n in LENGTHS if n >= longest), mask.shape[1])
-        batch |= {name: batch[name][:, :length] for name in (key, f"{key}_mask")}
+        own = [key, f"{key}_mask", *(["scored"] if key == "target" and "scored" in batch else [])]
+        batch |= {name: batch[name][:, :length] for name in own}
     return batch
 
 
@@ -170,6 +172,7 @@ class Pair:
     references: tuple[str, ...]
     kind: str
     truth: str = ""
+    then: tuple[tuple[str, str], ...] = ()
 
     @property
     def target(self) -> str:
@@ -177,16 +180,20 @@ class Pair:
         return Counter(self.references).most_common(1)[0][0]
 
 
-def pairs_of(record: Record, index: int) -> list[Pair]:
-    """The caption prompt if a record has captions, then every question, in order."""
+def pairs_of(record: Record, index: int, data: Data) -> list[Pair]:
+    """The caption prompt if a record has captions, then every question, in order.
+
+    Of a kind that training has none of only where the record has no other, as `Pick` does it.
+    """
     pairs = []
-    if record.captions:
+    if record.captions and (data.captions or not record.questions):
         pairs.append(
             Pair(index, record.key, CAPTION_PROMPT, record.captions, "caption", record.truth)
         )
-    for asked in record.questions:
+    for asked in record.questions if data.questions or not record.captions else ():
         where = asked.where or record.key
-        pairs.append(Pair(index, where, asked.text, asked.answers, asked.kind, record.truth))
+        about = (asked.kind, record.truth, asked.then)
+        pairs.append(Pair(index, where, asked.text, asked.answers, *about))
     return pairs
 
 
@@ -196,15 +203,16 @@ def eval_pairs(
     tokenizer: Tokenizer,
     size: tuple[int, int] | None,
     limit: int | None = None,
+    inline: bool = False,
 ) -> Iterator[tuple[Pair, Batch]]:
-    """Every picture with every text once, in order, as arrays of one row; broken records left out.
+    """Every picture with its texts once, in order, as arrays of one row; broken records left out.
 
     Without a `size` pictures are not read.
     `limit`: at most that many pictures, evenly spread over the source.
     """
     account = Account(data, source)
     decode = size and decode_for(data, size)
-    tokenise = Tokenise(tokenizer, data.text_length, data.target_length)
+    tokenise = Tokenise(tokenizer, data.text_length, data.target_length, inline)
     count = len(source) if limit is None else min(limit, len(source))
 
     def read(position: int) -> list[tuple[Pair, Batch]]:
@@ -216,9 +224,10 @@ def eval_pairs(
             account.report(index, error)
             return []
         pairs = []
-        for pair in pairs_of(record, index):
+        for pair in pairs_of(record, index, data):
             try:
-                pairs.append((pair, image | tokenise(pair.question, pair.target, pair.where)))
+                texts = tokenise(pair.question, pair.target, pair.where, pair.then)
+                pairs.append((pair, image | texts))
             except BadRecord as error:
                 account.report(index, error)
         return pairs

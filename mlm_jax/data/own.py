@@ -12,6 +12,7 @@ from mlm_jax.data.rows import (
     column,
     packed,
     parse_captions,
+    parse_chat,
     parse_label,
     parse_questions,
     read_jsonl,
@@ -51,6 +52,7 @@ class Rows:
     places: Sequence[Place]
     rows: int
     broken: dict[str, str]
+    pictures: bool = True
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -60,7 +62,7 @@ class Rows:
         entry = self.entries[index]
         return Record(
             key=entry.where[0],
-            image=find(self.places, entry.image, entry.where[0]),
+            image=find(self.places, entry.image, entry.where[0]) if self.pictures else b"",
             captions=tuple(entry.captions),
             questions=tuple(entry.questions),
             caption_rows=tuple(entry.caption_rows),
@@ -79,8 +81,11 @@ class Rows:
         return (entry.label for entry in self.entries if entry.label)
 
 
-def open_own(data: Data, part: Part) -> Rows:
-    """Open one term of a split; broken rows are left out and named. Raises DataError."""
+def open_own(data: Data, part: Part, pictures: bool = True) -> Rows:
+    """Open one term of a split; broken rows are left out and named. Raises DataError.
+
+    Without `pictures` none is looked for, and rows need not name any.
+    """
     path = _file(data.name, part)
     broken: dict[str, str] = {}
     places = [open_place(Path(name.replace("{split}", part.name))) for name in data.images]
@@ -91,9 +96,11 @@ def open_own(data: Data, part: Part) -> Rows:
         rows = _of_split(rows, path, part, fields.split, broken)
     folder = path if path.is_dir() else path.parent
     add = _add_texts if data.texts else _add_labels
+    if not pictures:
+        rows = [(row, {fields.image: f"of row {row}", **values}) for row, values in rows]
     entries = _group(rows, path, fields, places, broken, add)
     chosen = [entries[i] for i in part.select(len(entries))]
-    return Rows(chosen, places or [open_place(folder)], total, broken)
+    return Rows(chosen, places or [open_place(folder)], total, broken, pictures)
 
 
 def _rows(path: Path, texts: bool, broken: dict[str, str]) -> Iterator[Row]:
@@ -172,7 +179,7 @@ def _group(
 def _add_texts(entry: Entry, values: dict[str, Any], where: str, fields: Fields) -> None:
     """What a row tells and asks about the picture; raises BadRecord, having added nothing."""
     captions = parse_captions(values, where, fields)
-    questions = parse_questions(values, where, fields)
+    questions = parse_questions(values, where, fields) + parse_chat(values, where, fields)
     if not captions and not questions:
         raise BadRecord(where, fields.captions, _wanted(values, fields))
     entry.captions.extend(captions)
@@ -192,8 +199,8 @@ def _add_labels(entry: Entry, values: dict[str, Any], where: str, fields: Fields
 
 def _wanted(values: dict[str, Any], fields: Fields) -> str:
     return (
-        f"no text, only {sorted(values)}; accepted: {fields.captions!r}, or {fields.question!r} "
-        f"with {fields.answers!r} (names are set by --data.fields.*)"
+        f"no text, only {sorted(values)}; accepted: {fields.captions!r}, {fields.question!r} "
+        f"with {fields.answers!r}, or {fields.messages!r} (names are set by --data.fields.*)"
     )
 
 

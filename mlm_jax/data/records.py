@@ -25,12 +25,16 @@ class BadRecord(DataError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Question:
-    """A question, every accepted answer in the order of the source, its kind and its row."""
+    """A question, every accepted answer in the order of the source, its kind and its row.
+
+    then: what was asked and answered next, where the question begins a conversation.
+    """
 
     text: str
     answers: tuple[str, ...]
     kind: str = ""
     where: str = ""
+    then: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,5 @@ def texts_of(captions: tuple[str, ...], questions: tuple[Question, ...]) -> Iter
     for question in questions:
         yield question.text
         yield from question.answers
+        for turn in question.then:
+            yield from turn

@@ -146,6 +146,32 @@ def parse_questions(row: Mapping[str, Any], where: str, fields: Fields) -> tuple
     )
 
 
+def parse_chat(row: Mapping[str, Any], where: str, fields: Fields) -> tuple[Question, ...]:
+    """The conversation of a row as its first question, () when it has none; raises BadRecord.
+
+    User and assistant take turns, the user first; a "system" message before is part of what the
+    user says first.
+    """
+    messages = column(row, fields.messages)
+    if messages is None or messages == []:
+        return ()
+    key = fields.messages
+    if not isinstance(messages, list) or not all(isinstance(m, Mapping) for m in messages):
+        raise BadRecord(where, key, 'no list of messages; accepted: {"role": ..., "content": ...}')
+    texts = [_text(message.get("content"), where, f"{key}/content") for message in messages]
+    roles = [message.get("role") for message in messages]
+    if roles[0] == "system" and len(texts) > 1:
+        texts, roles = [f"{texts[0]} {texts[1]}", *texts[2:]], roles[1:]
+    turns = ["user", "assistant"] * (len(roles) // 2)
+    if roles != turns or not turns:
+        raise BadRecord(
+            where, key, f"the roles are {roles}; accepted: user, assistant, user, assistant, ..."
+        )
+    asked, answered = texts[::2], texts[1::2]
+    then = tuple(zip(asked[1:], answered[1:], strict=True))
+    return (Question(asked[0], (answered[0],), "chat", where, then),)
+
+
 def parse_label(row: Mapping[str, Any], where: str, key: str) -> str:
     """The class in column `key`, "" when there is none; raises BadRecord."""
     value = column(row, key)

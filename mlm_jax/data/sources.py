@@ -21,12 +21,13 @@ log = logging.getLogger("mlm_jax.data")
 NAMED = 5  # broken rows named in full while a file is read; validate.py names all
 
 
-def open_source(data: Data, split: str) -> Source:
+def open_source(data: Data, split: str, pictures: bool = True) -> Source:
     """Open a split; broken rows are left out and logged.
 
+    Without `pictures` the user's own rows need not have any: for models of text alone.
     Raises DataError when nothing is usable or more than data.max_broken of the rows are broken.
     """
-    source = read_source(data, split)
+    source = read_source(data, split, pictures)
     for where, reason in list(source.broken.items())[:NAMED]:
         log.warning("broken row left out: %s: %s", where, reason)
     if len(source.broken) > NAMED:
@@ -47,10 +48,10 @@ def _first(source: Source) -> str:
     return ""
 
 
-def read_source(data: Data, split: str) -> Source:
+def read_source(data: Data, split: str, pictures: bool = True) -> Source:
     """Open a split without judging how much of it is broken; `broken` holds what was left out."""
     if is_own(data.name):
-        parts: list[Source] = [open_own(data, part) for part in parse(split)]
+        parts: list[Source] = [open_own(data, part, pictures) for part in parse(split)]
         return parts[0] if len(parts) == 1 else Joined(parts)
     return open_prepared(data, split)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -79,9 +79,21 @@ class Shift:
         return image[rows][:, columns]
 
 
+Row = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids, which are real, which are scored
+
+
+class Text(NamedTuple):
+    """What is asked, what is answered, "file:row", and the turns that follow."""
+
+    question: str
+    answer: str
+    where: str = "text"
+    then: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(frozen=True)
 class Pick:
-    """Choose `captions` and `questions` triples (question, answer, "file:row") of a record.
+    """Choose `captions` and `questions` texts of a record.
 
     A list for each kind of which the number is not 0. Where the record has none of a kind the
     list is of the other, so that batches stack; no text is repeated before all were used.
@@ -90,77 +102,97 @@ class Pick:
     captions: int
     questions: int
 
-    def __call__(
-        self, record: Record, rng: np.random.Generator
-    ) -> list[list[tuple[str, str, str]]]:
+    def __call__(self, record: Record, rng: np.random.Generator) -> list[list[Text]]:
         wanted = [(True, self.captions), (False, self.questions)]
         return [self._some(record, tell, count, rng) for tell, count in wanted if count]
 
-    def _some(
-        self, record: Record, tell: bool, count: int, rng: np.random.Generator
-    ) -> list[tuple[str, str, str]]:
+    def _some(self, record: Record, tell: bool, count: int, rng: np.random.Generator) -> list[Text]:
         tell = bool(record.captions) and (tell or not record.questions)
         order = rng.permutation(len(record.captions) if tell else len(record.questions))
         pick = self._caption if tell else self._question
         return [pick(record, which, rng) for which in np.resize(order, count).tolist()]
 
-    def _caption(
-        self, record: Record, which: int, rng: np.random.Generator
-    ) -> tuple[str, str, str]:
+    def _caption(self, record: Record, which: int, rng: np.random.Generator) -> Text:
         where = record.caption_rows[which] if record.caption_rows else record.key
-        return CAPTION_PROMPT, record.captions[which], where
+        return Text(CAPTION_PROMPT, record.captions[which], where)
 
-    def _question(
-        self, record: Record, which: int, rng: np.random.Generator
-    ) -> tuple[str, str, str]:
+    def _question(self, record: Record, which: int, rng: np.random.Generator) -> Text:
         question = record.questions[which]
         answer = question.answers[rng.integers(len(question.answers))]
-        return question.text, answer, question.where or record.key
+        return Text(question.text, answer, question.where or record.key, question.then)
 
 
 @dataclass(frozen=True)
 class Tokenise:
-    """Texts to padded rows of ids; the arrays of a row are shared and read-only."""
+    """Texts to padded rows of ids; the arrays of a row are shared and read-only.
+
+    Every message in a target begins with bos, and an answer ends with eos; answers alone are
+    `scored`. A question goes into `text`, the turns after it into `target`. `inline` puts it into
+    the target as well, for models that read nothing else; the caption prompt never is.
+    """
 
     tokenizer: Tokenizer
     text_length: int
     target_length: int
+    inline: bool = False
 
-    def __call__(self, question: str, answer: str, where: str = "text") -> dict[str, np.ndarray]:
-        """text, text_mask (text_length,) and target, target_mask (target_length,).
+    def __call__(
+        self,
+        question: str,
+        answer: str,
+        where: str = "text",
+        then: tuple[tuple[str, str], ...] = (),
+    ) -> dict[str, np.ndarray]:
+        """text, text_mask (text_length,) and target, target_mask, scored (target_length,).
 
         Raises BadRecord when a text has more tokens than its row holds.
         """
-        text, text_mask = self._row(question, self.text_length, False, where)
-        target, target_mask = self._row(answer, self.target_length, True, where)
-        return {"text": text, "text_mask": text_mask, "target": target, "target_mask": target_mask}
+        messages = [answer, *(text for turn in then for text in turn)]
+        if self.inline and question != CAPTION_PROMPT:
+            messages = [question, *messages]
+        asked = "" if self.inline else question
+        text, text_mask, _ = self._row((asked,), self.text_length, False, where)
+        target, target_mask, scored = self._row(tuple(messages), self.target_length, True, where)
+        return {
+            "text": text, "text_mask": text_mask,
+            "target": target, "target_mask": target_mask, "scored": scored,
+        }  # fmt: skip
 
-    def _row(
-        self, text: str, length: int, target: bool, where: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        row = _padded(self.tokenizer, text, length, target)
+    def _row(self, texts: tuple[str, ...], length: int, target: bool, where: str) -> Row:
+        row = _padded(self.tokenizer, texts, length, target)
         if isinstance(row, int):
             key = "target_length" if target else "text_length"
             raise BadRecord(
                 where,
                 "text",
-                f"{text[:60]!r} has {row} tokens; --data.{key.replace('_', '-')} {length} accepts "
-                f"{length - 2 if target else length}",
+                f"{' / '.join(texts)[:60]!r} has {row} tokens; --data.{key.replace('_', '-')} "
+                f"{length} accepts {length - target * around(len(texts))}",
             )
         return row
 
 
+def around(messages: int) -> int:
+    """How many bos and eos a target of so many messages has."""
+    return messages + (messages + 1) // 2
+
+
 @lru_cache(maxsize=1 << 16)
-def _padded(
-    tokenizer: Tokenizer, text: str, length: int, target: bool
-) -> tuple[np.ndarray, np.ndarray] | int:
-    """A row and its mask, or the number of tokens when there are too many."""
-    ids = tokenizer.encode(text)
-    whole = [tokenizer.bos, *ids, tokenizer.eos] if target else ids
-    if len(whole) > length:
-        return len(ids)
+def _padded(tokenizer: Tokenizer, texts: tuple[str, ...], length: int, target: bool) -> Row | int:
+    """A row, its mask and what of it is scored, or the number of tokens when there are too many."""
+    ids: list[int] = []
+    scored: list[bool] = []
+    for place, text in enumerate(texts):
+        own = tokenizer.encode(text)
+        answer = target and (len(texts) - place) % 2 == 1  # the last message is one
+        whole = [tokenizer.bos] * target + own + [tokenizer.eos] * answer
+        ids += whole
+        scored += [False] * target + [answer] * (len(whole) - target)
+    if len(ids) > length:
+        return len(ids) - target * around(len(texts))
     row = np.full(length, tokenizer.pad, np.int32)
-    row[: len(whole)] = whole
-    mask = np.arange(length) < len(whole)
-    row.flags.writeable = mask.flags.writeable = False
-    return row, mask
+    row[: len(ids)] = ids
+    mask, learned = np.arange(length) < len(ids), np.zeros(length, bool)
+    learned[: len(scored)] = scored
+    for array in (row, mask, learned):
+        array.flags.writeable = False
+    return row, mask, learned

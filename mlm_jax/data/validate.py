@@ -18,7 +18,7 @@ from mlm_jax.data.records import BadRecord, Record, Source
 from mlm_jax.data.sources import read_source
 from mlm_jax.data.splits import parse
 from mlm_jax.data.tokenizers import build
-from mlm_jax.data.transforms import Tokenise
+from mlm_jax.data.transforms import Text, Tokenise
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,10 @@ def check_picture(record: Record) -> None:
 
 def text_problems(record: Record, tokenise: Tokenise) -> Iterator[BadRecord]:
     """Texts that have more tokens than fit."""
-    texts = [
-        ("", caption, where)
-        for caption, where in zip(record.captions, record.caption_rows, strict=True)
-    ]
-    for question in record.questions:
-        texts += [(question.text, answer, question.where) for answer in question.answers]
+    rows = zip(record.captions, record.caption_rows, strict=True)
+    texts = [Text("", caption, where) for caption, where in rows]
+    for asked in record.questions:
+        texts += [Text(asked.text, each, asked.where, asked.then) for each in asked.answers]
     for text in texts:
         try:
             tokenise(*text)

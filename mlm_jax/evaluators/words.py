@@ -11,15 +11,17 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from mlm_jax.config import UserError
+from mlm_jax.config import UserError, inline
 from mlm_jax.data import loader, sources
 from mlm_jax.data.records import Source
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Prompt, Trained, generate
-from mlm_jax.metrics import Figure, Perplexity, Ratio, bootstrap
+from mlm_jax.metrics import Figure, Perplexity, Ratio, Statistic, bootstrap
 from mlm_jax.world.language import WORDS, kind_of
 
+Batch = dict[str, Any]
 BATCH = 256
+CAPTION = "caption"
 WRITTEN = 1_000  # texts that GPT writes
 KNOWN = 10_000  # training pictures of which the captions are known to the baselines
 
@@ -38,7 +40,11 @@ def fill(trained: Trained, source: Source, limit: int | None) -> dict[str, Figur
     for _, batch in captions(trained, train_source(trained), KNOWN):
         known.read(batch["target"][batch["target_mask"]].tolist())
     counts = []
-    for ids, mask in batches([batch for _, batch in captions(trained, source, limit)]):
+    told = [batch for _, batch in captions(trained, source, limit)]
+    if not told:
+        raise UserError(f"{trained.config.data.name} has no captions")
+    for batch in batches(told):
+        ids, mask = batch["target"], batch["target_mask"]
         places = range(ids.shape[1])
         found = [hidden_word(model, trained.params, ids, mask, at) for at in places]
         guesses = np.stack([np.asarray(guess) for guess in found], axis=1)
@@ -98,33 +104,46 @@ class Neighbours:
 
 
 def write(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
-    """What is written, and how surprising the captions of the split are.
+    """What is written, how surprising the captions of the split are, and its answers, if any.
 
     `in form`: the share of WRITTEN sampled texts whose form, words of a kind taken as one, occurs
     in the training captions; `new`: the share of texts that do not. The baseline writes each word
-    after the two before it as often as they stood so in training.
+    after the two before it as often as they stood so in training. `answers/exact`: the share of
+    answers of which the likeliest words are all right, after a conversation that was.
     """
+    texts = list(texts_of(trained, source, limit))
+    told = [batch for pair, batch in texts if pair.kind == CAPTION]
+    answers = [batch for pair, batch in texts if pair.kind != CAPTION]
+    counts = surprise(trained, told or answers)
+    figures: dict[str, Statistic] = {"perplexity": Perplexity("texts")}
+    if told:
+        counts += compared(trained)
+        figures |= {
+            f"{title}/{what}": Ratio(f"{name} {column}", f"{name} texts", f"{name} texts")
+            for title, name in (("written", "written"), ("chain of three words", "chain"))
+            for what, column in (("in form", "form"), ("new", "new"))
+        }
+    if answers:
+        counts += exact(trained, answers)
+        figures["answers/exact"] = Ratio("exact", "answers", "answers")
+    return bootstrap(counts, figures)
+
+
+def compared(trained: Trained) -> list[dict[str, float]]:
+    """Texts of the model and of the baseline, held against the training captions."""
     tokenizer = trained.tokenizer
-    told = [
-        text
-        for pair, _ in captions(trained, train_source(trained), KNOWN)
-        for text in pair.references
-    ]
-    forms, known = {form(text) for text in told}, set(told)
-    counts = surprise(trained, [batch for _, batch in captions(trained, source, limit)])
+    known = captions(trained, train_source(trained), KNOWN)
+    told = [text for pair, _ in known for text in pair.references]
+    forms, verbatim = {form(text) for text in told}, set(told)
     chain = Chain(map(tokenizer.encode, told), tokenizer.bos, tokenizer.eos)
     rng = np.random.default_rng(0)
     chained = [tokenizer.decode(chain.write(rng, trained.words["length"])) for _ in range(WRITTEN)]
+    counts = []
     for name, texts in (("written", sample(trained, WRITTEN)), ("chain", chained)):
         for text in texts:
-            row = {"form": form(text) in forms, "new": text not in known, "texts": True}
+            row = {"form": form(text) in forms, "new": text not in verbatim, "texts": True}
             counts.append({f"{name} {key}": float(value) for key, value in row.items()})
-    figures = {
-        f"{title}/{what}": Ratio(f"{name} {column}", f"{name} texts", f"{name} texts")
-        for title, name in (("written", "written"), ("chain of three words", "chain"))
-        for what, column in (("in form", "form"), ("new", "new"))
-    }
-    return bootstrap(counts, {**figures, "perplexity": Perplexity("captions")})
+    return counts
 
 
 class Chain:
@@ -165,24 +184,45 @@ def sample(trained: Trained, count: int) -> list[str]:
     return [trained.tokenizer.decode(ids) for ids in np.asarray(written.ids)]
 
 
-def surprise(trained: Trained, texts: list[dict[str, np.ndarray]]) -> list[dict[str, float]]:
-    """Nats and tokens of each caption."""
+def surprise(trained: Trained, texts: list[Batch]) -> list[dict[str, float]]:
+    """Nats and tokens of each text."""
+    return [
+        {"nats": float(n[real[1:]].sum()), "tokens": float(real[1:].sum()), "texts": 1.0}
+        for n, _, real in judged(trained, texts)
+    ]
+
+
+def exact(trained: Trained, texts: list[Batch]) -> list[dict[str, float]]:
+    """How many answers each conversation has, and how many are right word by word."""
     counts = []
-    for ids, mask in batches(texts):
-        nats = np.asarray(nats_of(trained.config.model, trained.params, ids, mask))
-        counts += [
-            {"nats": float(n), "tokens": float(real[1:].sum()), "captions": 1.0}
-            for n, real in zip(nats, mask, strict=True)
-            if real.any()
-        ]
+    for _, right, scored in judged(trained, texts):
+        begins = np.flatnonzero(scored & ~np.roll(scored, 1))
+        answers = [right[start - 1 :][: streak(scored[start:])].all() for start in begins]
+        counts.append({"exact": float(sum(answers)), "answers": float(len(answers))})
     return counts
 
 
+def streak(flags: np.ndarray) -> int:
+    """How many are True from the start on."""
+    return int(np.argmin(flags)) if not flags.all() else len(flags)
+
+
+def judged(
+    trained: Trained, texts: list[Batch]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Nats and rightness of target[1:], and what of target is scored, of each text."""
+    for batch in batches(texts):
+        nats, right = compare(trained.config.model, trained.params, batch["target"])
+        for row in zip(np.asarray(nats), np.asarray(right), batch["scored"], strict=True):
+            if row[2].any():
+                yield row
+
+
 @partial(jax.jit, static_argnames="model")
-def nats_of(model: Any, params: Any, ids: Array, mask: Array) -> Array:
+def compare(model: Any, params: Any, ids: Array) -> tuple[Array, Array]:
     logits = model.apply({"params": params}, {"target": ids})["logits"]
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:])
-    return (nats * mask[:, 1:]).sum(1)
+    return nats, logits.argmax(-1) == ids[:, 1:]
 
 
 # --- captions of a split ---
@@ -190,29 +230,36 @@ def nats_of(model: Any, params: Any, ids: Array, mask: Array) -> Array:
 
 def train_source(trained: Trained) -> Source:
     data = trained.config.data
-    return sources.open_source(data, data.train)
+    return sources.open_source(data, data.train, pictures=False)
+
+
+def texts_of(
+    trained: Trained, source: Source, limit: int | None
+) -> Iterator[tuple[loader.Pair, Batch]]:
+    """Every text with its arrays; no picture is read. Raises: UserError where there is none."""
+    config = trained.config
+    rows = loader.eval_pairs(config.data, source, trained.tokenizer, None, limit, inline(config))
+    none = True
+    for row in rows:
+        none = False
+        yield row
+    if none:
+        raise UserError(f"{config.data.name} has no texts")
 
 
 def captions(
     trained: Trained, source: Source, limit: int | None
-) -> Iterator[tuple[loader.Pair, dict[str, np.ndarray]]]:
-    """Of each picture one caption, with its arrays. Raises: UserError where there is none."""
-    rows = loader.eval_pairs(trained.config.data, source, trained.tokenizer, None, limit)
-    found = False
-    for pair, batch in rows:
-        if pair.kind == "caption":
-            found = True
-            yield pair, batch
-    if not found:
-        raise UserError(f"{trained.config.data.name} has no captions")
+) -> Iterator[tuple[loader.Pair, Batch]]:
+    """Of each picture one caption, with its arrays."""
+    return (row for row in texts_of(trained, source, limit) if row[0].kind == CAPTION)
 
 
-def batches(texts: list[dict[str, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Ids and mask, BATCH rows at a time, of the longest text; the last filled up with none."""
-    whole = {key: np.stack([text[key] for text in texts]) for key in ("target", "target_mask")}
+def batches(texts: list[Batch]) -> Iterator[Batch]:
+    """BATCH rows at a time, of the longest text; the last filled up with none."""
+    keys = ("target", "target_mask", "scored")
+    whole = {key: np.stack([text[key] for text in texts]) for key in keys}
     longest = int(whole["target_mask"].sum(1).max())
     for start in range(0, len(texts), BATCH):
-        part = [whole[key][start : start + BATCH, :longest] for key in ("target", "target_mask")]
-        room = [(0, BATCH - len(part[0])), (0, 0)]
-        ids, mask = (np.pad(each, room) for each in part)
-        yield ids, mask
+        part = {key: array[start : start + BATCH, :longest] for key, array in whole.items()}
+        room = [(0, BATCH - len(part["target"])), (0, 0)]
+        yield {key: np.pad(array, room) for key, array in part.items()}

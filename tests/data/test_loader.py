@@ -57,7 +57,7 @@ def test_batches_have_the_shapes_of_the_table(data):
 
     def texts(rows: int) -> dict:
         ids, mask = (np.dtype(np.int32), (rows, 4)), (np.dtype(bool), (rows, 4))
-        return {"text": ids, "text_mask": mask, "target": ids, "target_mask": mask}
+        return {"text": ids, "text_mask": mask, "target": ids, "target_mask": mask, "scored": mask}
 
     image = {"image": (np.dtype(np.uint8), (4, 6, 8, 3))}
     shapes = [jax.tree.map(lambda x: (x.dtype, x.shape), each) for each in (batch, asked)]

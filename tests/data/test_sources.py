@@ -202,7 +202,7 @@ BROKEN = [
     ({"image": ["0.png"], "captions": "x"}, "image: missing; accepted: the name of a picture file"),
     (
         {"image": "0.png"},
-        r"captions: no text, only \['image'\]; accepted: 'captions', or 'question'.*",
+        r"captions: no text, only \['image'\]; accepted: 'captions', 'question'.*, or 'messages'.*",
     ),
     ({"image": "0.png", "captions": ""}, "captions: an empty text; accepted: at least one word"),
     ({"image": "0.png", "captions": ["a", " \t"]}, "captions: an empty text; accepted: .*"),

@@ -123,7 +123,9 @@ def test_the_corpus_is_every_text_of_the_split(own):
 
 def test_an_unknown_kind_is_refused(own):
     data = Data(name=str(own([{"image": "0.png", "captions": "one"}], 1)), tokenizer="wordz")
-    with pytest.raises(DataError, match=r"wordz.*accepted: words, bpe, or a path"):
+    with pytest.raises(
+        DataError, match=r"wordz.*accepted: words, bpe, a path that ends in .json, or the"
+    ):
         build(data, open_source(data, "train"))
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.records import BadRecord, Question, Record
 from mlm_jax.data.tokenizers import words
-from mlm_jax.data.transforms import Decode, Pick, Shift, Tokenise
+from mlm_jax.data.transforms import Decode, Pick, Shift, Text, Tokenise
 
 
 def test_the_right_size_is_left_alone():
@@ -91,9 +91,12 @@ def test_texts_are_of_the_kind_that_was_asked_for():
     rng = np.random.default_rng(0)
     for _ in range(100):
         told, asked = Pick(2, 3)(BOTH, rng)
-        assert sorted(told) == [(CAPTION_PROMPT, "c0", "rows:8"), (CAPTION_PROMPT, "c1", "rows:9")]
+        assert sorted(told) == [
+            Text(CAPTION_PROMPT, "c0", "rows:8"),
+            Text(CAPTION_PROMPT, "c1", "rows:9"),
+        ]
         assert len(asked) == 3
-        for question, answer, where in asked:
+        for question, answer, where, _ in asked:
             number = question[1]
             assert answer in (f"a{number}", f"b{number}")
             assert where == f"rows:{number}"
@@ -111,7 +114,7 @@ def test_every_text_and_every_answer_is_picked_equally_often():
 def test_no_text_is_repeated_before_all_were_used():
     rng = np.random.default_rng(0)
     for _ in range(50):
-        questions = [question for question, _, _ in Pick(0, 7)(BOTH, rng)[0]]
+        questions = [text.question for text in Pick(0, 7)(BOTH, rng)[0]]
         assert sorted(Counter(questions).values()) == [2, 2, 3]
         assert len(set(questions[:3])) == len(set(questions[3:6])) == 3
 
@@ -120,7 +123,7 @@ def test_a_record_of_one_kind_gives_that_kind():
     rng = np.random.default_rng(0)
     told = Record("rows:1", b"", captions=("c0",))
     asked = Record("rows:1", b"", questions=(Question("q0", ("a0",)),))
-    caption, question = (CAPTION_PROMPT, "c0", "rows:1"), ("q0", "a0", "rows:1")
+    caption, question = Text(CAPTION_PROMPT, "c0", "rows:1"), Text("q0", "a0", "rows:1")
     assert Pick(1, 2)(told, rng) == [[caption], [caption] * 2]
     assert Pick(2, 1)(asked, rng) == [[question] * 2, [question]]
 
@@ -133,7 +136,8 @@ def test_rows_are_padded_and_masked():
     assert row["text_mask"].tolist() == [True, True, True, False]
     assert row["target"].tolist() == [1, yes, 2, 0, 0]
     assert row["target_mask"].tolist() == [True, True, True, False, False]
-    assert [row[key].dtype for key in row] == [np.int32, bool, np.int32, bool]
+    assert row["scored"].tolist() == [False, True, True, False, False]
+    assert [row[key].dtype for key in row] == [np.int32, bool, np.int32, bool, bool]
 
 
 def test_texts_that_are_too_long_are_bad_records():
