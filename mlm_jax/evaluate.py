@@ -27,7 +27,7 @@ from mlm_jax.config import UserError, picture_size
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import Pair
 from mlm_jax.data.records import Source
-from mlm_jax.evaluators import retrieval, words
+from mlm_jax.evaluators import classes, probe, retrieval, words
 from mlm_jax.generate import Trained, encode, generate, open_trained, rank
 from mlm_jax.metrics import (
     F1,
@@ -42,6 +42,8 @@ from mlm_jax.metrics import (
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
+from mlm_jax.models.mae import Mae
+from mlm_jax.models.vit import Vit
 from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
 from mlm_jax.world import scene
@@ -117,6 +119,8 @@ EVALUATORS: dict[type, Callable[[Trained, Source, int | None], dict[str, Figure]
     Clip: retrieval.evaluate,
     Bert: words.fill,
     Gpt: words.write,
+    Vit: classes.evaluate,
+    Mae: probe.evaluate,
 }
 """By the model: what is measured instead of captions and answers."""
 

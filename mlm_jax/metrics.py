@@ -90,7 +90,11 @@ def bootstrap(
     of Efron (1979): it has no width where all pictures agree, however few they are.
     """
     names = sorted({name for counts in pictures for name in counts})
-    table = np.array([[counts.get(name, 0.0) for name in names] for counts in pictures])
+    place = {name: i for i, name in enumerate(names)}
+    table = np.zeros((len(pictures), len(names)))
+    for row, counts in zip(table, pictures, strict=True):
+        for name, value in counts.items():
+            row[place[name]] = value
     rng = np.random.default_rng(seed)
     count = len(pictures)
     drawn = np.empty((resamples, len(names)))

@@ -35,10 +35,21 @@ TITLES = {
     "vqa/accuracy": "answers right",
     "vqa/majority": "baseline: commonest answer to the kind of question",
     "vqa/question_only": "baseline: a reader of the question alone",
+    "classes/accuracy": "classes right",
+    "classes/accuracy@5": "right class among the likeliest five",
+    "classes/macro_f1": "F1, the mean over classes",
+    "classes/majority": "baseline: commonest class of training",
+    "probe/accuracy": "classes right by a linear probe of the features",
+    "probe/untrained": "baseline: the probe of an untrained encoder",
+    "probe/pixels": "baseline: the probe of pixels",
+    "probe/majority": "baseline: commonest class of training",
     "loss": "loss, nats per token",
     "perplexity": "perplexity per token",
 }
-TILES = ("caption/facts_f1", "caption/wholly_right", "caption/exact", "vqa/accuracy", "loss")
+TILES = (
+    "caption/facts_f1", "caption/wholly_right", "caption/exact", "vqa/accuracy",
+    "classes/accuracy", "probe/accuracy", "loss",
+)  # fmt: skip
 AMOUNTS = ("caption/invented", "loss", "perplexity")  # all others are shares
 BLIND = ("vqa/question_only", "vqa/majority")
 

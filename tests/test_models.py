@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from mlm_jax.config import load, picture_size
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fused, Fusion, Kind
@@ -293,3 +294,22 @@ def test_caption_loss_equals_a_sum_by_hand() -> None:
     assert float(more) == pytest.approx(total / float(metrics["weight"]), rel=1e-5)
     smooth, _ = Caption(smoothing=0.1)({"logits": jnp.asarray(out)}, batch)
     assert float(smooth) == pytest.approx((0.9 * nats + 0.1 * even) / count, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("vit_classifier_base", 86_567_656),  # timm, vit_base_patch16_224
+        ("mae_base", 111_907_840),  # ViTMAEForPreTraining, with its fixed positions
+        ("bert_base", 109_514_298),  # BertForMaskedLM
+        ("gpt_small", 124_439_808),  # GPT2LMHeadModel
+        ("clip_base", 151_277_313),  # CLIPModel, ViT-B/32
+    ],
+)
+def test_experiments_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
+    config = load(name)
+    size = picture_size(config) or (8, 8)
+    ids = jnp.zeros((1, 8), jnp.int32)
+    batch = {"image": jnp.zeros((1, *size, 3), jnp.uint8), "target": ids, "target_mask": ids == 0}
+    shapes = jax.eval_shape(config.model.init, KEY, batch)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters

@@ -85,7 +85,8 @@ class ImageEncoder(nn.Module):
             x = jnp.concatenate([x[:, :extra], kept], axis=1)
         if self.pre_norm:
             x = Norm(self.body.block.norm, self.body.block.eps, name="pre_norm")(x)
-        tokens = self.body(every(x), places=self._places(), train=train)
+        places = self._places() if keep is None else None
+        tokens = self.body(every(x), places=places, train=train)
         if self.place_again:
             x = nn.Dense(self.body.width, name="out")(tokens.x)
             tokens = Tokens(place(rms=1.0, name="positions_again")(x), tokens.mask)

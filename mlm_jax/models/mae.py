@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -21,13 +21,19 @@ class Mae(nn.Module):
                 -> decoder, with a learned token in each hidden place -> pixels of every patch
 
     The encoder works on a quarter of the patches, so that it may be large; the decoder is small and
-    is thrown away after training (section 3). What it is to paint of a patch is less the mean of
-    the patch, over its standard deviation: that gave better features than pixels (table 1d).
+    is thrown away after training (section 3).
+
+    `target` "standardised": of a patch it paints what is left of its pixels less their mean, over
+    their standard deviation; of photographs that gave better features (table 1d). "plain": the
+    pixels, from 0 to 1. In the embedded world most patches are of a flat background, whose grain
+    then counts for as much as the object: a linear probe of the features of mae_tiny was right for
+    0.205 of 2,000 pictures after 1,200 steps, with plain pixels for 0.259 after 700.
     """
 
     image: ImageEncoder = field(default_factory=lambda: ImageEncoder(class_token=True))
     decoder: Transformer = field(default_factory=Transformer)
     hidden: float = 0.75
+    target: Literal["standardised", "plain"] = "standardised"
 
     @nn.compact
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
@@ -47,7 +53,9 @@ class Mae(nn.Module):
         x = Positions(x.shape[1], self.image.grid, name="positions")(x)
         x = self.decoder(every(x), train=train).x[:, extra:]
         pixels = nn.Dense(3 * patch**2, name="pixels")(x).astype(jnp.float32)
-        wanted = standardised(patches(picture.astype(jnp.float32) / 255, patch))
+        wanted = patches(picture.astype(jnp.float32) / 255, patch)
+        if self.target == "standardised":
+            wanted = standardised(wanted)
         return {"pixels": pixels, "wanted": wanted, "hidden": hidden}
 
     def hide(self, key: Array, count: int) -> tuple[Int[Array, "B K"], Bool[Array, "B N"]]:
@@ -72,9 +80,7 @@ def put(
     return jax.vmap(lambda one, at, all_: all_.at[at].set(one))(some, places, whole)
 
 
-def patches(
-    picture: Float[Array, "B height width C"], patch: int
-) -> Float[Array, "B N patch*patch*C"]:
+def patches(picture: Float[Array, "B height width C"], patch: int) -> Float[Array, "B N D"]:
     """Its patches in row-major order, each by row, column and channel."""
     count, height, width, channels = picture.shape
     grid = picture.reshape(count, height // patch, patch, width // patch, patch, channels)

@@ -1,0 +1,101 @@
+"""Classes of pictures: how often ViT names the right one, and how evenly over the classes."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from mlm_jax.config import UserError
+from mlm_jax.data import labels, loader, sources
+from mlm_jax.data.labels import Labels
+from mlm_jax.data.records import Source
+from mlm_jax.generate import Trained
+from mlm_jax.metrics import Figure, Ratio, Statistic, Sums, bootstrap, divide
+
+BATCH = 128
+AMONG = 5
+
+
+def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
+    """Accuracy, top-5, macro F1, and the accuracy of the commonest class of training."""
+    data, model = trained.config.data, trained.config.model
+    classes = labels.load(trained.path / "classes.json")
+    common = commonest_class(sources.open_source(data, data.train), classes)
+    counts = []
+    pictures = loader.eval_pictures(data, source, model.image.size, Labels(classes), limit)
+    for images, right in batches(pictures):
+        best = np.asarray(likeliest(model, trained.params, images))
+        counts += [judged(row, label, common) for row, label in zip(best, right, strict=False)]
+    if not counts:
+        raise UserError(f"{data.name}: no picture with a label")
+    return bootstrap(counts, statistics(len(classes)))
+
+
+def judged(best: Int[np.ndarray, "K"], label: int, common: int) -> dict[str, float]:
+    """What is counted for a picture: `best` are the likeliest classes, the first first."""
+    said = int(best[0])
+    return {
+        "pictures": 1.0, "right": float(said == label), "among": float(label in best[:AMONG]),
+        "common": float(label == common), f"said {said}": 1.0, f"is {label}": 1.0,
+        f"both {label}": float(said == label),
+    }  # fmt: skip
+
+
+def statistics(classes: int) -> dict[str, Statistic]:
+    found: dict[str, Statistic] = {"classes/accuracy": Ratio("right", "pictures", "pictures")}
+    if classes > AMONG:
+        found[f"classes/accuracy@{AMONG}"] = Ratio("among", "pictures", "pictures")
+    found["classes/macro_f1"] = MacroF1(classes)
+    found["classes/majority"] = Ratio("common", "pictures", "pictures")
+    return found
+
+
+@dataclass(frozen=True)
+class MacroF1:
+    """The mean over classes of 2 * both / (said + is); those that nothing is or is said of aside.
+
+    Reads the columns "said c", "is c" and "both c" of each class c.
+    """
+
+    classes: int
+    n: str = "pictures"
+
+    def __call__(self, sums: Sums) -> Float[np.ndarray, " S"]:
+        none = np.zeros_like(sums[self.n])
+        total, there = none, none
+        for c in range(self.classes):
+            either = sums.get(f"said {c}", none) + sums.get(f"is {c}", none)
+            total = total + divide(2 * sums.get(f"both {c}", none), either, 0.0)
+            there = there + (either > 0)
+        return divide(total, there)
+
+
+def commonest_class(train: Source, classes: tuple[str, ...]) -> int:
+    """Raises: UserError."""
+    counted = Counter(train.labels())
+    if not counted:
+        raise UserError("the training split has no labels")
+    return classes.index(counted.most_common(1)[0][0])
+
+
+def batches(
+    pictures: Iterable[dict[str, Any]],
+) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """Images (BATCH, H, W, 3), the last filled up with copies, and the labels of the real ones."""
+    rows = iter(pictures)
+    while part := list(islice(rows, BATCH)):
+        whole = part + [part[-1]] * (BATCH - len(part))
+        yield np.stack([row["image"] for row in whole]), [int(row["label"]) for row in part]
+
+
+@partial(jax.jit, static_argnames="model")
+def likeliest(model: Any, params: Any, images: Array) -> Int[Array, "B K"]:
+    """The AMONG likeliest classes, or all where there are fewer, the first first."""
+    logits = model.apply({"params": params}, {"image": images})["logits"]
+    return jax.lax.top_k(logits, min(AMONG, logits.shape[-1]))[1]

@@ -1,0 +1,129 @@
+"""A linear probe: what can be read off frozen features by a linear map, and off pixels.
+
+Multinomial logistic regression on standardised features, the mean of an encoder's patch tokens.
+The weight of its penalty is chosen on a fifth of the labelled pictures, and all are then fitted.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from mlm_jax.data import labels, loader, sources
+from mlm_jax.data.labels import Labels
+from mlm_jax.data.records import Source
+from mlm_jax.encoders import ImageEncoder
+from mlm_jax.evaluators.classes import batches, commonest_class
+from mlm_jax.generate import Trained
+from mlm_jax.metrics import Figure, Ratio, bootstrap
+
+LABELLED = 2_000  # pictures of the training split that the probe learns from
+HELD_OUT = 5  # one of so many chooses the penalty
+PENALTIES = tuple(10.0**-power for power in range(6))
+STEPS = 100
+
+Features = Callable[[np.ndarray], Array]
+
+
+class Pictures(NamedTuple):
+    image: np.ndarray
+    label: np.ndarray
+
+
+def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
+    """Accuracy of probes of the trained encoder, of the same one untrained, and of pixels."""
+    config = trained.config
+    train = sources.open_source(config.data, config.data.train)
+    classes = labels.classes_of(train)
+    known = read(trained, train, classes, LABELLED)
+    asked = read(trained, source, classes, limit)
+    fresh = jax.jit(config.model.init)(jax.random.key(config.seed), {"image": known.image[:1]})
+    eyes = config.model.image
+    readers: dict[str, Features] = {
+        "accuracy": partial(seen, eyes, trained.params["image"]),
+        "untrained": partial(seen, eyes, fresh["params"]["image"]),
+        "pixels": lambda image: jnp.asarray(image.reshape(len(image), -1), jnp.float32),
+    }
+    columns = {
+        name: probe(features, known, asked, len(classes)) == asked.label
+        for name, features in readers.items()
+    }
+    columns["majority"] = asked.label == commonest_class(train, classes)
+    rows = zip(*columns.values(), strict=True)
+    counts = [{"pictures": 1.0, **dict(zip(columns, map(float, row), strict=True))} for row in rows]
+    return bootstrap(counts, {f"probe/{n}": Ratio(n, "pictures", "pictures") for n in columns})
+
+
+def read(trained: Trained, source: Source, classes: tuple[str, ...], limit: int | None) -> Pictures:
+    data, size = trained.config.data, trained.config.model.image.size
+    rows = list(loader.eval_pictures(data, source, size, Labels(classes), limit))
+    return Pictures(*(np.stack([row[key] for row in rows]) for key in Pictures._fields))
+
+
+def seen(eyes: ImageEncoder, params: Any, image: np.ndarray) -> Array:
+    """The mean of the patch tokens, (len(image), D)."""
+    rows: list[dict[str, Any]] = [{"image": each, "label": 0} for each in image]
+    found = [tokens_mean(eyes, params, part)[: len(real)] for part, real in batches(rows)]
+    return jnp.concatenate(found)
+
+
+@partial(jax.jit, static_argnames="eyes")
+def tokens_mean(eyes: ImageEncoder, params: Any, image: Array) -> Float[Array, "B D"]:
+    tokens: Any = eyes.apply({"params": params}, image)
+    return tokens.x[:, len(eyes.extra) :].mean(1)
+
+
+def probe(
+    features: Features, known: Pictures, asked: Pictures, classes: int
+) -> Int[np.ndarray, "N"]:
+    """The classes of the pictures asked about, by what was learnt from the known ones."""
+    x, y = features(known.image), jnp.asarray(known.label)
+    mean, std = x.mean(0), x.std(0)
+    x, other = ((part - mean) / (std + 1e-6) for part in (x, features(asked.image)))
+    held = np.arange(len(x)) % HELD_OUT == 0
+    fits: Sequence[float] = [
+        float((predict(fit(x[~held], y[~held], weight, classes), x[held]) == y[held]).mean())
+        for weight in PENALTIES
+    ]
+    weight = PENALTIES[int(np.argmax(fits))]
+    return np.asarray(predict(fit(x, y, weight, classes), other))
+
+
+Linear = dict[str, Array]
+
+
+@partial(jax.jit, static_argnames="classes")
+def fit(x: Float[Array, "N D"], y: Int[Array, "N"], penalty: float | Array, classes: int) -> Linear:
+    """Mean cross-entropy plus penalty / 2 * the square of the kernel, by L-BFGS from 0."""
+
+    def objective(linear: Linear) -> Array:
+        nats = optax.softmax_cross_entropy_with_integer_labels(apply(linear, x), y).mean()
+        return nats + penalty / 2 * jnp.square(linear["kernel"]).sum()
+
+    solver = optax.lbfgs()
+    both = optax.value_and_grad_from_state(objective)
+
+    def step(_: int, carry: Any) -> Any:
+        linear, state = carry
+        value, grad = both(linear, state=state)
+        updates, state = solver.update(
+            grad, state, linear, value=value, grad=grad, value_fn=objective
+        )
+        return optax.apply_updates(linear, updates), state
+
+    blank = {"kernel": jnp.zeros((x.shape[1], classes)), "bias": jnp.zeros(classes)}
+    linear, _ = jax.lax.fori_loop(0, STEPS, step, (blank, solver.init(blank)))
+    return linear
+
+
+def apply(linear: Linear, x: Float[Array, "N D"]) -> Float[Array, "N C"]:
+    return x @ linear["kernel"] + linear["bias"]
+
+
+def predict(linear: Linear, x: Float[Array, "N D"]) -> Int[Array, "N"]:
+    return apply(linear, x).argmax(-1)

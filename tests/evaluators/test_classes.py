@@ -1,0 +1,127 @@
+"""What is measured of classes, counted by hand; a run from the command line to its figures."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from mlm_jax import evaluate as verb
+from mlm_jax.config import Config, Data, Optim, UserError, check
+from mlm_jax.encoders import ImageEncoder
+from mlm_jax.evaluators import classes, probe
+from mlm_jax.evaluators.probe import Pictures
+from mlm_jax.layers import Block, Pool, Transformer
+from mlm_jax.losses import Classes, Masked
+from mlm_jax.metrics import bootstrap
+from mlm_jax.models.mae import Mae
+from mlm_jax.models.vit import Vit
+from mlm_jax.train import train
+
+
+def test_macro_f1_is_the_mean_over_the_classes_that_occur() -> None:
+    """Class 0: 2*2/(2+3); class 1: 2*1/(3+2); class 2 is said once and never is: 0; 3: neither."""
+    right, said = [0, 0, 0, 1, 1], [0, 0, 1, 1, 2]
+    best = [np.array([s, 9, 8, 7, 6]) for s in said]
+    counts = [classes.judged(row, label, 0) for row, label in zip(best, right, strict=True)]
+    figures = bootstrap(counts, classes.statistics(4))
+    want = [2 * 2 / (2 + 3), 2 * 1 / (2 + 2), 0.0]
+    assert figures["classes/macro_f1"].value == pytest.approx(np.mean(want))
+    assert figures["classes/accuracy"].value == pytest.approx(3 / 5)
+    assert figures["classes/majority"].value == pytest.approx(3 / 5)
+    assert "classes/accuracy@5" not in figures
+
+
+def test_the_right_class_among_five() -> None:
+    counts = [classes.judged(np.arange(5), label, 0) for label in (0, 4, 5)]
+    figures = bootstrap(counts, classes.statistics(9))
+    assert figures["classes/accuracy"].value == pytest.approx(1 / 3)
+    assert figures["classes/accuracy@5"].value == pytest.approx(2 / 3)
+
+
+def body() -> Transformer:
+    return Transformer(16, 1, Block(heads=2))
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plain pictures of three colours, their captions as labels."""
+    folder = toy.write_pictures(tmp_path_factory.mktemp("colours") / "set", 48)
+    rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["label"] = row.pop("captions")[0].split()[-1]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def settings(folder: Path, **changes: object) -> Config:
+    config = Config(
+        Vit(ImageEncoder(toy.SIZE, 4, body=body()), Pool("mean"), labels=3),
+        Classes(),
+        Data(str(folder), batch=8, captions=0, questions=0, threads=1),
+        Optim(lr=0.01, warmup=2),
+        steps=20,
+        eval_every=20,
+    )
+    return replace(config, **changes)
+
+
+def test_a_classifier_learns_and_is_measured(colours: Path, tmp_path: Path) -> None:
+    config = settings(colours)
+    check(config)
+    assert train(config, tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run" / "classes.json").read_text()) == ["blue", "green", "red"]
+    figures = verb.evaluate(tmp_path / "run")
+    assert figures["classes/accuracy"].value == 1
+    assert figures["classes/accuracy"].n == 12
+    assert figures["classes/majority"].value == pytest.approx(1 / 3)
+    (tmp_path / "run" / "classes.json").write_text('["red", "green", "blue"]')
+    figures = verb.evaluate(tmp_path / "run")
+    assert figures["classes/accuracy"].value == pytest.approx(1 / 3), "read back, not made anew"
+
+
+def test_too_many_classes_are_refused(colours: Path, tmp_path: Path) -> None:
+    config = settings(colours)
+    config = replace(config, model=replace(config.model, labels=2))
+    with pytest.raises(UserError, match=r"has 3 classes, but model\.labels is 2"):
+        train(config, tmp_path / "run")
+
+
+def test_texts_beside_classes_are_refused(colours: Path) -> None:
+    config = settings(colours, data=Data(str(colours)))
+    with pytest.raises(UserError, match="the loss reads no texts"):
+        check(config)
+
+
+def test_a_masked_autoencoder_trains_and_is_probed(colours: Path, tmp_path: Path) -> None:
+    eyes = ImageEncoder(toy.SIZE, 2, class_token=True, body=body())
+    config = settings(colours, model=Mae(eyes, body()), loss=Masked(), steps=2)
+    assert train(config, tmp_path / "run") == 0
+    assert not (tmp_path / "run" / "classes.json").exists()
+    figures = verb.evaluate(tmp_path / "run")
+    assert figures["probe/pixels"].value == 1, "a colour is read off the pixels"
+    assert set(figures) == {f"probe/{n}" for n in ("accuracy", "untrained", "pixels", "majority")}
+
+
+def test_the_probe_is_where_the_gradient_is_0() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 4)).astype(np.float32), rng.integers(0, 3, 60)
+    linear = probe.fit(jnp.asarray(x), jnp.asarray(y), 0.1, 3)
+    logits = np.asarray(probe.apply(linear, jnp.asarray(x)), np.float64)
+    chance = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    error = (chance - np.eye(3)[y]) / len(x)
+    np.testing.assert_allclose(error.sum(0), 0, atol=1e-4)
+    np.testing.assert_allclose(x.T @ error + 0.1 * np.asarray(linear["kernel"]), 0, atol=1e-4)
+
+
+def test_a_probe_reads_what_is_linear_and_no_more() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(400, 5))
+    linear, folded = (values[:, 0] > 0).astype(int), (values[:, 0] * values[:, 1] > 0).astype(int)
+    for label, low, high in ((linear, 0.97, 1.0), (folded, 0.3, 0.7)):
+        known, asked = Pictures(values[:200], label[:200]), Pictures(values[200:], label[200:])
+        found = probe.probe(lambda x: jnp.asarray(x, jnp.float32), known, asked, 2)
+        assert low <= (found == asked.label).mean() <= high
