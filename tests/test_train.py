@@ -493,3 +493,14 @@ def test_exit_codes(folder: Path, tmp_path: Path, number: int) -> None:
     assert process.returncode == 128 + number, error
     assert "stopped and saved at step" in out
     assert steps(tmp_path / "run" / "checkpoints")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in configs.names() if name.endswith("_tiny")])
+def test_an_experiment_trains_two_steps(name: str, tmp_path: Path) -> None:
+    words = ["--config", f"{name}:tiny", "--run", str(tmp_path / "run")]
+    process = command(*words, "--data.root", str(tmp_path / "data"), cache=tmp_path / "cache")
+    out, error = process.communicate(timeout=300)
+    assert "finished 2 steps" in out, error
+    process = command("--run", str(tmp_path / "run"), cache=tmp_path / "cache")
+    assert "is finished: 2 steps" in process.communicate(timeout=300)[0]

@@ -15,10 +15,11 @@ config = Config(
     model=Mae(
         ImageEncoder((48, 48), 8, class_token=True, body=transformer("tiny", qk_norm=True)),
         decoder=replace(transformer("tiny", qk_norm=True), depth=1),
+        target="plain",
     ),
     loss=Masked(),
     data=Data("world/one", batch=128, captions=0, questions=0),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
-    steps=2_000,
+    steps=1_200,
 )
 tiny = replace(config, data=replace(config.data, name="world/one_tiny", batch=4), steps=2)

@@ -68,7 +68,10 @@ def _open(builder: Any, data: Data, split: str, fields: Fields, truth: str = "")
         raise DataError(
             f"{name}: no feature {fields.image!r} but {sorted(features)} (--data.fields.image)"
         )
-    texts, labels = (fields.captions, fields.question, fields.answers), (fields.label, fields.taught)
+    texts, labels = (
+        (fields.captions, fields.question, fields.answers),
+        (fields.label, fields.taught),
+    )
     columns = {path.partition("/")[0] for path in (texts if data.texts else labels)}
     if data.texts and not columns & set(features):
         raise DataError(
