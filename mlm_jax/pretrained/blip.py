@@ -50,7 +50,7 @@ Blip = Captioner | BlipAnswerer | BlipMatcher
 def build(settings: Settings, architecture: str, names: frozenset[str]) -> Blip:
     eyes, words = settings.part("vision_config"), settings.part("text_config")
     eyes.must(num_channels=3)
-    words.must(tie_word_embeddings=True)
+    words.must(tie_word_embeddings=True, is_decoder=True)  # otherwise the text reads no picture
     image = ImageEncoder(
         size=eyes.pixels("image_size", 384),
         patch=eyes.integer("patch_size", 16),

@@ -34,9 +34,9 @@ LARGEST = 2  # files from before the id of the end was right: their text is read
 def build(settings: Settings, architecture: str, names: frozenset[str]) -> Clip:
     eyes, words = settings.part("vision_config"), settings.part("text_config")
     eyes.must(num_channels=3)
-    end = words.values.get("eos_token_id", 49_407)
-    if not isinstance(end, int):
-        words.wrong.append(f"text_config.eos_token_id is {end!r}: must be one id")
+    end = words.get("eos_token_id", 49_407)
+    if type(end) is not int or not 0 <= end < 1 << 20:
+        words.refuse("eos_token_id", "must be one id")
         end = LARGEST
     return Clip(
         image=ImageEncoder(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlm_jax.config import UserError
-from mlm_jax.pretrained.files import Stored
+from mlm_jax.pretrained.files import FLOATS, Stored, listed
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "table": "weight",
           "bias": "bias"}  # fmt: skip
@@ -72,7 +72,7 @@ class Tensor(NamedTuple):
         return dict(zip(self.paths, shaped, strict=True))
 
     def write(self, params: Mapping[str, Any]) -> np.ndarray:
-        """The tensor, contiguous, as it lies on disk."""
+        """The tensor, contiguous, as it lies on disk; not copied where it lies so already."""
         pieces = []
         for path, shape in zip(self.paths, self.parts, strict=True):
             array = np.asarray(params[path])
@@ -85,7 +85,7 @@ class Tensor(NamedTuple):
         whole = (
             pieces[0] if len(pieces) == 1 else np.concatenate(pieces, self._axis(pieces[0].ndim))
         )
-        return np.array(whole.reshape(self.shape), order="C")
+        return np.array(whole.reshape(self.shape), order="C", copy=None)
 
     def _axis(self, ndim: int) -> int:
         """That of the output."""
@@ -183,17 +183,28 @@ BUFFERS = (r"(^|\.)position_ids$", r"(^|\.)token_type_ids$", r"\.attn\.(masked_)
            r"\.crossattention\.(masked_)?bias$")  # fmt: skip
 
 
+MAX_FORMS = 50  # unknown names that are compared with the missing ones, without their numbers
+
+
 class Match(NamedTuple):
-    """Names wanted -> tensors found; `unused` are tensors that the model has no place for."""
+    """Names wanted -> tensors found, idle ones too; `unused` have no place in the model."""
 
     found: dict[str, Stored]
     unused: list[str]
 
 
-def match(wanted: Sequence[Tensor], stored: Mapping[str, Stored], spelling: Spelling) -> Match:
-    """Which tensor is which. Raises: UserError listing every name and shape that does not fit."""
+def match(
+    wanted: Sequence[Tensor],
+    stored: Mapping[str, Stored],
+    spelling: Spelling,
+    idle: Mapping[str, tuple[int, ...]] = {},
+) -> Match:
+    """Which tensor is which; those of `idle` may be missing.
+
+    Raises: UserError listing every name, shape and dtype that does not fit.
+    """
     shapes = {tensor.name: tensor.shape for tensor in wanted}
-    known = shapes.keys() | spelling.tied.keys()
+    known = shapes.keys() | spelling.tied.keys() | idle.keys()
     places: dict[str, list[str]] = {}
     unused, strange = [], []
     for name in stored:
@@ -204,7 +215,7 @@ def match(wanted: Sequence[Tensor], stored: Mapping[str, Stored], spelling: Spel
             unused.append(name)
         else:
             strange.append(name)
-    wrong = [f"{n[0]} and {n[1]} are both {name}" for name, n in places.items() if len(n) > 1]
+    wrong = [f"{' and '.join(n)} are all {name}" for name, n in places.items() if len(n) > 1]
     found = {name: stored[n[0]] for name, n in places.items()}
     for copy, source in spelling.tied.items():
         if copy not in found:
@@ -216,15 +227,18 @@ def match(wanted: Sequence[Tensor], stored: Mapping[str, Stored], spelling: Spel
             wrong.append(f"{copy} differs from {source}, to which it is tied here")
     missing = [name for name in shapes if name not in found]
     wrong += [f"{name} {shapes[name]} is missing" for name in missing]
-    wrong += [
-        f"{name} is {found[name].shape}, wanted is {shape}"
-        for name, shape in shapes.items()
-        if name in found and found[name].shape != shape
-    ]
-    wrong += [f"{name} {stored[name].shape} is unknown{_near(name, missing)}" for name in strange]
+    for name, tensor in found.items():
+        shape = shapes.get(name, idle.get(name))
+        if tensor.shape != shape:
+            wrong.append(f"{name} is {tensor.shape}, wanted is {shape}")
+        if tensor.dtype not in FLOATS:
+            wrong.append(f"{name} is of dtype {tensor.dtype}, wanted is one of {', '.join(FLOATS)}")
+    near = _nearest(strange, missing)
+    wrong += [f"{name} {stored[name].shape} is unknown{near.get(name, '')}" for name in strange]
     if wrong:
-        raise UserError(f"{len(wrong)} tensors do not fit:\n" + "\n".join(f"  {w}" for w in wrong))
-    return Match({name: found[name] for name in shapes}, unused)
+        count = f"{len(wrong)} tensors do" if len(wrong) > 1 else "1 tensor does"
+        raise UserError(f"{count} not fit:\n{listed(wrong)}")
+    return Match(found, unused)
 
 
 def spell(name: str, known: Any, spelling: Spelling) -> str | None:
@@ -236,10 +250,29 @@ def spell(name: str, known: Any, spelling: Spelling) -> str | None:
     return next((each for each in (name, *bare, *more) if each in known), None)
 
 
-def _near(name: str, missing: Sequence[str]) -> str:
-    near = get_close_matches(name, missing, n=1, cutoff=0.6)
-    return f"; perhaps {near[0]}" if near else ""
+def _nearest(strange: Sequence[str], missing: Sequence[str]) -> dict[str, str]:
+    """What each name was perhaps to be. Layers are alike: compared are names without numbers."""
+    lacking = set(missing)
+    forms = {re.sub(r"\d+", "#", name) for name in lacking}
+    near: dict[str, list[str]] = {}
+    found = {}
+    for name in strange:
+        form = re.sub(r"\d+", "#", name)
+        if form not in near and len(near) < MAX_FORMS:
+            near[form] = get_close_matches(form, sorted(forms), n=1, cutoff=0.6)
+        numbers = re.findall(r"\d+", name)
+        for other in near.get(form, ()):
+            if other.count("#") == len(numbers):
+                whole = other.replace("#", "{}").format(*numbers)
+                if whole in lacking:
+                    found[name] = f"; perhaps {whole}"
+    return found
 
 
 def _equal(one: Stored, other: Stored) -> bool:
-    return one.shape == other.shape and bool(np.array_equal(one.read(), other.read()))
+    return (
+        one.shape == other.shape
+        and one.dtype == other.dtype
+        and one.dtype in FLOATS
+        and bool(np.array_equal(one.read(), other.read()))
+    )

@@ -1,11 +1,14 @@
 """config.json, field by field: each is used, or refused where it would change the mathematics."""
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlm_jax.config import UserError
 from mlm_jax.layers.transformer import Activation, Block, Transformer
+from mlm_jax.pretrained.files import CONFIG, MAX_NAME, listed
 
 # the names of one function are told apart by less than 3e-7
 ACTIVATIONS: dict[str, Activation] = {
@@ -23,25 +26,80 @@ PUBLISHED = {"gelu": "gelu", "gelu_tanh": "gelu_new", "quick_gelu": "quick_gelu"
              "silu": "silu"}  # fmt: skip
 
 
+FIXED: dict[str, Any] = {
+    "position_embedding_type": "absolute",
+    "pruned_heads": {},
+    "quantization_config": None,
+    "cross_attention_hidden_size": None,
+    "tie_encoder_decoder": False,
+}
+"""Fields of any object of config.json that would change the mathematics, and must be this."""
+HARMLESS = re.compile(
+    # what the file is
+    r"model_type|architectures|_name_or_path|name_or_path|_commit_hash|transformers_version"
+    r"|(torch_)?dtype|use_bfloat16|_?attn_implementation.*|tokenizer_class|task_specific_params"
+    r"|id2label|label2id|num_labels|problem_type|finetuning_task|language|license|auto_map"
+    # training
+    r"|\w*dropout\w*|\w*_pdrop|initializer_\w+|logit_scale_init_value|label_smoothing"
+    r"|gradient_checkpointing|torchscript|tf_legacy_loss"
+    # what is given back, and in which steps; words of text
+    r"|output_\w+|return_dict\w*|use_cache|use_return_dict|chunk_size_feed_forward"
+    r"|is_encoder_decoder|is_decoder|add_cross_attention|tie_word_embeddings|\w+_token_ids?|prefix"
+    # generation
+    r"|(max|min)_length|do_sample|early_stopping|num_beams|num_beam_groups|num_return_sequences"
+    r"|diversity_penalty|temperature|top_[kp]|typical_p|repetition_penalty|length_penalty"
+    r"|exponential_decay_length_penalty|(encoder_)?no_repeat_ngram_size|bad_words_ids"
+    r"|remove_invalid_values|(begin_)?suppress_tokens"
+    # of heads that are not here, or that the whole overrules
+    r"|summary_\w+|pooler_\w+|encoder_stride|n_ctx|projection_dim|encoder_hidden_size"
+    r"|image_text_hidden_size"
+    r"|(text|vision)_config_dict"
+)
+"""Whole names of fields that need not be read for the outputs to be right; where one of them does
+matter, its family reads it all the same."""
+
+
+def shown(value: Any) -> str:
+    """As JSON spells it, cut short."""
+    try:
+        text = json.dumps(value)
+    except ValueError:  # a number of too many digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 @dataclass
 class Settings:
     """Reads fields by name; what is wrong with them is gathered, and raised by `settle`.
 
     A field that is missing has the default of the reference's class, or none: it is then required.
+    `tensors` is how many the file has: no depth goes beyond. `seen` are the fields that were read.
     """
 
     values: Mapping[str, Any]
     where: str
     wrong: list[str] = field(default_factory=list)
+    tensors: int = 1 << 20
+    seen: set[str] = field(default_factory=set)
+    parts: dict[str, "Settings"] = field(default_factory=dict)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As it stands there; `default` for null too."""
+        self.seen.add(key)
+        value = self.values.get(key)
+        return default if value is None else value
+
+    def refuse(self, key: str, why: str) -> None:
+        self.wrong.append(f"{self.where}{key} is {shown(self.values.get(key))}: {why}")
 
     def _take(self, key: str, default: Any, kinds: tuple[type, ...], fits: str) -> Any:
-        value = self.values.get(key)
+        value = self.get(key)
         if value is None:
             if default is None:
                 self.wrong.append(f"{self.where}{key} is missing")
             return default
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            self.wrong.append(f"{self.where}{key} is {value!r}: {fits}")
+            self.refuse(key, fits)
             return default
         return value
 
@@ -50,7 +108,7 @@ class Settings:
         value = self._take(key, default, (int,), "must be a whole number")
         if value is None or not 1 <= value <= high:
             if value is not None:
-                self.wrong.append(f"{self.where}{key} is {value}: from 1 to {high:,}")
+                self.refuse(key, f"must be from 1 to {high:,}")
             return default or 1
         return int(value)
 
@@ -58,7 +116,7 @@ class Settings:
         """Over 0, under 1."""
         value = self._take(key, default, (int, float), "must be a number")
         if not 0 < value < 1:
-            self.wrong.append(f"{self.where}{key} is {value}: over 0 and under 1")
+            self.refuse(key, "must be over 0 and under 1")
             return default
         return float(value)
 
@@ -68,13 +126,13 @@ class Settings:
     def activation(self, key: str, default: str) -> Activation:
         name = self._take(key, default, (str,), "must be a name")
         if name not in ACTIVATIONS:
-            self.wrong.append(f"{self.where}{key} is {name!r}: one of {', '.join(ACTIVATIONS)}")
+            self.refuse(key, f"must be one of {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS.get(name, "gelu")
 
     def pixels(self, key: str, default: int) -> tuple[int, int]:
         """(height, width) of a number or of two."""
-        value = self.values.get(key)
-        if isinstance(value, list | tuple) and len(value) == 2:
+        value = self.get(key)
+        if isinstance(value, list) and len(value) == 2:
             both = Settings(dict(enumerate(value)), f"{self.where}{key}.", self.wrong)  # type: ignore[arg-type]
             return both.integer(0, default), both.integer(1, default)  # type: ignore[arg-type]
         side = self.integer(key, default)
@@ -83,31 +141,49 @@ class Settings:
     def must(self, **fixed: Any) -> None:
         """Fields that would change what the model computes: only this value is implemented."""
         for key, value in fixed.items():
-            if self.values.get(key, value) != value:
-                self.wrong.append(
-                    f"{self.where}{key} is {self.values[key]!r}: only {value!r} is supported"
-                )
+            self.seen.add(key)
+            given = self.values.get(key, value)
+            if given != value and (value or given is not None):  # null is false there
+                self.refuse(key, f"only {shown(value)} is supported")
 
     def part(self, key: str) -> "Settings":
         """A nested object; an empty one where there is none."""
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, dict):
-            self.wrong.append(f"{self.where}{key} is {value!r}: must be an object")
-        return Settings(value if isinstance(value, dict) else {}, f"{self.where}{key}.", self.wrong)
+        if key in self.parts:
+            return self.parts[key]
+        value = self.get(key, {})
+        if not isinstance(value, dict):
+            self.refuse(key, "must be an object")
+            value = {}
+        inner = Settings(value, f"{self.where}{key}.", self.wrong, self.tensors)
+        self.parts[key] = inner
+        # an old way to say the same, which the reference prefers where the two differ
+        again = self.values.get(f"{key}_dict")
+        for name, other in again.items() if isinstance(again, dict) else ():
+            if name not in value or value[name] != other:
+                inner.refuse(name, f"{key}_dict says {shown(other)}; must be the same")
+        return inner
 
     def labels(self) -> int:
         """The number of classes."""
-        names = self.values.get("id2label")
-        if isinstance(names, dict) and names:
-            return len(names)
-        return self.integer("num_labels", 2)
+        names = self.get("id2label", {})
+        if not isinstance(names, dict):
+            self.refuse("id2label", "must be an object")
+        if not names or not isinstance(names, dict):
+            return self.integer("num_labels", 2)
+        if self.integer("num_labels", len(names)) != len(names):
+            self.refuse("num_labels", f"id2label has {len(names)} names; must be as many")
+        if sorted(names) != sorted(str(n) for n in range(len(names))):
+            self.refuse("id2label", f"must name 0 to {len(names) - 1}")
+        return len(names)
 
     def transformer(self, sizes: "Sizes", **block: Any) -> Transformer:
         """Of the fields that all families have, under the names that this one gives them."""
         width = self.integer(sizes.width[0], sizes.width[1])
         heads = self.integer(sizes.heads[0], sizes.heads[1])
         hidden = self.integer(sizes.hidden[0], sizes.hidden[1] or 4 * width)
-        depth = self.integer(sizes.depth[0], sizes.depth[1], high=1024)
+        depth = self.integer(sizes.depth[0], sizes.depth[1], high=256)
+        if depth > self.tensors:
+            self.refuse(sizes.depth[0], f"the file has only {self.tensors} tensors in all")
         if width % heads:
             self.wrong.append(
                 f"{self.where}{sizes.heads[0]} is {heads}: must divide {sizes.width[0]}, {width}"
@@ -126,10 +202,16 @@ class Settings:
 
     def settle(self) -> None:
         """Raises: UserError with all that is wrong."""
+        for part in (self, *self.parts.values()):
+            part.must(**{key: value for key, value in FIXED.items() if key not in part.seen})
         if self.wrong:
-            raise UserError(
-                "config.json cannot be used:\n" + "\n".join(f"  {w}" for w in self.wrong)
-            )
+            raise UserError(f"{CONFIG} cannot be used:\n{listed(list(dict.fromkeys(self.wrong)))}")
+
+    def unread(self) -> list[str]:
+        """Fields that were neither read nor are known to be harmless."""
+        own = [k for k in self.values if k not in self.seen and not HARMLESS.fullmatch(k)]
+        inner = [name for part in self.parts.values() for name in part.unread()]
+        return [f"{self.where}{key}"[:MAX_NAME] for key in own] + inner
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mlm_jax.pretrained.files import CONFIG, INDEX, WEIGHTS, Folder, open_folder
 from mlm_jax.pretrained.gpt2 import GPT2
 from mlm_jax.pretrained.names import Tensor, match, plan
 from mlm_jax.pretrained.pixels import pixels_of
-from mlm_jax.pretrained.settings import ACTIVATIONS, Settings
+from mlm_jax.pretrained.settings import ACTIVATIONS, Settings, shown
 from mlm_jax.pretrained.siglip import SIGLIP
 from mlm_jax.pretrained.vit import DEIT, VIT
 from mlm_jax.pretrained.vit_gpt2 import VIT_GPT2
@@ -38,7 +38,8 @@ class Pretrained:
     """`params`: nested dicts of numpy arrays, in the dtypes of the file.
 
     `config` is config.json as it was; `idle` what no output depends on (see `Family`); `unused`
-    names what the file has and the model has no place for.
+    names what the file has and the model has no place for, `unread` the fields of config.json that
+    are not known here: see whether one of them would change what the model computes.
     """
 
     model: Any
@@ -46,38 +47,43 @@ class Pretrained:
     config: dict[str, Any]
     idle: dict[str, np.ndarray] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def load(path: Path) -> Pretrained:
     """A published checkpoint: the model that config.json describes and its parameters.
 
-    Nothing is loaded unless everything fits. Raises: UserError listing every problem.
+    Nothing is loaded unless everything fits. The arrays are the file itself, mapped into memory:
+    it must stay as it is while they are used. Raises: UserError listing every problem.
     """
     folder = open_folder(Path(path))
     try:
-        family, model = model_of(folder)
+        family, model, unread = described(folder)
         idle = family.idle(model)
-        own = {name: folder.tensors[name] for name in idle if name in folder.tensors}
-        rest = {name: t for name, t in folder.tensors.items() if name not in idle}
         tensors = names_on_disk(family, model)
-        found, unused = match(tensors, rest, family.spelling)
+        found, unused = match(tensors, folder.tensors, family.spelling, idle)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     params: dict[str, np.ndarray] = {}
     for tensor in tensors:
         params |= tensor.read(found[tensor.name].read())
-    kept = {name: stored.read() for name, stored in own.items()}
-    return Pretrained(model, nested(params), folder.config, kept, tuple(unused))
+    kept = {name: found[name].read() for name in idle if name in found}
+    return Pretrained(model, nested(params), folder.config, kept, tuple(unused), tuple(unread))
 
 
 def model_of(folder: Folder) -> tuple[Family, nn.Module]:
     """The family and the module that config.json describes. Raises: UserError."""
+    return described(folder)[:2]
+
+
+def described(folder: Folder) -> tuple[Family, Any, list[str]]:
+    """The same, and the fields of config.json that are not known here. Raises: UserError."""
     kind = folder.config.get("model_type")
     family = next((each for each in FAMILIES if each.kind == kind), None)
     if family is None:
         known = [each.kind for each in FAMILIES]
-        raise UserError(f"{CONFIG} is of model_type {kind!r}{suggest(str(kind), known)}")
-    settings = Settings(folder.config, "")
+        raise UserError(f"{CONFIG}: model_type is {shown(kind)}{suggest(str(kind)[:80], known)}")
+    settings = Settings(folder.config, "", tensors=len(folder.tensors))
     names = frozenset(folder.tensors)
     model = family.build(settings, architecture(family, folder), names)
     settings.settle()
@@ -85,20 +91,23 @@ def model_of(folder: Folder) -> tuple[Family, nn.Module]:
         published = pixels_of(folder.path, family.pixels)
         eyes = replace(model.image, mean=published.mean, std=published.std)
         model = replace(model, image=eyes)
-    return family, model
+    return family, model, settings.unread()
 
 
 def architecture(family: Family, folder: Folder) -> str:
     """The published class: what config.json names, or else what the tensors show."""
-    given = folder.config.get("architectures")
-    name = given[0] if isinstance(given, list) and given else None
+    given = folder.config.get("architectures") or [None]
+    if not isinstance(given, list):
+        raise UserError(f"{CONFIG}: architectures is {shown(given)}: must be a list of one name")
+    name = given[0]
     known = family.architectures
     if name is None:
-        shown = (n for n, mark in known.items() if any(re.search(mark, t) for t in folder.tensors))
-        return next(shown, list(known)[-1])
-    if name not in known:
-        raise UserError(f"{CONFIG} names the class {name}{suggest(str(name), list(known))}")
-    return str(name)
+        fit = (n for n, mark in known.items() if any(re.search(mark, t) for t in folder.tensors))
+        return next(fit, list(known)[-1])
+    if not isinstance(name, str) or name not in known:
+        near = suggest(str(name)[:80], list(known))
+        raise UserError(f"{CONFIG}: architectures is {shown(given)}{near}")
+    return name
 
 
 def names_on_disk(family: Family, model: Any) -> list[Tensor]:
@@ -207,7 +216,7 @@ def idles(
     family: Family, model: Any, given: Mapping[str, np.ndarray], dtype: np.dtype
 ) -> dict[str, np.ndarray]:
     return {
-        name: np.array(given.get(name, np.zeros(shape, dtype)), order="C")
+        name: np.array(given.get(name, np.zeros(shape, dtype)), order="C", copy=None)
         for name, shape in family.idle(model).items()
     }
 
