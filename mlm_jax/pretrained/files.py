@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import msgpack as packed  # type: ignore[import-untyped]
+import msgpack as packed
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
