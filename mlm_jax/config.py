@@ -21,7 +21,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import tyro
 
-from mlm_jax.losses import Classes, Contrastive, Loss, Masked
+from mlm_jax.losses import CaptionMatch, Classes, Contrastive, Loss, Masked
 
 PACKAGES = ("mlm_jax", "experiments")
 """Where the classes of a configuration may live: a saved run imports from nowhere else."""
@@ -379,7 +379,7 @@ def refuse_shared(tree: Any, path: str = "config", seen: dict[int, str] | None =
 
 def check(config: Config) -> None:
     """Refuse what cannot work before any work is done. Raises: UserError naming every bad key."""
-    wrong = [*out_of_range(config), *contradictions(config)]
+    wrong = [*out_of_range(config), *contradictions(config), *unmatched(config)]
     if wrong:
         raise UserError("this configuration cannot work:\n" + "\n".join(f"  {w}" for w in wrong))
 
@@ -415,7 +415,7 @@ def contradictions(config: Config) -> Iterator[str]:
     if data.questions and describes:
         yield f"data.questions is {data.questions}, but the model reads no questions"
     parts = config.optim.accumulate
-    if parts > 1 and isinstance(config.loss, Contrastive):
+    if parts > 1 and isinstance(config.loss, Contrastive | CaptionMatch):
         yield f"optim.accumulate {parts}: a contrastive loss compares the whole batch"
     if data.batch % max(parts, 1):
         yield f"data.batch {data.batch} is not divisible by optim.accumulate {parts}"
@@ -430,6 +430,24 @@ def contradictions(config: Config) -> Iterator[str]:
         yield (
             f"data.target_length {data.target_length} needs {data.target_length - 1} positions,"
             f" but model.decoder.length is {decoder.length}"
+        )
+
+
+def unmatched(config: Config) -> Iterator[str]:
+    """Contradictions about image-text matching."""
+    data, model = config.data, config.model
+    kind = getattr(getattr(model, "matching", None), "negatives", "off")
+    told = isinstance(config.loss, CaptionMatch)
+    if told != (kind != "off"):
+        needs = "losses.CaptionMatch" if kind != "off" else "model.matching.negatives hard"
+        yield f"the loss is {type(config.loss).__name__} and matching is {kind}: {needs} is needed"
+    if told and not data.captions:
+        yield "data.captions is 0: matching learns from captions"
+    positions = getattr(getattr(model, "text", None), "length", data.target_length)
+    if told and data.target_length > positions:
+        yield (
+            f"data.target_length {data.target_length} is over the {positions} positions of"
+            " model.text.length, which reads captions to match them"
         )
 
 

@@ -9,7 +9,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from mlm_jax.config import UserError, picture_size
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import Pair
 from mlm_jax.data.records import Source
-from mlm_jax.evaluators import classes, probe, retrieval, words
+from mlm_jax.evaluators import classes, matching, probe, retrieval, words
 from mlm_jax.generate import Trained, encode, generate, open_trained, rank
 from mlm_jax.metrics import (
     F1,
@@ -62,18 +62,28 @@ SHOWN, WRONG = 16, 8  # pictures in the report
 
 
 def evaluate(
-    run: Path, split: str = "test", *, limit: int | None = None, ranking: bool = False
+    run: Path,
+    split: str = "test",
+    *,
+    limit: int | None = None,
+    ranking: bool = False,
+    name: str = "",
 ) -> dict[str, Figure]:
     """Evaluate a run, write evaluation.json and the report into it, and give back the figures.
 
     `split` "test" is the run's own data.test; any other is a split of its data, in TFDS syntax.
+    `name` is another data set (data.name), of which "test" is then a split like any other.
     `limit`: that many pictures, evenly spread. `ranking` adds caption/recall@k: the place of the
     right caption among all distinct captions of the split, by log-probability.
     Raises: UserError.
     """
     trained = open_trained(run)
     data = trained.config.data
-    source = sources.open_source(data, data.test if split == "test" else split)
+    if name:
+        data = replace(data, name=name, test="test", images=())
+        trained = trained._replace(config=replace(trained.config, data=data))
+    pictures = picture_size(trained.config) is not None
+    source = sources.open_source(data, data.test if split == "test" else split, pictures)
     other = EVALUATORS.get(type(trained.config.model))
     if other is not None:
         figures = other(trained, source, limit)
@@ -111,6 +121,8 @@ def told(
 
     counts = [total(own) for _, own in grouped(results)]
     figures = bootstrap(counts, statistics({name for each in counts for name in each}))
+    if matching.learnt(trained.config.model):
+        figures |= matching.evaluate(trained, source, limit)
     save(trained, split, figures, {"shown": shown, "wrong": wrong})
     return figures
 

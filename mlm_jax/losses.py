@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Outputs = Mapping[str, Any]
 Batch = Mapping[str, Any]
@@ -91,15 +91,16 @@ class Match:
     def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         logits = outputs["match"]
         right = jnp.arange(len(logits)) < len(logits) // 3
-        real = outputs["match_real"].astype(logits.dtype)
-        nats = optax.sigmoid_binary_cross_entropy(logits, right.astype(logits.dtype)) * real
+        real = outputs["match_real"]
+        nats = optax.sigmoid_binary_cross_entropy(logits, right.astype(logits.dtype))
         found = ((logits > 0) == right).astype(logits.dtype)
 
-        def mean(values: Float[Array, "R"], over: Float[Array, "R"]) -> Float[Array, ""]:
-            return (values * over).sum() / jnp.maximum(over.sum(), 1)
+        def mean(values: Float[Array, "R"], over: Bool[Array, "R"]) -> Float[Array, ""]:
+            weight = over.astype(values.dtype)
+            return (values * weight).sum() / jnp.maximum(weight.sum(), 1)
 
-        sides = mean(found, real * right), mean(found, real * ~right)
-        return nats.sum() / real.sum(), {"accuracy": sum(sides) / 2}
+        accuracy = (mean(found, real & right) + mean(found, real & ~right)) / 2
+        return mean(nats, real), {"accuracy": accuracy}
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,20 @@ class TextDecoder(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B N V"]:
         """`mask` is False at padding, on either side: places count the real words only."""
+        x = self.states(ids, fused, mask, train=train)
+        attend = self.words.attend
+        logits = attend(x) if self.head == "tied" else self.to_words(x, attend)
+        return logits.astype(jnp.float32)
+
+    def states(
+        self,
+        ids: Int[Array, "B N"],
+        fused: Fused,
+        mask: Bool[Array, "B N"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B N D"]:
+        """What the logits of each word are made of."""
         cached = self.is_mutable_collection("cache") and not self.is_initializing()
         later = cached and self.has_variable("cache", "place")
         places: Int[Array, "R N"]
@@ -63,7 +77,4 @@ class TextDecoder(nn.Module):
             prefix = first.shape[1]
         looks = None if later else prefix_mask(prefix, tokens.x.shape[1])
         out = self.body(tokens, looks, memory=fused.memory, gated=fused.gated, train=train)
-        x = out.x[:, prefix:]
-        attend = self.words.attend
-        logits = attend(x) if self.head == "tied" else self.to_words(x, attend)
-        return logits.astype(jnp.float32)
+        return out.x[:, prefix:]

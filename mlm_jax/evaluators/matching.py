@@ -1,0 +1,93 @@
+"""Pictures and texts: is the right text told from a wrong one?"""
+
+import random
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from mlm_jax.data import loader
+from mlm_jax.data.loader import Pair
+from mlm_jax.data.records import Source
+from mlm_jax.generate import Trained
+from mlm_jax.metrics import Figure, Ratio, bootstrap
+from mlm_jax.world import scene
+from mlm_jax.world.contrary import contraries
+from mlm_jax.world.grade import grade_caption
+
+BATCH = 256
+TRIED = 10  # captions of other pictures, for one that is false of this
+
+
+def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
+    """Share of yes to the right caption and no to a wrong one, half each: 0.5 for a guess.
+
+    `match/random`: the wrong one is that of another picture. About the embedded world also
+    `match/hard`: the right one with one word changed, `match/colour`, ... by its kind.
+    """
+    config = trained.config
+    rows = loader.eval_pairs(config.data, source, trained.tokenizer, config.model.image.size, limit)
+    told = [(pair, batch["image"]) for pair, batch in rows if pair.kind == "caption"]
+    if not told:
+        return {}
+    pairs, images = [pair for pair, _ in told], np.stack([image for _, image in told])
+    wrong = [(at, *each) for at in range(len(pairs)) for each in wrong_texts(pairs, at)]
+    right = probabilities(trained, images, [pair.target for pair in pairs])
+    places = [at for at, _, _ in wrong]
+    other = probabilities(trained, images[places], [text for _, _, text in wrong])
+
+    counts: list[dict[str, float]] = [{} for _ in pairs]
+    for (at, kind, _), probability in zip(wrong, other, strict=True):
+        score = ((right[at] > 0.5) + (probability <= 0.5)) / 2
+        for name in (kind,) if kind == "random" else (kind, "hard"):
+            count = counts[at]
+            count[name] = count.get(name, 0.0) + float(score)
+            count[f"{name} pairs"] = count.get(f"{name} pairs", 0.0) + 1
+    names = sorted({name for count in counts for name in count if not name.endswith(" pairs")})
+    return bootstrap(counts, {f"match/{n}": Ratio(n, f"{n} pairs", f"{n} pairs") for n in names})
+
+
+def learnt(model: Any) -> bool:
+    """Whether a model has a matching head."""
+    return getattr(getattr(model, "matching", None), "negatives", "off") != "off"
+
+
+def wrong_texts(pairs: Sequence[Pair], at: int) -> Iterator[tuple[str, str]]:
+    """(kind, text) of what is held against picture `at`: one of each kind, the same each time."""
+    pair, dice = pairs[at], random.Random(at)
+    truth = scene.from_json(pair.truth) if pair.truth else None
+    for other in dice.sample(pairs, min(TRIED, len(pairs))):
+        true = truth is not None and grade_caption(other.target, truth).wholly_right
+        if other.target not in pair.references and not true:
+            yield "random", other.target
+            break
+    if truth is not None:
+        by_kind: dict[str, list[str]] = {}
+        for kind, text in contraries(pair.target, truth):
+            by_kind.setdefault(kind, []).append(text)
+        yield from ((kind, dice.choice(texts)) for kind, texts in by_kind.items())
+
+
+def probabilities(
+    trained: Trained, images: np.ndarray, texts: Sequence[str]
+) -> Float[np.ndarray, "N"]:
+    """That each text tells the picture in its place, uint8 (N, H, W, 3) of the run's own size.
+
+    Raises: BadRecord for a text that is too long; ValueError if the run has learnt no matching.
+    """
+    rows = [trained.tokenise("", text) for text in texts]
+    target, mask = (np.stack([row[key] for row in rows]) for key in ("target", "target_mask"))
+    found = []
+    for start in range(0, len(rows), BATCH):
+        part = np.minimum(np.arange(start, start + BATCH), len(rows) - 1)
+        batch = {"image": images[part], "target": target[part], "target_mask": mask[part]}
+        found.append(np.asarray(match(trained.config.model, trained.params, batch)))
+    return np.concatenate(found)[: len(rows)]
+
+
+@partial(jax.jit, static_argnames="model")
+def match(model: Any, params: Any, batch: dict[str, Array]) -> Array:
+    return model.apply({"params": params}, batch, method="match")
