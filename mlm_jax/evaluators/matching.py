@@ -41,13 +41,18 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
 
     counts: list[dict[str, float]] = [{} for _ in pairs]
     for (at, kind, _), probability in zip(wrong, other, strict=True):
-        score = ((right[at] > 0.5) + (probability <= 0.5)) / 2
+        score = judged(float(right[at]), float(probability))
         for name in (kind,) if kind == "random" else (kind, "hard"):
             count = counts[at]
-            count[name] = count.get(name, 0.0) + float(score)
+            count[name] = count.get(name, 0.0) + score
             count[f"{name} pairs"] = count.get(f"{name} pairs", 0.0) + 1
     names = sorted({name for count in counts for name in count if not name.endswith(" pairs")})
     return bootstrap(counts, {f"match/{n}": Ratio(n, f"{n} pairs", f"{n} pairs") for n in names})
+
+
+def judged(right: float, wrong: float) -> float:
+    """Half for yes to the right text, half for no to the wrong one, by their probabilities."""
+    return ((1.0 if right > 0.5 else 0.0) + (1.0 if wrong <= 0.5 else 0.0)) / 2
 
 
 def learnt(model: Any) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.evaluators.matching import judged
 from mlm_jax.fusion import Fusion, Kind
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption, CaptionMatch, Contrastive, Match
@@ -151,3 +152,10 @@ def test_what_is_asked_is_what_was_trained() -> None:
     assert not np.allclose(asked, forward(params, dark)[1], atol=1e-5)
     with pytest.raises(ValueError, match="no matching"):
         small("off").apply({"params": params}, batch, method="match")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "score"), [(0.9, 0.1, 1), (0.9, 0.8, 0.5), (0.2, 0.1, 0.5), (0.2, 0.8, 0)]
+)
+def test_a_pair_of_pairs_is_judged_by_halves(right: float, wrong: float, score: float) -> None:
+    assert judged(right, wrong) == score
