@@ -1,4 +1,4 @@
-"""A small ViT names the one object of a picture, by colour and shape: a minute on one core.
+"""A small ViT names the one object of a picture, by colour and shape: two minutes on one core.
 
 python experiments/train.py --config vit_classifier_tiny
 """
