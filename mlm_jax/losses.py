@@ -43,7 +43,7 @@ class Caption:
     ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
         """Nats, tokens that are right, tokens."""
         target = rows["target"][:, 1:]
-        real = rows.get("scored", rows["target_mask"])[:, 1:].astype(logits.dtype)
+        real = jnp.asarray(rows.get("scored", rows["target_mask"])[:, 1:], logits.dtype)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, target)
         if self.smoothing > 0:
             even = optax.softmax_cross_entropy(logits, jnp.ones_like(logits) / logits.shape[-1])
