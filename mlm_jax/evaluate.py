@@ -28,7 +28,7 @@ from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import Pair
 from mlm_jax.data.records import Source
 from mlm_jax.evaluators import classes, matching, probe, retrieval, words
-from mlm_jax.generate import Trained, encode, generate, open_trained, rank
+from mlm_jax.generate import Trained, decode, encode, generate, open_trained, rank
 from mlm_jax.metrics import (
     F1,
     Figure,
@@ -158,7 +158,7 @@ class Judged(NamedTuple):
 def judge(model: nn.Module, params: Any, batch: Mapping[str, Array], **words: int) -> Judged:
     """The greedy text of each row; nats and number of the tokens of its target after bos."""
     fused = model.apply({"params": params}, batch, method="encode")
-    logits = model.apply({"params": params}, batch["target"][:, :-1], fused, method="decode")
+    logits = model.apply({"params": params}, batch["target"][:, :-1], fused, method=decode)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["target"][:, 1:])
     real = batch["target_mask"][:, 1:]
     written = generate(model, params, fused, **words)

@@ -29,7 +29,7 @@ from mlm_jax.fusion import Fused
 
 Cache = Any
 Params = Any
-Model = Any  # a Linen module with `encode`, `decode` and `decoder.length`
+Model = Any  # a Linen module with `encode` and a `decoder`, which has a `length`
 Rows = TypeVar("Rows", bound=tuple)
 
 
@@ -161,6 +161,14 @@ def generate(
 # --- the decoder, with its cache ---
 
 
+def decode(
+    model: Model, ids: Int[Array, "B N"], fused: Fused, mask: Bool[Array, "B N"] | None = None
+) -> Float[Array, "B N V"]:
+    """What the decoder of a bound model says, for `apply(..., method=decode)`."""
+    logits: Array = model.decoder(ids, fused, mask)
+    return logits
+
+
 def only(bos: int, fused: Fused) -> Prompt:
     """bos alone, for each row of `fused`."""
     ids = jnp.full((len(jax.tree.leaves(fused)[0]), 1), bos, jnp.int32)
@@ -177,7 +185,7 @@ def first(
         raise ValueError(f"{words}, but the decoder has {positions} positions")
     variables = {"params": params}
     logits, new = model.apply(
-        variables, prompt.ids, fused, prompt.mask, method="decode", mutable=["cache"]
+        variables, prompt.ids, fused, prompt.mask, method=decode, mutable=["cache"]
     )
 
     def widen(path: tuple, leaf: Array) -> Array:
@@ -195,7 +203,7 @@ def later(
 ) -> tuple[Float[Array, "B V"], Cache]:
     """Logits of the word after `word`."""
     variables = {"params": params, "cache": cache}
-    logits, new = model.apply(variables, word[:, None], fused, method="decode", mutable=["cache"])
+    logits, new = model.apply(variables, word[:, None], fused, method=decode, mutable=["cache"])
     return logits[:, 0], new["cache"]
 
 
@@ -363,7 +371,7 @@ def rank(
     def one(text: tuple[Array, Array]) -> Float[Array, "B"]:
         ids, real = text
         given = jnp.broadcast_to(ids[:-1], (rows, len(ids) - 1))
-        logits = model.apply({"params": params}, given, fused, method="decode")
+        logits = model.apply({"params": params}, given, fused, method=decode)
         wanted = jnp.broadcast_to(ids[1:], given.shape)[:, :, None]
         logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), wanted, axis=-1)[:, :, 0]
         return jnp.where(real[1:], logprob, 0).sum(-1)
@@ -407,7 +415,7 @@ def open_trained(run: Path) -> Trained:
 def require_writer(trained: Trained, pictures: bool) -> None:
     """Raises: UserError where the model does not write, or not about what it is given."""
     name = type(trained.config.model).__name__
-    if not hasattr(trained.config.model, "decode"):
+    if not hasattr(trained.config.model, "decoder"):
         raise UserError(f"{trained.path} is a {name}, which writes nothing: see evaluate.py")
     if pictures != (picture_size(trained.config) is not None):
         wanted = "a --prompt, and no --image" if pictures else "an --image"

@@ -13,7 +13,7 @@ from mlm_jax.config import UserError
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fusion
-from mlm_jax.generate import How, beam_search, encode, generate, rank, truncate
+from mlm_jax.generate import How, beam_search, decode, encode, generate, rank, truncate
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.models.multimodal import Multimodal
 
@@ -59,7 +59,7 @@ def tiny():
     model, batch = build(), example()
     params = initialised(model, batch)
     fused = encode(model, params, {k: batch[k] for k in ("image", "text", "text_mask")})
-    uncached = jax.jit(lambda ids: model.apply({"params": params}, ids, fused, method="decode"))
+    uncached = jax.jit(lambda ids: model.apply({"params": params}, ids, fused, method=decode))
     return model, params, fused, uncached
 
 
@@ -115,7 +115,7 @@ def test_cached_logits_are_those_without_cache(kind, depth, layers, rotary):
     words = {**WORDS, "eos": 11, "length": 8}  # 11 is no word: no text ends
     written = generate(model, params, fused, **words, how=how, key=key)
     before = jnp.concatenate([jnp.full((3, 1), BOS, jnp.int32), written.ids[:, :-1]], axis=1)
-    logits = jax.jit(partial(model.apply, method="decode"))({"params": params}, before, fused)
+    logits = jax.jit(partial(model.apply, method=decode))({"params": params}, before, fused)
     whole = jax.nn.log_softmax(logits)
     whole = np.take_along_axis(np.asarray(whole), np.asarray(written.ids)[:, :, None], axis=-1)
     np.testing.assert_allclose(written.logprobs, whole[:, :, 0], atol=1e-4)

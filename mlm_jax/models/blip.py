@@ -9,7 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
@@ -27,23 +27,13 @@ class BlipAnswerer(nn.Module):
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         """Logits over the next word at each of target[:, :-1], float32 (R, M - 1, V)."""
         fused = self.encode(batch, train=train)
-        return {"logits": self.decode(batch["target"][:, :-1], fused, train=train)}
+        return {"logits": self.decoder(batch["target"][:, :-1], fused, train=train)}
 
     def encode(self, batch: Mapping[str, Any], *, train: bool = False) -> Fused:
         image = self.image(batch["image"], train=train)
         return Fused(
             memory=(self.text(batch["text"], batch["text_mask"], memory=(image,), train=train),)
         )
-
-    def decode(
-        self,
-        ids: Int[Array, "B N"],
-        fused: Fused,
-        mask: Bool[Array, "B N"] | None = None,
-        *,
-        train: bool = False,
-    ) -> Float[Array, "B N V"]:
-        return self.decoder(ids, fused, mask, train=train)
 
 
 class BlipMatcher(nn.Module):

@@ -5,7 +5,7 @@ from dataclasses import field
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder
@@ -30,20 +30,10 @@ class Captioner(nn.Module):
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         """Logits over the next word at each of target[:, :-1], float32 (R, M - 1, V)."""
         fused = self.encode(batch, train=train)
-        return {"logits": self.decode(batch["target"][:, :-1], fused, train=train)}
+        return {"logits": self.decoder(batch["target"][:, :-1], fused, train=train)}
 
     def encode(self, batch: Mapping[str, Any], *, train: bool = False) -> Fused:
         image = self.image(batch["image"], train=train)
         if self.bridge:
             image = Tokens(self.across(image.x), image.mask)
         return Fused(memory=(image,))
-
-    def decode(
-        self,
-        ids: Int[Array, "B N"],
-        fused: Fused,
-        mask: Bool[Array, "B N"] | None = None,
-        *,
-        train: bool = False,
-    ) -> Float[Array, "B N V"]:
-        return self.decoder(ids, fused, mask, train=train)

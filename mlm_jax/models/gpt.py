@@ -5,7 +5,7 @@ from dataclasses import field
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.fusion import Fused
@@ -18,13 +18,3 @@ class Gpt(nn.Module):
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         return {"logits": self.decoder(batch["target"][:, :-1], Fused(), train=train)}
-
-    def decode(
-        self,
-        ids: Int[Array, "B N"],
-        fused: Fused,
-        mask: Bool[Array, "B N"] | None = None,
-        *,
-        train: bool = False,
-    ) -> Float[Array, "B N V"]:
-        return self.decoder(ids, fused, mask, train=train)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
@@ -46,7 +46,7 @@ class Multimodal(nn.Module):
 
         def logits(rows: Mapping[str, Any]) -> Float[Array, "R M V"]:
             fused = self._fuse(image, rows, train)
-            return self.decode(rows["target"][:, :-1], fused, train=train)
+            return self.decoder(rows["target"][:, :-1], fused, train=train)
 
         outputs = {"logits": logits(batch)}
         if "also" in batch:
@@ -105,16 +105,6 @@ class Multimodal(nn.Module):
     def _fuse(self, image: Tokens, rows: Mapping[str, Any], train: bool) -> Fused:
         text = self.text(rows["text"], rows["text_mask"], train=train)
         return self.fusion(image, text, train=train)
-
-    def decode(
-        self,
-        ids: Int[Array, "B N"],
-        fused: Fused,
-        mask: Bool[Array, "B N"] | None = None,
-        *,
-        train: bool = False,
-    ) -> Float[Array, "B N V"]:
-        return self.decoder(ids, fused, mask, train=train)
 
 
 def multimodal(

@@ -9,7 +9,7 @@ import pytest
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.fusion import Fused
-from mlm_jax.generate import How, Prompt, generate
+from mlm_jax.generate import How, Prompt, decode, generate
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.models.gpt import Gpt
 
@@ -56,7 +56,7 @@ def test_writing_on_is_choosing_the_likeliest_word_again_and_again() -> None:
     prompt = Prompt(jnp.array([row]), jnp.ones((1, 3), bool))
     written = generate(model, params, Fused(), **WORDS, prompt=prompt).ids[0].tolist()
     for word in written:
-        logits = model.apply({"params": params}, jnp.array([row]), Fused(), method="decode")
+        logits = model.apply({"params": params}, jnp.array([row]), Fused(), method=decode)
         assert word == int(logits[0, -1].argmax())
         row.append(word)
         if word == WORDS["eos"]:
