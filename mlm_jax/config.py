@@ -385,6 +385,8 @@ def check(config: Config) -> None:
 
 
 def out_of_range(config: Config) -> Iterator[str]:
+    if not config.init.path and (config.init.take or config.init.skip):
+        yield "init.take and init.skip say what of init.path is read, which is empty"
     values = flat({**parts(config), "optim": parts(config.optim), "data": parts(config.data)})
     at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.batch",
                     "data.text_length", "data.vocab", "optim.accumulate", "optim.max_skipped"),
@@ -411,9 +413,9 @@ def contradictions(config: Config) -> Iterator[str]:
         yield "data.captions and data.questions are both 0: nothing would be learned"
     if data.texts and isinstance(config.loss, Classes | Masked):
         yield "the loss reads no texts: data.captions and data.questions must be 0"
-    describes = hasattr(model, "decoder") and not hasattr(model, "text") and not inline(config)
-    if data.questions and describes:
-        yield f"data.questions is {data.questions}, but the model reads no questions"
+    asks = hasattr(model, "decoder") and (hasattr(model, "text") or inline(config))
+    if reads and not asks and (data.questions or not data.captions):
+        yield "the model learns from captions alone: data.questions must be 0, data.captions not"
     parts = config.optim.accumulate
     if parts > 1 and isinstance(config.loss, Contrastive | CaptionMatch):
         yield f"optim.accumulate {parts}: a contrastive loss compares the whole batch"

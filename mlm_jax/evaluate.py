@@ -25,7 +25,7 @@ from PIL import Image
 from mlm_jax import baselines
 from mlm_jax.config import UserError, picture_size
 from mlm_jax.data import loader, sources
-from mlm_jax.data.loader import Pair
+from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
 from mlm_jax.evaluators import classes, matching, probe, retrieval, words
 from mlm_jax.generate import Trained, decode, encode, generate, open_trained, rank
@@ -50,7 +50,6 @@ from mlm_jax.world import scene
 from mlm_jax.world.grade import grade_caption
 
 Batch = Mapping[str, np.ndarray]
-CAPTION = "caption"  # the kind of a pair that asks for one
 Example = tuple[Pair, Batch]
 
 PICTURES = 256  # read at a time
@@ -156,11 +155,11 @@ class Judged(NamedTuple):
 
 @partial(jax.jit, static_argnames=("model", "bos", "eos", "pad", "length"))
 def judge(model: nn.Module, params: Any, batch: Mapping[str, Array], **words: int) -> Judged:
-    """The greedy text of each row; nats and number of the tokens of its target after bos."""
+    """The greedy text of each row; nats and number of the tokens that are scored."""
     fused = model.apply({"params": params}, batch, method="encode")
     logits = model.apply({"params": params}, batch["target"][:, :-1], fused, method=decode)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["target"][:, 1:])
-    real = batch["target_mask"][:, 1:]
+    real = batch["scored"][:, 1:]
     written = generate(model, params, fused, **words)
     return Judged(written.ids, (nats * real.astype(nats.dtype)).sum(1), real.sum(1))
 
@@ -200,7 +199,7 @@ def batches(examples: Sequence[Example], texts: int) -> Iterator[tuple[np.ndarra
 
 
 def stack_texts(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    keys = ("text", "text_mask", "target", "target_mask")
+    keys = ("text", "text_mask", "target", "target_mask", "scored")
     return loader.trim({key: np.stack([arrays[key] for _, arrays in examples]) for key in keys})
 
 

@@ -1,5 +1,6 @@
 """A trained run as a published checkpoint: weights, config.json, tokenizer, image processor."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.encoders import ImageEncoder
 from mlm_jax.generate import Trained, open_trained
 from mlm_jax.models.bert import Bert
+from mlm_jax.models.gpt import Gpt
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.pixels import Pixels, load_pixels, save_pixels
 from mlm_jax.pretrained.store import family_of
@@ -27,14 +29,20 @@ def export(run: Path, out: Path) -> tuple[str, int]:
     model = trained.config.model
     family = family_of(model)
     pixels = published_pixels(trained.config, family)
-    pretrained.save(out, model, trained.params, config=token_ids(trained, family.kind))
-    if pixels is not None:
-        save_pixels(pixels, out)
-    if hasattr(model, "text") or hasattr(model, "decoder"):
-        tokenizer, length = trained.tokenizer, trained.config.data.target_length
-        around(tokenizer)
-        names = special(tokenizer, model)
-        save_tokenizer(tokenizer.inner, out, special=names, length=length)
+    tokenizer = trained.tokenizer
+    reads = hasattr(model, "text") or hasattr(model, "decoder")
+    names = special(tokenizer, model) if reads else {}
+
+    def beside(folder: Path) -> None:
+        if pixels is not None:
+            save_pixels(pixels, folder)
+        if reads:
+            put_ends(tokenizer, after=not isinstance(model, Gpt))
+            length = trained.config.data.target_length
+            save_tokenizer(tokenizer.inner, folder, special=names, length=length)
+
+    ids = token_ids(trained, family.kind)
+    pretrained.save(out, model, trained.params, config=ids, beside=beside)
     return family.architecture(model), optim.count(trained.params)
 
 
@@ -60,11 +68,16 @@ def special(tokenizer: Tokenizer, model: Any) -> dict[str, str]:
     return {name: str(tokenizer.inner.id_to_token(index)) for name, index in ids.items()}
 
 
-def around(tokenizer: Tokenizer) -> None:
-    """bos before and eos after every text, as in training."""
+def put_ends(tokenizer: Tokenizer, after: bool) -> None:
+    """bos before every text, and eos `after` it, where the tokenizer puts nothing of its own.
+
+    A prompt that GPT is to go on from must not have ended.
+    """
+    if tokenizer.inner.post_processor is not None:
+        return
     begin, end = (str(tokenizer.inner.id_to_token(i)) for i in (tokenizer.bos, tokenizer.eos))
     tokenizer.inner.post_processor = processors.TemplateProcessing(
-        single=[begin, "$A", end],
+        single=[begin, "$A", *([end] if after else [])],
         special_tokens=[(begin, tokenizer.bos), (end, tokenizer.eos)],
     )
 
@@ -73,13 +86,14 @@ def published_pixels(config: Config, family: Family) -> Pixels | None:
     """The image processor of the run; None where it reads no pictures. Raises: UserError."""
     if family.pixels is None:
         return None
+    image: ImageEncoder = config.model.image
     if config.data.preprocessor:
-        return load_pixels(config.data.preprocessor)
+        published = load_pixels(config.data.preprocessor)
+        return replace(published, mean=image.mean, std=image.std)  # the model's own count
     if config.data.resize != "stretch":
         raise UserError(
             f"data.resize is {config.data.resize!r}: only 'stretch', or the data.preprocessor of a"
             " published checkpoint, can be told to the reference"
         )
-    image: ImageEncoder = config.model.image
     bicubic = Image.Resampling.BICUBIC
     return Pixels(family.pixels, image.size, bicubic, None, image.mean, image.std)

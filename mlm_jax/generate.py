@@ -170,7 +170,9 @@ def decode(
 
 
 def only(bos: int, fused: Fused) -> Prompt:
-    """bos alone, for each row of `fused`."""
+    """bos alone, for each row of `fused`. Raises: ValueError where nothing says how many."""
+    if not jax.tree.leaves(fused):
+        raise ValueError("nothing was fused: a prompt is needed, if only bos for each text")
     ids = jnp.full((len(jax.tree.leaves(fused)[0]), 1), bos, jnp.int32)
     return Prompt(ids, jnp.ones_like(ids, bool))
 
@@ -508,6 +510,8 @@ def chat(
     `messages` are those of a row of a user's own data (see `Fields.messages`). Raises: BadRecord.
     """
     require_writer(trained, pictures=image is not None)
+    if not isinstance(messages, list | tuple):
+        raise BadRecord("--messages", "messages", "no list; accepted: a list of messages")
     unanswered = [*messages, {"role": "assistant", "content": "..."}]
     (asked,) = parse_chat({"messages": unanswered}, "--messages", Fields())
     turns = [(asked.text, asked.answers[0]), *asked.then]

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from mlm_jax import checkpoint, pretrained
 from mlm_jax.config import Init, UserError, flat, read, to_json
 from mlm_jax.encoders import ImageEncoder
-from mlm_jax.paths import matches, named, nested, rolled, unrolled
+from mlm_jax.paths import matches, named, nested, require_matches, rolled, unrolled
 
 Leaves = dict[str, Any]
-FREE = ("size", "length", "vocab", "depth", "dropout", "layers", "remat", "labels")
+FREE = ("type", "size", "length", "vocab", "depth", "dropout", "layers", "remat", "labels")
 """Fields that may differ without a change of what a parameter means."""
 
 
@@ -57,7 +57,7 @@ def start_from(init: Init, model: nn.Module, params: Any) -> tuple[Any, Listing]
 
     Raises: UserError if the path is none, nothing matches, or shapes do not fit: all at once.
     """
-    theirs, source = open_source(Path(init.path))
+    theirs, source, left = open_source(Path(init.path))
     have, want = unrolled(named(source)), unrolled(named(params))
     pairs = dict(chosen(init, want, have))
     if not pairs:
@@ -85,28 +85,26 @@ def start_from(init: Init, model: nn.Module, params: Any) -> tuple[Any, Listing]
         matched=tuple(p for p in found if p not in resized),
         resized=tuple(resized),
         fresh=tuple(p for p in want if p not in found),
-        unused=tuple(p for p in have if p not in pairs.values()),
+        unused=(*(p for p in have if p not in pairs.values()), *left),
         differs=tuple(differences(model, theirs, pairs)),
     )
     return nested(rolled({**want, **found}, named(params))), listing
 
 
-def open_source(path: Path) -> tuple[nn.Module, Any]:
-    """The model and the parameters of a run, or of a published checkpoint."""
+def open_source(path: Path) -> tuple[nn.Module, Any, tuple[str, ...]]:
+    """Model and parameters of a run, or of a published checkpoint with what it has besides."""
     if (path / "checkpoints").is_dir():
-        return read(path).model, checkpoint.restore_params(path)[1]
+        return read(path).model, checkpoint.restore_params(path)[1], ()
     loaded = pretrained.load(path)
-    return loaded.model, loaded.params
+    return loaded.model, loaded.params, loaded.unused
 
 
 def chosen(init: Init, want: Leaves, have: Leaves) -> Iterator[tuple[str, str]]:
     """Path of ours -> path of theirs, of what is to be taken and is there. Raises: UserError."""
     takes = [tuple(take.split("=", 1)) if "=" in take else (take, take) for take in init.take]
-    for ours, theirs in takes:
-        if not any(matches(path, ours) for path in want):
-            raise UserError(f"--init.take {ours}: the model has {summary(list(want))}")
-        if not any(matches(path, theirs) for path in have):
-            raise UserError(f"--init.take {theirs}: {init.path} has {summary(list(have))}")
+    require_matches([ours for ours, _ in takes], want, "--init.take")
+    require_matches([theirs for _, theirs in takes], have, f"--init.take from {init.path}")
+    require_matches(init.skip, want, "--init.skip")
     for path in want:
         if any(matches(path, skip) for skip in init.skip):
             continue
@@ -180,17 +178,23 @@ def cubic(count: int, size: int, a: float = -0.75) -> Float[np.ndarray, "size co
 
 
 def differences(ours: Any, theirs: Any, pairs: Mapping[str, str]) -> Iterator[str]:
-    """Fields of the parts that were matched with which the same parameters mean something else."""
+    """Fields with which the parameters that were matched mean something else.
+
+    Those of the parts they lie in, and of the model itself where both are of one class.
+    """
     tops = {(p.partition("/")[0], q.partition("/")[0]) for p, q in pairs.items()}
-    for own, other in sorted(tops):
-        one, two = getattr(ours, own, None), getattr(theirs, other, None)
+    compared = [(f"model.{own}", getattr(ours, own, None), getattr(theirs, other, None))
+                for own, other in sorted(tops)]  # fmt: skip
+    if type(ours) is type(theirs):
+        compared = [("model", ours, theirs)]
+    for place, one, two in compared:
         if not isinstance(one, nn.Module) or not isinstance(two, nn.Module):
             continue
         mine, there = flat(to_json(one)), flat(to_json(two))
-        for key in mine.keys() & there.keys():
-            if key.rpartition(".")[2] not in FREE and mine[key] != there[key]:
+        for key in mine:
+            if key in there and key.rpartition(".")[2] not in FREE and mine[key] != there[key]:
                 value = re.sub(r"[\[\],]", "", str(there[key]))
                 yield (
-                    f"model.{own}.{key} is {mine[key]}, the checkpoint was made with {there[key]}"
-                    f" (--model.{own}.{key.replace('_', '-')} {value})"
+                    f"{place}.{key} is {mine[key]}, the checkpoint was made with {there[key]}"
+                    f" (--{place}.{key.replace('_', '-')} {value})"
                 )

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.config import Config, UserError, flat, read_json, to_json
+from mlm_jax.config import Config, UserError, flat, from_json, read_json, to_json
 
 try:
     from tensorboardX import SummaryWriter
@@ -155,7 +155,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def refuse_other(path: Path, tree: Any) -> None:
-    different = differences(read_json(path), tree)
+    different = differences(as_now(read_json(path)), tree)
     if different:
         raise UserError(
             f"{path} is a run with another configuration (its value, then yours):\n"
@@ -163,6 +163,14 @@ def refuse_other(path: Path, tree: Any) -> None:
             + "\nNothing was changed. Give the run's own values to go on with it,"
             " or choose another --run."
         )
+
+
+def as_now(tree: Any) -> Any:
+    """What was saved, with the defaults of fields that have come since; as it is if none fit."""
+    try:
+        return to_json(from_json(tree))
+    except UserError:
+        return tree
 
 
 def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:

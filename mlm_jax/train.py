@@ -293,11 +293,28 @@ def open_data(
         tokenizer.save(part)
         part.replace(run.tokenizer)
     check_vocab(config, tokenizer.size)
+    check_hidden(config, tokenizer)
     known = open_labels(config, run, source)
     stream = loader.train_batches(
         data, source, tokenizer, size, config.seed, start, known, inline(config)
     )
     return stream, tokenizer, known
+
+
+def check_hidden(config: Config, tokenizer: Tokenizer) -> None:
+    """Raises: UserError if BERT would hide words by another id, or what is no word."""
+    model: Any = config.model
+    if not hasattr(model, "mask_id"):
+        return
+    mask = tokenizer.inner.token_to_id("[MASK]")
+    ends = {tokenizer.pad, tokenizer.bos, tokenizer.eos}
+    if ends <= {*model.special} and model.mask_id not in ends and mask in (None, model.mask_id):
+        return
+    right = tokenizer.unk if mask is None else mask
+    raise UserError(
+        f"model.mask_id is {model.mask_id} and model.special {model.special}: for this tokenizer"
+        f" --model.mask-id {right} --model.special {' '.join(map(str, sorted(ends)))}"
+    )
 
 
 def open_labels(config: Config, run: Run, source: Source) -> Labels | None:

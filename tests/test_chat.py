@@ -16,6 +16,7 @@ from mlm_jax.data.rows import parse_chat
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import words
 from mlm_jax.data.transforms import Tokenise
+from mlm_jax.data.validate import validate
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fusion
@@ -86,7 +87,8 @@ def conversations(folder: Path, pictures: bool) -> Path:
             for role, text in zip(("user", "assistant"), turn, strict=True)
         ]
         image = {"image": row["image"]} if pictures else {}
-        rows.append({"messages": messages, "split": row["split"], **image, "n": i})
+        image = image or ({"image": None} if i % 2 else {})
+        rows.append({"messages": messages, "split": row["split"], **image})
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -114,6 +116,11 @@ def test_gpt_learns_a_conversation_without_pictures(tmp_path: Path) -> None:
     assert generate.chat(trained, asked)[0].text == "green"
     with pytest.raises(BadRecord, match="roles"):
         generate.chat(trained, asked[:2])
+    with pytest.raises(BadRecord, match="no list"):
+        generate.chat(trained, None)  # type: ignore[arg-type]
+    run = config(data, model)
+    assert validate(run.data, "train", run) == 0
+    assert validate(run.data, "train") == 1  # by itself it wants pictures
 
 
 def test_the_multimodal_model_learns_a_conversation_about_a_picture(tmp_path: Path) -> None:

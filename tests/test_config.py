@@ -219,6 +219,21 @@ def test_what_cannot_work_is_refused(config: Config, changes: dict, message: str
         configs.check(replace(config, **changes))
 
 
+@pytest.mark.parametrize("name", ["bert_tiny", "clip_tiny"])
+def test_models_of_captions_alone_take_no_questions(name: str) -> None:
+    loaded = configs.load(name)
+    configs.check(loaded)
+    for captions, questions in ((1, 1), (0, 1)):
+        data = replace(loaded.data, captions=captions, questions=questions)
+        with pytest.raises(UserError, match="learns from captions alone"):
+            configs.check(replace(loaded, data=data))
+
+
+def test_parts_without_a_place_to_take_them_from_are_refused(config: Config) -> None:
+    with pytest.raises(UserError, match=r"init\.take and init\.skip say what"):
+        configs.check(replace(config, init=configs.Init(take=("image",))))
+
+
 def test_all_that_is_wrong_is_named_at_once(config: Config) -> None:
     with pytest.raises(UserError) as error:
         configs.check(replace(config, steps=0, keep=0))

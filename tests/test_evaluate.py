@@ -179,7 +179,8 @@ def test_captions_of_the_world_are_graded():
 def test_groups_hold_every_text_once():
     def arrays(i):
         return {"image": np.full(2, i), "text": np.array([i]), "target": np.zeros(32, int),
-                "target_mask": np.arange(32) < 5, "text_mask": np.array([True])}  # fmt: skip
+                "target_mask": np.arange(32) < 5, "scored": np.arange(32) < 5,
+                "text_mask": np.array([True])}  # fmt: skip
 
     sizes = [3, 1, 0, 9, 4]
     examples = [

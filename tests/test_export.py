@@ -18,12 +18,15 @@ from mlm_jax.generate import open_trained
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption, Contrastive, Hidden
 from mlm_jax.models.bert import Bert
+from mlm_jax.models.blip import BlipAnswerer
 from mlm_jax.models.captioner import Captioner
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
+from mlm_jax.models.vit import Vit
 from mlm_jax.paths import named
 from mlm_jax.pretrained import load
 from mlm_jax.pretrained.pixels import load_pixels
+from mlm_jax.pretrained.store import family_of
 
 BODY = Transformer(16, 1, Block(heads=2))
 MODELS = {
@@ -69,10 +72,11 @@ def test_a_run_is_read_back_as_it_was(name: str, tmp_path: Path) -> None:
         assert all(np.array_equal(leaf, want[path]) for path, leaf in named(read.params).items())
     tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     inner = trained.tokenizer.encode("it is red")
+    end = [] if name == "GPT2LMHeadModel" else [trained.tokenizer.eos]
     assert tokenizer.encode("it is red").ids == [
         trained.tokenizer.bos,
         *inner,
-        trained.tokenizer.eos,
+        *end,
     ]
     settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert settings["bos_token"] == "[BOS]"
@@ -90,6 +94,68 @@ def test_what_no_family_can_express_is_refused(tmp_path: Path) -> None:
     model = Bert(TextEncoder(32, 8, body=replace(BODY, block=block)))
     config = toy.config(data, model=model, loss=Hidden(), steps=1, eval_every=0)
     train.train(config, tmp_path / "run")
-    with pytest.raises(UserError, match=r"bert: .*qk_norm.*text.types"):
+    with pytest.raises(UserError, match=r"bert: .*text.types is 0.*qk_norm is True, there False"):
         export(tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+POST = Block(2, order="post", eps=1e-12)
+EYES = ImageEncoder(toy.SIZE, 4, class_token=True, body=replace(BODY))
+
+
+def post(depth: int = 1) -> Transformer:
+    return replace(BODY, depth=depth, block=replace(POST))
+
+
+WRONG = {
+    "a pooler without its head": Bert(TextEncoder(32, 8, 2, body=post()), pooler=True),
+    "five classes of next sentence": Bert(
+        TextEncoder(32, 8, 2, body=post()), pooler=True, labels=5
+    ),
+    "an end that means the largest id": replace(MODELS["CLIPModel"][0], end="id", end_id=2),
+    "two heads and one token": Vit(replace(EYES), taught=True),
+    "parts of different depth": BlipAnswerer(
+        replace(EYES), TextEncoder(32, 8, body=post(2)), TextDecoder(32, 8, "bert", post())
+    ),
+    "an activation of ours": Gpt(
+        TextDecoder(32, 8, body=replace(BODY, block=Block(2, activation="swiglu")))
+    ),
+}
+
+
+@pytest.mark.parametrize("which", WRONG)
+def test_a_model_that_would_be_read_back_as_another_is_refused(which: str) -> None:
+    with pytest.raises(UserError, match="no published family can express this"):
+        family_of(WRONG[which])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_family_is_found_by_what_it_would_read_back(name: str) -> None:
+    model = MODELS[name][0]
+    assert name in family_of(model).architectures
+
+
+def test_a_folder_is_whole_or_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loss = MODELS["GPT2LMHeadModel"]
+    data = toy.write_pictures(tmp_path / "data")
+    config = toy.config(data, model=model, loss=loss, steps=1, eval_every=0)
+    train.train(config, tmp_path / "run")
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlm_jax.export.save_tokenizer", full)
+        with pytest.raises(OSError, match="no space"):
+            export(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export(tmp_path / "run", tmp_path / "out")
+
+
+def test_bert_hides_by_the_ids_of_its_tokenizer(tmp_path: Path) -> None:
+    model, loss = MODELS["BertForMaskedLM"]
+    data = toy.write_pictures(tmp_path / "data")
+    wrong = replace(model, mask_id=1)
+    config = toy.config(data, model=wrong, loss=loss, steps=1, eval_every=0)
+    with pytest.raises(UserError, match=r"--model.mask-id 3 --model.special 0 1 2"):
+        train.train(config, tmp_path / "run")

@@ -97,10 +97,12 @@ def test_what_does_not_fit_is_named_at_once() -> None:
     assert set(listing.fresh) == {"head/kernel", "head/bias"}
     with pytest.raises(UserError, match=r"no parameter of this model is there"):
         start(model, "GPT2LMHeadModel")
-    with pytest.raises(UserError, match=r"--init.take eyes: the model has"):
+    with pytest.raises(UserError, match=r"--init.take: no parameter matches `eyes`"):
         start(model, "ViTForImageClassification", "eyes=image")
-    with pytest.raises(UserError, match=r"--init.take eyes: .* has head"):
+    with pytest.raises(UserError, match=r"--init.take from .*: no parameter matches `eyes`"):
         start(model, "ViTForImageClassification", "image=eyes")
+    with pytest.raises(UserError, match=r"--init.skip: no parameter matches `heads`"):
+        start(model, "ViTForImageClassification", skip=("heads",))
 
 
 def test_other_mathematics_is_said() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -279,6 +280,18 @@ def test_a_finished_run_says_so(
     assert train(toy.config(folder), finished) == 0
     assert "is finished" in capsys.readouterr().out
     assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_from_before_a_field_came_is_gone_on_with(
+    folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    saved = json.loads((run / "config.json").read_text())
+    del saved["data"]["preprocessor"], saved["init"]
+    (run / "config.json").write_text(json.dumps(saved))
+    assert train(toy.config(folder), run) == 0
+    with pytest.raises(UserError, match=r"optim\.lr"):
+        train(toy.config(folder, optim=Optim(lr=0.5)), run)
 
 
 def test_another_configuration_is_refused(folder: Path, finished: Path) -> None:

@@ -24,6 +24,7 @@ from mlm_jax.data.transforms import Decode, Pick, Shift, Tokenise, decode_for
 
 log = logging.getLogger("mlm_jax.data")
 Batch = dict[str, Any]
+CAPTION = "caption"  # the kind of a pair that asks for one
 EPOCHS = 10**9  # without a number grain's length is the largest int, and batches of 1 overflow it
 LENGTHS = (4, 8, *(n << i for i in range(3, 20) for n in (2, 3)))  # 4, 8, 16, 24, 32, 48, ...
 
@@ -188,7 +189,7 @@ def pairs_of(record: Record, index: int, data: Data) -> list[Pair]:
     pairs = []
     if record.captions and (data.captions or not record.questions):
         pairs.append(
-            Pair(index, record.key, CAPTION_PROMPT, record.captions, "caption", record.truth)
+            Pair(index, record.key, CAPTION_PROMPT, record.captions, CAPTION, record.truth)
         )
     for asked in record.questions if data.questions or not record.captions else ():
         where = asked.where or record.key

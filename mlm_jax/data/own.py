@@ -96,9 +96,7 @@ def open_own(data: Data, part: Part, pictures: bool = True) -> Rows:
         rows = _of_split(rows, path, part, fields.split, broken)
     folder = path if path.is_dir() else path.parent
     add = _add_texts if data.texts else _add_labels
-    if not pictures:
-        rows = [(row, {fields.image: f"of row {row}", **values}) for row, values in rows]
-    entries = _group(rows, path, fields, places, broken, add)
+    entries = _group(rows, path, fields, places, broken, add, pictures)
     chosen = [entries[i] for i in part.select(len(entries))]
     return Rows(chosen, places or [open_place(folder)], total, broken, pictures)
 
@@ -157,15 +155,20 @@ def _group(
     places: Sequence[Place],
     broken: dict[str, str],
     add: Callable[[Entry, dict[str, Any], str, Fields], None],
+    pictures: bool,
 ) -> list[Entry]:
-    """Gather rows by picture, in the order in which the pictures first occur."""
+    """Gather rows by picture, in the order in which the pictures first occur.
+
+    Without `pictures` a row that names none stands for itself.
+    """
     numbered = any(isinstance(place, Arrays) for place in places)
     entries: dict[str, Entry] = {}
     for row, values in rows:
         where = f"{path}:{row}"
         try:
             number = row - 1 if numbered and isinstance(row, int) else None
-            image = _image(values, where, fields.image, number)
+            alone = not pictures and column(values, fields.image) is None
+            image = where if alone else _image(values, where, fields.image, number)
             entry = entries.get(image, Entry(image))
             add(entry, values, where, fields)
         except BadRecord as error:

@@ -6,12 +6,12 @@ python experiments/validate.py --config NAME [--data.train ... --data.test ...]
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grain
 import tyro
 
-from mlm_jax.config import Data, load
+from mlm_jax.config import Config, Data, inline, load, picture_size
 from mlm_jax.data.own import is_own
 from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record, Source
@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
         default=default,
         config=(tyro.conf.FlagConversionOff,),
     ).data
-    return max([validate(data, split) for split in splits(data)])
+    config = replace(load(own.config), data=data) if own.config else None
+    return max([validate(data, split, config) for split in splits(data)])
 
 
 def splits(data: Data) -> list[str]:
@@ -54,14 +55,21 @@ def splits(data: Data) -> list[str]:
     return list(dict.fromkeys(part.name for part in parts))
 
 
-def validate(data: Data, split: str) -> int:
-    """Check one split; 1 when something is broken or nothing is usable."""
-    source = read_source(data, split)
+def validate(data: Data, split: str, config: Config | None = None) -> int:
+    """Check one split; 1 when something is broken or nothing is usable.
+
+    With a `config` as its model reads them: one of text alone needs no pictures.
+    """
+    pictures = config is None or picture_size(config) is not None
+    source = read_source(data, split, pictures)
     broken = set(source.broken)
     for where, reason in source.broken.items():
         print(f"{where}: {reason}")
-    tokenise = Tokenise(build(data, source), data.text_length, data.target_length)
-    checked = grain.MapDataset.range(len(source)).map(lambda i: problems(source, i, tokenise))
+    alone = config is not None and inline(config)
+    tokenise = Tokenise(build(data, source), data.text_length, data.target_length, alone)
+    checked = grain.MapDataset.range(len(source)).map(
+        lambda i: problems(source, i, tokenise, pictures)
+    )
     options = grain.ReadOptions(data.threads, prefetch_buffer_size=max(1, 64 * data.threads))
     for errors in checked.to_iter_dataset(options):
         for error in errors:
@@ -75,11 +83,14 @@ def validate(data: Data, split: str) -> int:
     return int(bool(broken) or not len(source))
 
 
-def problems(source: Source, index: int, tokenise: Tokenise) -> list[BadRecord]:
+def problems(
+    source: Source, index: int, tokenise: Tokenise, pictures: bool = True
+) -> list[BadRecord]:
     """What is wrong with a record: once for each of its rows when the picture is."""
     try:
         record = source[index]
-        check_picture(record)
+        if pictures:
+            check_picture(record)
     except BadRecord as error:
         return [BadRecord(where, error.key, error.reason) for where in source.where(index)]
     return list(text_problems(record, tokenise))

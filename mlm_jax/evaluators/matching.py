@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mlm_jax.data import loader
-from mlm_jax.data.loader import Pair
+from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
 from mlm_jax.generate import Trained
 from mlm_jax.metrics import Figure, Ratio, bootstrap
@@ -30,7 +30,7 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
     """
     config = trained.config
     rows = loader.eval_pairs(config.data, source, trained.tokenizer, config.model.image.size, limit)
-    told = [(pair, batch["image"]) for pair, batch in rows if pair.kind == "caption"]
+    told = [(pair, batch["image"]) for pair, batch in rows if pair.kind == CAPTION]
     if not told:
         return {}
     pairs, images = [pair for pair, _ in told], np.stack([image for _, image in told])

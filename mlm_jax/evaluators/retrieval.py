@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 
 from mlm_jax.config import UserError
 from mlm_jax.data import loader
+from mlm_jax.data.loader import CAPTION
 from mlm_jax.data.records import Source
 from mlm_jax.generate import Trained
 from mlm_jax.metrics import Figure, Ratio, bootstrap, place_of
@@ -61,7 +63,7 @@ def embed(
     texts: list[str] = []
     found: list[list[np.ndarray]] = [[], []]
     rows = loader.eval_pairs(config.data, source, trained.tokenizer, config.model.image.size, limit)
-    told = ((pair, batch) for pair, batch in rows if pair.kind == "caption")
+    told = ((pair, batch) for pair, batch in rows if pair.kind == CAPTION)
     for pairs, batch, real in full(told):
         texts += [pair.target for pair in pairs]
         for side, vectors in zip(found, both(config.model, trained.params, batch), strict=True):
@@ -72,9 +74,7 @@ def embed(
 
 def full(rows: Any) -> Iterator[tuple[list[loader.Pair], dict[str, np.ndarray], int]]:
     """Batches of BATCH rows, the last filled up with copies; how many are real."""
-    rows = list(rows)
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
+    while part := list(islice(rows, BATCH)):
         whole = part + [part[-1]] * (BATCH - len(part))
         keys = ("image", "target", "target_mask")
         batch = {key: np.stack([arrays[key] for _, arrays in whole]) for key in keys}

@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from mlm_jax.config import UserError, inline
 from mlm_jax.data import loader, sources
+from mlm_jax.data.loader import CAPTION
 from mlm_jax.data.records import Source
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Prompt, Trained, generate
@@ -21,7 +22,6 @@ from mlm_jax.world.language import WORDS, kind_of
 
 Batch = dict[str, Any]
 BATCH = 256
-CAPTION = "caption"
 WRITTEN = 1_000  # texts that GPT writes
 KNOWN = 10_000  # training pictures of which the captions are known to the baselines
 

@@ -35,6 +35,8 @@ class Bert(nn.Module):
         if self.pooler:
             self.pool = nn.Dense(self.text.body.width)
         if self.labels:
+            if not self.pooler:
+                raise ValueError(f"labels {self.labels}: they are read from the pooler")
             self.classes = nn.Dense(self.labels)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
@@ -60,7 +62,7 @@ class Bert(nn.Module):
         if self.pooler:
             outputs["pooled"] = nn.tanh(self.pool(tokens.x[:, 0]))
         if self.labels:
-            outputs["classes"] = self.classes(outputs["pooled"])
+            outputs["classes"] = self.classes(outputs["pooled"]).astype(jnp.float32)
         return outputs
 
     def hide(

@@ -20,8 +20,9 @@ class Clip(nn.Module):
     pooled, projects the text with a bias, and has a bias for the logits; `width` is then the
     width of the picture.
 
-    The text is read at the `end`: its last real word; the last place, padding or not; the largest
-    id; or the first word that is `end_id`.
+    The text is read at the `end`: its last real word; the last "place", which of a batch is that of
+    a text of full length, filled up with `end_id` and without a mask; the largest id; or the first
+    word that is `end_id`.
     """
 
     image: ImageEncoder = field(default_factory=lambda: ImageEncoder(class_token=True))
@@ -44,9 +45,12 @@ class Clip(nn.Module):
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         """ "image" (B, width), "text" (R, width) of the captions; "scale" and "bias" of logits."""
+        ids, mask = batch["target"], batch["target_mask"]
+        if self.end == "place":
+            ids, mask = self._full(ids, mask)
         return {
             "image": self.see(batch["image"], train=train),
-            "text": self.read(batch["target"], batch["target_mask"], train=train),
+            "text": self.read(ids, mask, train=train),
             **self.logits(),
         }
 
@@ -63,7 +67,15 @@ class Clip(nn.Module):
     def logits(self) -> dict[str, Float[Array, ""]]:
         """Logits are scale * image @ text.T + bias."""
         bias = self.logit_bias if self.kind == "siglip" else jnp.zeros(())
-        return {"scale": jnp.exp(self.logit_scale.astype(jnp.float32)), "bias": bias}
+        scale, bias = (x.astype(jnp.float32) for x in (self.logit_scale, bias))
+        return {"scale": jnp.exp(scale), "bias": bias}
+
+    def _full(
+        self, ids: Int[Array, "R M"], mask: Bool[Array, "R M"]
+    ) -> tuple[Int[Array, "R N"], Bool[Array, "R N"]]:
+        room = [(0, 0), (0, self.text.length - ids.shape[1])]
+        ids = jnp.pad(jnp.where(mask, ids, self.end_id), room, constant_values=self.end_id)
+        return ids, jnp.ones_like(ids, bool)
 
     def _at_end(self, ids: Int[Array, "R N"], tokens: Tokens) -> Float[Array, "R D"]:
         place = {

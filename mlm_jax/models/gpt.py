@@ -12,9 +12,16 @@ from mlm_jax.fusion import Fused
 
 
 class Gpt(nn.Module):
-    """Logits over the next word at each of target[:, :-1], float32 (R, M - 1, V)."""
+    """Logits over the next word at each of target[:, :-1], float32 (R, M - 1, V).
+
+    "logits" for the texts of the batch itself, "also" for those of its `also`.
+    """
 
     decoder: TextDecoder = field(default_factory=TextDecoder)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
-        return {"logits": self.decoder(batch["target"][:, :-1], Fused(), train=train)}
+        groups = {"logits": batch, **({"also": batch["also"]} if "also" in batch else {})}
+        return {
+            name: self.decoder(rows["target"][:, :-1], Fused(), train=train)
+            for name, rows in groups.items()
+        }

@@ -25,6 +25,8 @@ class Vit(nn.Module):
     taught: bool = False
 
     def setup(self) -> None:
+        if self.taught and not self.image.distillation_token:
+            raise ValueError("taught: image.distillation_token is what the second head reads")
         self.head = nn.Dense(self.labels)
         if self.taught:
             self.taught_head = nn.Dense(self.labels)

@@ -6,7 +6,7 @@ from mlm_jax.encoders import TextEncoder
 from mlm_jax.models.bert import Bert
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.names import GAMMA, Pair, Spelling, at, layers
-from mlm_jax.pretrained.settings import Settings, Sizes, unsupported
+from mlm_jax.pretrained.settings import Settings, Sizes
 
 SIZES = Sizes()
 BLOCK = [
@@ -51,7 +51,12 @@ def build(settings: Settings, architecture: str, names: frozenset[str]) -> Bert:
     labels = {"BertForPreTraining": 2, "BertForSequenceClassification": settings.labels()}
     masked = architecture in ("BertForMaskedLM", "BertForPreTraining")
     return Bert(
-        text, masked, pooler, labels.get(architecture, 0), mask_id=103, special=(0, 101, 102)
+        text,
+        masked,
+        pooler,
+        labels.get(architecture, 0),
+        mask_id=min(103, text.vocab - 1),
+        special=(0, 101, 102),
     )
 
 
@@ -72,15 +77,6 @@ def describe(model: Bert) -> dict[str, Any]:
         "type_vocab_size": text.types,
         "tie_word_embeddings": True,
     }
-
-
-def misfits(model: Bert) -> list[str]:
-    wrong = unsupported(model.text.body, order="post")
-    if not model.text.types:
-        wrong.append("text.types is 0, the family has at least 1")
-    if model.text.causal:
-        wrong.append("text.causal is True")
-    return wrong
 
 
 def pairs(model: Bert) -> list[Pair]:
@@ -110,7 +106,6 @@ BERT = Family(
     build,
     architecture,
     describe,
-    misfits,
     pairs,
     Spelling(GAMMA, ("bert.",), TIED, (r"^bert\.pooler\.", r"^pooler\.", r"^cls\.")),
 )

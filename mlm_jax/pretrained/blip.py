@@ -15,8 +15,7 @@ from mlm_jax.models.captioner import Captioner
 from mlm_jax.pretrained import bert, clip
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.names import GAMMA, Pair, Spelling, at, layers
-from mlm_jax.pretrained.settings import Settings, Sizes, unsupported
-from mlm_jax.pretrained.vit import encoder_misfits
+from mlm_jax.pretrained.settings import Settings, Sizes
 
 EYES = Sizes(eps=("layer_norm_eps", 1e-5))
 # class default 8, published files 12: never guessed (huggingface/transformers#22625)
@@ -105,21 +104,6 @@ def describe(model: Blip) -> dict[str, Any]:
     }
 
 
-def misfits(model: Blip) -> list[str]:
-    wrong = encoder_misfits(model.image)
-    if not isinstance(model, Captioner):
-        wrong += unsupported(model.text.body, order="post")
-        if model.text.types or model.text.causal:
-            wrong.append("text.types are not 0 or text.causal is True")
-    if not isinstance(model, BlipMatcher):
-        wrong += unsupported(model.decoder.body, order="post")
-        if model.decoder.head != "bert":
-            wrong.append("decoder.head is not bert")
-    if isinstance(model, Captioner) and model.bridge:
-        wrong.append("bridge is True")
-    return wrong
-
-
 def pairs(model: Blip) -> list[Pair]:
     eyes = [
         Pair("class_token", "embeddings.class_embedding"),
@@ -152,7 +136,6 @@ BLIP = Family(
     build,
     architecture,
     describe,
-    misfits,
     pairs,
     Spelling(GAMMA, tied=TIED),
     "Blip",

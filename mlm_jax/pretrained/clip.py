@@ -7,8 +7,7 @@ from mlm_jax.layers import Pool
 from mlm_jax.models.clip import Clip
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.names import Pair, Spelling, at, layers
-from mlm_jax.pretrained.settings import Settings, Sizes, unsupported
-from mlm_jax.pretrained.vit import encoder_misfits
+from mlm_jax.pretrained.settings import Settings, Sizes
 
 EYES = Sizes(activation=("hidden_act", "quick_gelu"), eps=("layer_norm_eps", 1e-5))
 TEXT = Sizes(
@@ -87,18 +86,6 @@ def describe_eyes(image: ImageEncoder, sizes: Sizes, kind: str) -> dict[str, Any
     }
 
 
-def misfits(model: Clip) -> list[str]:
-    wrong = encoder_misfits(model.image, patch_bias=False, pre_norm=True)
-    wrong += unsupported(model.text.body)
-    if model.kind != "clip" or model.pool.kind != "first":
-        wrong.append("kind or pool is another")
-    if not model.text.causal or model.text.types:
-        wrong.append("text.causal is False or text.types are not 0")
-    if model.end not in ("largest", "id"):
-        wrong.append(f"end is {model.end!r}, the family has 'largest' and 'id'")
-    return wrong
-
-
 def pairs(model: Clip) -> list[Pair]:
     eyes = [
         Pair("class_token", "embeddings.class_embedding", flat=1),
@@ -133,7 +120,6 @@ CLIP = Family(
     build,
     lambda model: "CLIPModel",
     describe,
-    misfits,
     pairs,
     Spelling(),
     "CLIP",

@@ -13,15 +13,14 @@ Model = Any  # the module of a family, which its own file knows
 
 @dataclass(frozen=True)
 class Family:
-    """`kind` is the model_type of config.json; `module` our class or
-    classes of model.
+    """`kind` is the model_type of config.json; `module` our class, or classes, of model.
 
     `architectures`: published class -> pattern of a tensor that only it has, the most telling
     first. `build` makes the model from config.json, the class and the names of the tensors;
-    `architecture`, `describe` and `misfits` go back: the class, the fields of config.json, and what
-    the family cannot express. `idle` are tensors that no output depends on, with their shapes: the
-    published class has them, we keep what was read, or write zeros. `pixels` is the class of the
-    image processor, where there are pictures.
+    `architecture` and `describe` go back: the class and the fields of config.json. A model that
+    these would build another way is not of the family. `idle` are tensors that no output depends
+    on, with their shapes: the published class has them, we keep what was read, or write zeros.
+    `pixels` is the class of the image processor, where there are pictures.
     """
 
     kind: str
@@ -30,7 +29,6 @@ class Family:
     build: Callable[[Settings, str, frozenset[str]], Model]
     architecture: Callable[[Model], str]
     describe: Callable[[Model], dict[str, Any]]
-    misfits: Callable[[Model], list[str]]
     pairs: Callable[[Model], list[Pair]]
     spelling: Spelling = field(default_factory=Spelling)
     pixels: processors.Family | None = None

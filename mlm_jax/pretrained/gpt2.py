@@ -6,7 +6,7 @@ from mlm_jax.decoders import TextDecoder
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.names import Pair, Spelling, at, layers
-from mlm_jax.pretrained.settings import Settings, Sizes, unsupported
+from mlm_jax.pretrained.settings import Settings, Sizes
 
 SIZES = Sizes(
     width=("n_embd", 768),
@@ -69,11 +69,6 @@ def decoder_pairs(decoder: TextDecoder, reads: bool) -> list[Pair]:
     ]
 
 
-def decoder_misfits(decoder: TextDecoder) -> list[str]:
-    wrong = unsupported(decoder.body)
-    return [*wrong, "decoder.head is not tied"] if decoder.head != "tied" else wrong
-
-
 GPT2 = Family(
     "gpt2",
     Gpt,
@@ -81,7 +76,6 @@ GPT2 = Family(
     lambda settings, architecture, names: Gpt(decoder(settings, reads=False)),
     lambda model: "GPT2LMHeadModel",
     lambda model: describe_decoder(model.decoder, reads=False),
-    lambda model: decoder_misfits(model.decoder),
     lambda model: at("decoder", "transformer", decoder_pairs(model.decoder, reads=False)),
     Spelling(
         prefixes=("transformer.",),

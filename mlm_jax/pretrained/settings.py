@@ -233,21 +233,6 @@ class Sizes:
             self.depth[0]: body.depth,
             self.heads[0]: block.heads,
             self.hidden[0]: round(body.width * block.ratio),
-            self.activation[0]: PUBLISHED[block.activation],
+            self.activation[0]: PUBLISHED.get(block.activation, block.activation),
             self.eps[0]: block.eps,
         }
-
-
-def unsupported(body: Transformer, **wanted: Any) -> list[str]:
-    """Fields of our blocks that the published family does not have, set to something else."""
-    plain: dict[str, Any] = {"groups": 1, "rotary": 0.0, "qk_norm": False, "norm": "layer",
-                             "bias": True, "qkv_bias": True, "order": "pre"}  # fmt: skip
-    wanted = {**plain, **wanted}
-    wrong = [
-        f"block.{name} is {getattr(body.block, name)!r}, the family has {value!r}"
-        for name, value in wanted.items()
-        if getattr(body.block, name) != value
-    ]
-    if body.block.activation not in PUBLISHED:
-        wrong.append(f"block.activation is {body.block.activation!r}")
-    return wrong

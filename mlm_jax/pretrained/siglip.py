@@ -1,6 +1,5 @@
 """SigLIP, and SigLIP 2 of fixed resolution, as they are published: SiglipModel."""
 
-from dataclasses import replace
 from typing import Any
 
 from mlm_jax.encoders import ImageEncoder, TextEncoder
@@ -9,8 +8,7 @@ from mlm_jax.models.clip import Clip
 from mlm_jax.pretrained.clip import BLOCK, describe_eyes, text_pairs
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.names import Pair, Spelling, at, layers
-from mlm_jax.pretrained.settings import Settings, Sizes, unsupported
-from mlm_jax.pretrained.vit import encoder_misfits
+from mlm_jax.pretrained.settings import Settings, Sizes
 
 SIZES = Sizes(activation=("hidden_act", "gelu_pytorch_tanh"), eps=("layer_norm_eps", 1e-6))
 QKV = ("query", "key", "value")
@@ -38,6 +36,7 @@ def build(settings: Settings, architecture: str, names: frozenset[str]) -> Clip:
         width=width,
         kind="siglip",
         end="place",
+        end_id=words.integer("pad_token_id", 1),
     )
 
 
@@ -56,21 +55,9 @@ def describe(model: Clip) -> dict[str, Any]:
             "vocab_size": model.text.vocab,
             "max_position_embeddings": model.text.length,
             "projection_size": model.width,
+            "pad_token_id": model.end_id,
         },
     }
-
-
-def misfits(model: Clip) -> list[str]:
-    wrong = encoder_misfits(model.image, class_token=False) + unsupported(model.text.body)
-    if model.kind != "siglip" or model.end != "place":
-        wrong.append("kind is not siglip, or end not place")
-    if model.text.causal or model.text.types:
-        wrong.append("text.causal is True or text.types are not 0")
-    if replace(model.pool) != map_of(model.image.body.block):
-        wrong.append(
-            "pool is not a map of the heads, ratio, activation and eps of image.body.block"
-        )
-    return wrong
 
 
 def pairs(model: Clip) -> list[Pair]:
@@ -106,7 +93,6 @@ SIGLIP = Family(
     build,
     lambda model: "SiglipModel",
     describe,
-    misfits,
     pairs,
     Spelling(),
     "Siglip",

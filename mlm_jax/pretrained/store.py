@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from mlm_jax.config import UserError, suggest
+from mlm_jax.config import UserError, flat, suggest, to_json
 from mlm_jax.paths import named, nested, unrolled
 from mlm_jax.pretrained.bert import BERT
 from mlm_jax.pretrained.blip import BLIP
@@ -147,11 +147,13 @@ def save(
     config: Mapping[str, Any] = {},
     idle: Mapping[str, np.ndarray] = {},
     shard: int = SHARD,
+    beside: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write the model as a published checkpoint, with published names, in the dtypes of `params`.
 
     `config` are further fields of config.json, `idle` as `load` gave them. A file has at most
-    `shard` bytes, or one tensor. The folder appears whole or not at all.
+    `shard` bytes, or one tensor. The folder appears whole or not at all, with what `beside` writes
+    into it (tokenizer, image processor).
     Raises: UserError where no family can express the model, or `path` exists.
     """
     path = Path(path)
@@ -172,6 +174,7 @@ def save(
     fields["torch_dtype"] = fields["dtype"] = str(first.dtype)
     (part / CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     write_shards(part, shards(tensors, leaves, idles(family, model, idle, first.dtype), shard))
+    beside(part)
     part.rename(path)
 
 
@@ -180,12 +183,32 @@ def family_of(model: Any) -> Family:
     wrong = []
     for family in FAMILIES:
         if isinstance(model, family.module):
-            misfits = family.misfits(model)
-            if not misfits:
+            differs = misfits(family, model)
+            if not differs:
                 return family
-            wrong.append(f"{family.kind}: {'; '.join(misfits)}")
+            wrong.append(f"{family.kind}: {'; '.join(differs)}")
     why = "\n".join(f"  {w}" for w in wrong) or "  its class is not one of theirs"
     raise UserError(f"no published family can express this {type(model).__name__}:\n{why}")
+
+
+# what may differ without another result: training alone, pixels (told apart), ids of words
+FREE = ("dropout", "layers", "remat", "mean", "std", "mask_id", "special", "ratio")
+
+
+def misfits(family: Family, model: Any) -> list[str]:
+    """What would be another model if config.json were read back: what it cannot say of this one."""
+    kind = family.architecture(model)
+    if kind not in family.architectures:
+        return [f"{kind} is not of this family"]
+    settings = Settings(family.describe(model), "")
+    names = frozenset(pair.theirs for pair in family.pairs(model))
+    there = flat(to_json(family.build(settings, kind, names)))
+    here = flat(to_json(model))
+    return settings.wrong + [
+        f"{key} is {here.get(key)!r}, there {there.get(key)!r}"
+        for key in dict.fromkeys([*here, *there])
+        if key.rpartition(".")[2] not in FREE and here.get(key) != there.get(key)
+    ]
 
 
 def check_shapes(leaves: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -1,6 +1,5 @@
 """ViT and DeiT as they are published: classification, DeiT with its teacher's head as well."""
 
-from functools import partial
 from typing import Any
 
 from mlm_jax.encoders import ImageEncoder
@@ -9,7 +8,7 @@ from mlm_jax.models.vit import Vit
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.names import Pair, Spelling, at, layers
 from mlm_jax.pretrained.pixels import Family as PixelFamily
-from mlm_jax.pretrained.settings import Settings, Sizes, unsupported
+from mlm_jax.pretrained.settings import Settings, Sizes
 
 SIZES = Sizes()
 BLOCK = [
@@ -57,17 +56,6 @@ def describe_encoder(image: ImageEncoder) -> dict[str, Any]:
     }
 
 
-def encoder_misfits(image: ImageEncoder, **wanted: Any) -> list[str]:
-    plain = {"stem": "patch", "patch_bias": True, "class_token": True, "pre_norm": False,
-             "place_again": False, "distillation_token": False}  # fmt: skip
-    wrong = [
-        f"image.{name} is {getattr(image, name)!r}, the family has {value!r}"
-        for name, value in {**plain, **wanted}.items()
-        if getattr(image, name) != value
-    ]
-    return wrong + unsupported(image.body, qkv_bias=image.body.block.qkv_bias)
-
-
 def encoder_pairs(image: ImageEncoder) -> list[Pair]:
     first = [Pair("class_token", "embeddings.cls_token")]
     if image.distillation_token:
@@ -95,11 +83,6 @@ def describe(model: Vit) -> dict[str, Any]:
     return {**describe_encoder(model.image), "num_labels": model.labels}
 
 
-def misfits(model: Vit, distilled: bool) -> list[str]:
-    wrong = encoder_misfits(model.image, distillation_token=distilled)
-    return [*wrong, "pool.kind is not first"] if model.pool.kind != "first" else wrong
-
-
 def architecture(model: Vit) -> str:
     if model.taught:
         return TAUGHT
@@ -117,10 +100,7 @@ def pairs(model: Vit) -> list[Pair]:
 
 def family(kind: str, pixels: PixelFamily, architectures: dict[str, str]) -> Family:
     spelling = Spelling(OLD, (f"{kind}.",), ignored=(r"(^|\.)pooler\.dense\.", r"mask_token$"))
-    fits = partial(misfits, distilled=kind == "deit")
-    return Family(
-        kind, Vit, architectures, build, architecture, describe, fits, pairs, spelling, pixels
-    )
+    return Family(kind, Vit, architectures, build, architecture, describe, pairs, spelling, pixels)
 
 
 VIT = family("vit", "ViT", {"ViTForImageClassification": ""})

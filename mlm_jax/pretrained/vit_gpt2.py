@@ -32,12 +32,6 @@ def describe(model: Captioner) -> dict[str, Any]:
     }
 
 
-def misfits(model: Captioner) -> list[str]:
-    wrong = vit.encoder_misfits(model.image) + gpt2.decoder_misfits(model.decoder)
-    differ = model.image.body.width != model.decoder.body.width
-    return [*wrong, f"bridge is {model.bridge}"] if model.bridge != differ else wrong
-
-
 def pairs(model: Captioner) -> list[Pair]:
     bridge = [Pair("across", "enc_to_dec_proj")] if model.bridge else []
     return [
@@ -59,7 +53,6 @@ VIT_GPT2 = Family(
     build,
     lambda model: "VisionEncoderDecoderModel",
     describe,
-    misfits,
     pairs,
     Spelling(vit.OLD, tied=TIED),
     "ViT",

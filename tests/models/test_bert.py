@@ -71,3 +71,10 @@ def test_types_and_padding_count() -> None:
     assert np.abs(read(ids, jnp.ones_like(ids)) - base).max() > 1e-3
     other = read(ids.at[1, 5].set(7))
     np.testing.assert_array_equal(other[1, :4], base[1, :4])
+
+
+def test_classes_need_the_pooler() -> None:
+    ids = jnp.ones((1, 4), jnp.int32)
+    batch = {"target": ids, "target_mask": ids > 0}
+    with pytest.raises(ValueError, match="from the pooler"):
+        replace(BERT, pooler=False).init(KEY, batch)

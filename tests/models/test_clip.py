@@ -80,6 +80,8 @@ def test_where_a_text_is_read(end: str, place: list[int]) -> None:
     batch = {"image": jnp.zeros((2, 8, 8, 3), jnp.uint8), "target": ids, "target_mask": mask}
     params = model.init(KEY, batch)["params"]
     text = TextEncoder(20, 6, causal=True, body=replace(BODY))
+    if end == "place":  # a text of full length, filled up with end_id
+        ids, mask = jnp.where(mask, ids, 9), jnp.ones_like(mask)
     states = text.apply({"params": params["text"]}, ids, mask).x
     want = jnp.stack([states[i, p] for i, p in enumerate(place)]) @ params["text_out"]["kernel"]
     found = model.apply({"params": params}, batch)["text"]
@@ -112,3 +114,20 @@ def test_siglip_has_a_bias_and_its_own_head() -> None:
     still = [jax.tree_util.keystr(p) for p, g in jax.tree_util.tree_leaves_with_path(grads)
              if not np.abs(g).max() > 0]  # fmt: skip
     assert all("key" in path and "bias" in path for path in still)  # softmax does not see it
+
+
+def test_siglip_reads_the_same_place_however_a_batch_was_trimmed() -> None:
+    model = Clip(
+        ImageEncoder((8, 8), 4, body=replace(BODY)),
+        TextEncoder(20, 6, body=replace(BODY)),
+        Pool("map", 2),
+        16,
+        "siglip",
+        "place",
+    )
+    ids, mask = jnp.array([[3, 4, 5, 0, 0, 0]]), jnp.array([[True] * 3 + [False] * 3])
+    batch = {"image": jnp.zeros((1, 8, 8, 3), jnp.uint8), "target": ids, "target_mask": mask}
+    params = model.init(KEY, batch)["params"]
+    whole = model.apply({"params": params}, batch)["text"]
+    short = {**batch, "target": ids[:, :4], "target_mask": mask[:, :4]}
+    np.testing.assert_array_equal(model.apply({"params": params}, short)["text"], whole)

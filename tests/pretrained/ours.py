@@ -37,8 +37,10 @@ def run(model: Any, params: Any, x: Arrays) -> Arrays:
     elif isinstance(model, Vit):
         found = {"logits": apply(model, params, {"image": batch["image"]})["logits"]}
     elif isinstance(model, Clip):
-        out = apply(model, params, {**batch, "target": ids, "target_mask": pair_mask(model, mask)})
-        found = {"logits": out["scale"] * out["image"] @ out["text"].T + out["bias"]}
+        image = apply(model, params, batch["image"], method="see")
+        text = apply(model, params, ids, pair_mask(model, mask), method="read")
+        logits = apply(model, params, method="logits")
+        found = {"logits": logits["scale"] * image @ text.T + logits["bias"]}
     elif isinstance(model, BlipMatcher):
         out = apply(model, params, batch)
         found = {"match": out["match"], "cosine": out["image"] @ out["text"].T}
