@@ -16,7 +16,7 @@ test: install
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: install .venv/parity
-	$(BIN)/python -m pytest $(PARALLEL) -m ""
+	MLM_JAX_TRANSFORMERS_4=.venv-4/bin/python $(BIN)/python -m pytest $(PARALLEL) -m ""
 
 # Against the reference implementation, live; what is written must load in its version 4 as well.
 parity: install .venv/parity

@@ -27,7 +27,10 @@ NAMES = {
 
 
 class Tokenizer:
-    """Text to ids and back. `size` counts all ids; pad, bos, eos and unk are ids."""
+    """Text to ids and back. `size` counts all ids; pad, bos, eos and unk are ids.
+
+    `ends` are what a published tokenizer puts around a text, [CLS] and [SEP]; ours put nothing.
+    """
 
     def __init__(self, inner: hf.Tokenizer):
         inner.no_padding()
@@ -35,6 +38,7 @@ class Tokenizer:
         inner.encode_special_tokens = True
         self.inner = inner
         self.pad, self.bos, self.eos, self.unk = (self._special(name) for name in NAMES)
+        self.ends = inner.encode("").ids
 
     def _special(self, name: str) -> int:
         for known in NAMES[name]:
@@ -52,6 +56,10 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids without bos and eos."""
         return self.inner.encode(text, add_special_tokens=False).ids
+
+    def framed(self, ids: list[int]) -> list[int]:
+        """The ids as an encoder of that tokenizer was taught to read them."""
+        return [self.ends[0], *ids, self.ends[1]] if len(self.ends) == 2 else ids
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Clean text of the ids up to eos; pad and bos are left out."""

@@ -184,7 +184,10 @@ def _padded(tokenizer: Tokenizer, texts: tuple[str, ...], length: int, target: b
     for place, text in enumerate(texts):
         own = tokenizer.encode(text)
         answer = target and (len(texts) - place) % 2 == 1  # the last message is one
-        whole = [tokenizer.bos] * target + own + [tokenizer.eos] * answer
+        if target:
+            whole = [tokenizer.bos, *own, *([tokenizer.eos] if answer else [])]
+        else:
+            whole = tokenizer.framed(own)
         ids += whole
         scored += [False] * target + [answer] * (len(whole) - target)
     if len(ids) > length:

@@ -1,6 +1,7 @@
 """Published weights, read and written: safetensors and config.json, without torch.
 
-    model, params = ...load(Path("bert-base-uncased")).model, ....params
+    read = load(Path("bert-base-uncased"))
+    read.model.apply({"params": read.params}, ids, mask, method="read")
 
 One file a family holds its name map, which serves both directions.
 """

@@ -3,6 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import tokenizers as hf
 from conftest import encoded, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from PIL import Image
 
 from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.records import BadRecord, Question, Record
-from mlm_jax.data.tokenizers import words
+from mlm_jax.data.tokenizers import Tokenizer, words
 from mlm_jax.data.transforms import Decode, Pick, Shift, Text, Tokenise
 
 
@@ -155,3 +156,18 @@ def test_jpeg_is_decoded_as_pillow_does():
     data = encoded(picture(3, 40, 60), "JPEG")
     expected = Image.open(io.BytesIO(data)).resize((16, 12), Image.Resampling.BICUBIC)
     assert (Decode((12, 16))(data) == np.asarray(expected)).all()
+
+
+def test_questions_stand_between_the_ends_of_a_published_tokenizer():
+    inner = hf.Tokenizer(
+        hf.models.WordLevel({"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "is": 4})
+    )
+    inner.pre_tokenizer = hf.pre_tokenizers.Whitespace()
+    inner.post_processor = hf.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    row = Tokenise(Tokenizer(inner), 5, 5)("is is", "is")
+    assert row["text"].tolist() == [1, 4, 4, 2, 0]
+    assert row["target"].tolist() == [1, 4, 2, 0, 0]
+    with pytest.raises(BadRecord, match="has 6 tokens"):
+        Tokenise(Tokenizer(inner), 5, 5)("is is is is", "is")
