@@ -51,25 +51,39 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     given = tyro.cli(Arguments, args=list(argv), prog="generate.py", description=__doc__)
-    from mlm_jax import generate  # after the command line: a typo is answered at once
+    refuse_unread(given)
+    # after the command line: a typo is answered at once
+    from mlm_jax.generate import How
+    from mlm_jax.trained import chat, go_on, open_trained, read_picture, unknown
+    from mlm_jax.trained import tell as tell_of
 
-    trained = generate.open_trained(given.run)
+    trained = open_trained(given.run)
     for text in (given.question, given.prompt, *given.answers):
-        words = generate.unknown(trained.tokenizer, text)
+        words = unknown(trained.tokenizer, text)
         if words:
             print(f"note: {given.run} has never seen: {', '.join(words)}", file=sys.stderr)
-    how = generate.How(given.method, given.temperature, given.top_k, given.top_p, given.beams)
-    image = None if given.image is None else generate.read_picture(trained, given.image)
+    how = How(given.method, given.temperature, given.top_k, given.top_p, given.beams)
+    image = None if given.image is None else read_picture(trained, given.image)
     if given.messages is not None:
-        tell = partial(generate.chat, trained, read_messages(given.messages), image)
+        tell = partial(chat, trained, read_messages(given.messages), image)
     elif image is not None:
-        tell = partial(generate.tell, trained, image, given.question, answers=given.answers)
+        tell = partial(tell_of, trained, image, given.question, answers=given.answers)
     else:
-        tell = partial(generate.go_on, trained, given.prompt)
+        tell = partial(go_on, trained, given.prompt)
     told = tell(how=how, count=given.n, seed=given.seed)
     for text, probability in told:
         print(f"{text}  ({share(probability)})" if given.question or len(told) > 1 else text)
     return 0
+
+
+def refuse_unread(given: Arguments) -> None:
+    """Raises: UserError for what would be passed over in silence."""
+    if given.image is not None and given.prompt:
+        raise UserError("--prompt is for a model of text alone, which takes no --image")
+    if given.image is None and (given.question or given.answers):
+        raise UserError("--question and --answers are about an --image")
+    if given.messages is not None and (given.question or given.prompt or given.answers):
+        raise UserError("--messages say all that is said: no --question, --answers or --prompt")
 
 
 def read_messages(path: Path) -> Any:

@@ -34,9 +34,9 @@ from mlm_jax.data.records import Source
 from mlm_jax.data.transforms import decode_for
 from mlm_jax.evaluate import chunks, evaluate, say
 from mlm_jax.evaluators import matching
-from mlm_jax.generate import Trained, open_trained
 from mlm_jax.run import write
 from mlm_jax.train import train
+from mlm_jax.trained import Trained, open_trained
 from mlm_jax.world import scene
 from mlm_jax.world.grade import grade_caption
 

@@ -28,7 +28,7 @@ from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
 from mlm_jax.evaluators import classes, matching, probe, retrieval, words
-from mlm_jax.generate import Trained, decode, encode, generate, open_trained, rank
+from mlm_jax.generate import decode, encode, generate, rank
 from mlm_jax.metrics import (
     F1,
     Figure,
@@ -46,6 +46,7 @@ from mlm_jax.models.mae import Mae
 from mlm_jax.models.vit import Vit
 from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
+from mlm_jax.trained import Trained, open_trained
 from mlm_jax.world import scene
 from mlm_jax.world.grade import grade_caption
 

@@ -11,13 +11,13 @@ from mlm_jax import optim, pretrained
 from mlm_jax.config import Config, UserError
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.encoders import ImageEncoder
-from mlm_jax.generate import Trained, open_trained
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.pixels import Pixels, load_pixels, save_pixels
 from mlm_jax.pretrained.store import family_of
 from mlm_jax.pretrained.vocabulary import save_tokenizer
+from mlm_jax.trained import Trained, open_trained
 
 
 def export(run: Path, out: Path) -> tuple[str, int]:

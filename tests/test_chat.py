@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toy
 
-from mlm_jax import evaluate, generate, train
+from mlm_jax import evaluate, train
 from mlm_jax.config import Data, Fields, UserError
 from mlm_jax.data.records import BadRecord
 from mlm_jax.data.rows import parse_chat
@@ -24,6 +24,7 @@ from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.models.multimodal import Multimodal
+from mlm_jax.trained import chat, open_trained, read_picture
 
 BODY = Transformer(32, 1, Block(heads=2))
 CHAT = [
@@ -107,17 +108,17 @@ def test_gpt_learns_a_conversation_without_pictures(tmp_path: Path) -> None:
     model = Gpt(TextDecoder(32, 24, body=replace(BODY)))
     assert train.train(config(data, model), tmp_path / "run") == 0
     assert evaluate.evaluate(tmp_path / "run")["answers/exact"].value == 1
-    trained = generate.open_trained(tmp_path / "run")
+    trained = open_trained(tmp_path / "run")
     asked = [
         {"role": "user", "content": "it is green"},
         {"role": "assistant", "content": "i see"},
         {"role": "user", "content": "which colour"},
     ]
-    assert generate.chat(trained, asked)[0].text == "green"
+    assert chat(trained, asked)[0].text == "green"
     with pytest.raises(BadRecord, match="roles"):
-        generate.chat(trained, asked[:2])
+        chat(trained, asked[:2])
     with pytest.raises(BadRecord, match="no list"):
-        generate.chat(trained, None)  # type: ignore[arg-type]
+        chat(trained, None)  # type: ignore[arg-type]
     run = config(data, model)
     assert validate(run.data, "train", run) == 0
     assert validate(run.data, "train") == 1  # by itself it wants pictures
@@ -132,10 +133,10 @@ def test_the_multimodal_model_learns_a_conversation_about_a_picture(tmp_path: Pa
         TextDecoder(32, 24, body=replace(BODY)),
     )
     assert train.train(config(data, model), tmp_path / "run") == 0
-    trained = generate.open_trained(tmp_path / "run")
+    trained = open_trained(tmp_path / "run")
     for number, colour in enumerate(("red", "green", "blue")):
-        image = np.asarray(generate.read_picture(trained, data / f"{number}.png"))
+        image = np.asarray(read_picture(trained, data / f"{number}.png"))
         asked = [{"role": "user", "content": "what is it"},
                  {"role": "assistant", "content": "i see"},
                  {"role": "user", "content": "which colour"}]  # fmt: skip
-        assert generate.chat(trained, asked, image)[0].text == colour
+        assert chat(trained, asked, image)[0].text == colour

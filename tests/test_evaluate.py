@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from mlm_jax import evaluate as verb
-from mlm_jax import generate
 from mlm_jax.checkpoint import Checkpoints
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import sources, tokenizers
@@ -23,6 +22,7 @@ from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.run import open_run
+from mlm_jax.trained import open_trained
 from mlm_jax.world import language, scene
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,7 +92,7 @@ def figures(run):
 
 def one_by_one(run: Path):
     """(pair, text, nats, tokens) of each pair, one row at a time, without cache or groups."""
-    trained = generate.open_trained(run)
+    trained = open_trained(run)
     model, data, t = trained.config.model, trained.config.data, trained.tokenizer
     apply = jax.jit(lambda batch: model.apply({"params": trained.params}, batch)["logits"])
     source = sources.open_source(data, "test")
@@ -132,7 +132,7 @@ def test_figures_are_what_counting_gives(run, figures):
 
 
 def test_texts_are_those_written_one_by_one(run):
-    trained = generate.open_trained(run)
+    trained = open_trained(run)
     source = sources.open_source(trained.config.data, "test")
     (chunk,) = verb.chunks(trained, source, None)
     results = {(r.pair.index, r.pair.question): r.text for r in verb.score(trained, chunk)}
@@ -273,8 +273,8 @@ def test_mistakes_are_messages(run, change, words, monkeypatch, capsys):
 
 
 def test_no_checkpoint_is_a_message(run, tmp_path):
-    config = generate.open_trained(run).config
+    config = open_trained(run).config
     with open_run(tmp_path / "fresh", replace(config, steps=5)):
         pass
     with pytest.raises(UserError, match="holds no checkpoint"):
-        generate.open_trained(tmp_path / "fresh")
+        open_trained(tmp_path / "fresh")

@@ -14,7 +14,6 @@ from mlm_jax.config import UserError
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.export import export
-from mlm_jax.generate import open_trained
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption, Contrastive, Hidden
 from mlm_jax.models.bert import Bert
@@ -27,6 +26,7 @@ from mlm_jax.paths import named
 from mlm_jax.pretrained import load
 from mlm_jax.pretrained.pixels import load_pixels
 from mlm_jax.pretrained.store import family_of
+from mlm_jax.trained import open_trained
 
 BODY = Transformer(16, 1, Block(heads=2))
 MODELS = {

@@ -15,8 +15,8 @@ from mlm_jax.config import UserError
 from mlm_jax.data import labels, loader, sources
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source
-from mlm_jax.generate import Trained
 from mlm_jax.metrics import Figure, Ratio, Statistic, Sums, bootstrap, divide
+from mlm_jax.trained import Trained
 
 BATCH = 128
 AMONG = 5

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from mlm_jax.data import loader
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
-from mlm_jax.generate import Trained
 from mlm_jax.metrics import Figure, Ratio, bootstrap
+from mlm_jax.trained import Trained
 from mlm_jax.world import scene
 from mlm_jax.world.contrary import contraries
 from mlm_jax.world.grade import grade_caption

@@ -19,8 +19,8 @@ from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source
 from mlm_jax.encoders import ImageEncoder
 from mlm_jax.evaluators.classes import batches, commonest_class
-from mlm_jax.generate import Trained
 from mlm_jax.metrics import Figure, Ratio, bootstrap
+from mlm_jax.trained import Trained
 
 LABELLED = 2_000  # pictures of the training split that the probe learns from
 HELD_OUT = 5  # one of so many chooses the penalty

@@ -13,8 +13,8 @@ from mlm_jax.config import UserError
 from mlm_jax.data import loader
 from mlm_jax.data.loader import CAPTION
 from mlm_jax.data.records import Source
-from mlm_jax.generate import Trained
 from mlm_jax.metrics import Figure, Ratio, bootstrap, place_of
+from mlm_jax.trained import Trained
 
 GROUP = 100  # pictures among which the right one is sought, no two with the same caption
 RECALLS = (1, 5, 10)

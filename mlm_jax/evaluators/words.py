@@ -16,8 +16,9 @@ from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION
 from mlm_jax.data.records import Source
 from mlm_jax.fusion import Fused
-from mlm_jax.generate import How, Prompt, Trained, generate
+from mlm_jax.generate import How, Prompt, generate
 from mlm_jax.metrics import Figure, Perplexity, Ratio, Statistic, bootstrap
+from mlm_jax.trained import Trained
 from mlm_jax.world.language import WORDS, kind_of
 
 Batch = dict[str, Any]
