@@ -67,7 +67,7 @@ def open_trained(run: Path) -> Trained:
 def require_writer(trained: Trained, pictures: bool) -> None:
     """Raises: UserError where the model does not write, or not about what it is given."""
     name = type(trained.config.model).__name__
-    if not hasattr(trained.config.model, "decoder"):
+    if not hasattr(getattr(trained.config.model, "decoder", None), "vocab"):
         raise UserError(f"{trained.path} is a {name}, which writes nothing: see evaluate.py")
     if pictures != (picture_size(trained.config) is not None):
         wanted = "a --prompt, and no --image" if pictures else "an --image"

@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.config import UserError
+from mlm_jax.config import Config, UserError
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fusion
 from mlm_jax.generate import How, beam_search, decode, encode, generate, rank, truncate
 from mlm_jax.layers import Block, Transformer
+from mlm_jax.losses import Caption
+from mlm_jax.models.clip import Clip
+from mlm_jax.models.mae import Mae
 from mlm_jax.models.multimodal import Multimodal
+from mlm_jax.trained import Trained, require_writer
 
 PAD, BOS, EOS, VOCAB, LENGTH = 0, 1, 2, 6, 4
 WORDS = {"bos": BOS, "eos": EOS, "pad": PAD, "length": LENGTH}
@@ -258,3 +262,11 @@ def test_what_cannot_be_is_refused(tiny):
             How(**bad)
     with pytest.raises(UserError, match="nan"):
         How(temperature=math.nan)
+
+
+@pytest.mark.parametrize("kind", ["mae", "clip"])
+def test_a_model_that_writes_nothing_says_so(kind, tmp_path):
+    model = {"mae": Mae(), "clip": Clip()}[kind]
+    run = Trained(tmp_path, Config(model, Caption()), None, {}, 1)
+    with pytest.raises(UserError, match="which writes nothing"):
+        require_writer(run, pictures=True)
