@@ -124,6 +124,7 @@ def test_gpt_learns_a_conversation_without_pictures(tmp_path: Path) -> None:
     assert validate(run.data, "train") == 1  # by itself it wants pictures
 
 
+@pytest.mark.slow
 def test_the_multimodal_model_learns_a_conversation_about_a_picture(tmp_path: Path) -> None:
     data = conversations(tmp_path / "data", pictures=True)
     model = Multimodal(

@@ -44,7 +44,7 @@ def multimodal(pixels: int = 8, length: int = 24, text: dict[str, Any] | None = 
 
 
 def start(model: Any, name: str, *take: str, skip: tuple[str, ...] = ()) -> tuple[dict, Any]:
-    params = model.init(jax.random.key(0), example(model))["params"]
+    params = jax.jit(model.init)(jax.random.key(0), example(model))["params"]
     tree, listing = start_from(Init(str(GOLDEN / name), take, skip), model, params)
     assert jax.tree.structure(tree) == jax.tree.structure(params)
     found, before = named(tree), named(params)
@@ -126,8 +126,8 @@ def test_scanned_layers() -> None:
     leaves = named(plain.params)
     again = unrolled(rolled(leaves, found))
     assert all(np.array_equal(again[p], leaves[p]) for p in leaves)
-    tree = start_from(Init(str(GOLDEN / "ViTForImageClassification")), model,
-                      model.init(jax.random.key(0), {"image": picture})["params"])[0]  # fmt: skip
+    params = jax.jit(model.init)(jax.random.key(0), {"image": picture})["params"]
+    tree, _ = start_from(Init(str(GOLDEN / "ViTForImageClassification")), model, params)
     got = model.apply({"params": tree}, {"image": picture})["logits"]
     np.testing.assert_allclose(got, want, atol=2e-6)
 

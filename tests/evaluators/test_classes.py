@@ -96,6 +96,7 @@ def test_texts_beside_classes_are_refused(colours: Path) -> None:
         check(config)
 
 
+@pytest.mark.slow
 def test_a_masked_autoencoder_trains_and_is_probed(colours: Path, tmp_path: Path) -> None:
     eyes = ImageEncoder(toy.SIZE, 2, class_token=True, body=body())
     config = settings(colours, model=Mae(eyes, body()), loss=Masked(), steps=2)

@@ -1,6 +1,7 @@
 """BERT: which words are hidden, and what is learned from them."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +41,10 @@ def test_outputs_and_loss() -> None:
     ids = jax.random.randint(KEY, (3, 8), 4, 50)
     mask = jnp.arange(8) < jnp.array([[8], [5], [3]])
     batch = {"target": ids, "target_mask": mask}
-    params = BERT.init(KEY, batch)["params"]
-    out = BERT.apply({"params": params}, batch, train=True, rngs={"mask": KEY, "dropout": KEY})
+    params = jax.jit(BERT.init)(KEY, batch)["params"]
+    out = jax.jit(partial(BERT.apply, train=True))(
+        {"params": params}, batch, rngs={"mask": KEY, "dropout": KEY}
+    )
     assert {k: v.shape for k, v in out.items()} == {
         "tokens": (3, 8, 16),
         "logits": (3, 8, 50),
@@ -62,10 +65,11 @@ def test_outputs_and_loss() -> None:
 def test_types_and_padding_count() -> None:
     ids = jax.random.randint(KEY, (2, 6), 4, 50)
     mask = jnp.arange(6) < jnp.array([[6], [4]])
-    params = BERT.init(KEY, ids, mask, method="read")["params"]
+    params = jax.jit(BERT.init, static_argnames="method")(KEY, ids, mask, method="read")["params"]
 
     def read(ids: jax.Array, types: jax.Array | None = None) -> jax.Array:
-        return BERT.apply({"params": params}, ids, mask, types, method="read")["tokens"]
+        apply = jax.jit(partial(BERT.apply, method="read"))
+        return apply({"params": params}, ids, mask, types)["tokens"]
 
     base = read(ids)
     assert np.abs(read(ids, jnp.ones_like(ids)) - base).max() > 1e-3

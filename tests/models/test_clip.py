@@ -78,13 +78,13 @@ def test_where_a_text_is_read(end: str, place: list[int]) -> None:
     ids = jnp.array([[3, 19, 9, 4, 9, 5], [18, 9, 9, 7, 0, 0]])
     mask = jnp.array([[True] * 6, [True] * 4 + [False] * 2])
     batch = {"image": jnp.zeros((2, 8, 8, 3), jnp.uint8), "target": ids, "target_mask": mask}
-    params = model.init(KEY, batch)["params"]
+    params = jax.jit(model.init)(KEY, batch)["params"]
     text = TextEncoder(20, 6, causal=True, body=replace(BODY))
     if end == "place":  # a text of full length, filled up with end_id
         ids, mask = jnp.where(mask, ids, 9), jnp.ones_like(mask)
-    states = text.apply({"params": params["text"]}, ids, mask).x
+    states = jax.jit(text.apply)({"params": params["text"]}, ids, mask).x
     want = jnp.stack([states[i, p] for i, p in enumerate(place)]) @ params["text_out"]["kernel"]
-    found = model.apply({"params": params}, batch)["text"]
+    found = jax.jit(model.apply)({"params": params}, batch)["text"]
     np.testing.assert_allclose(
         found, want / jnp.linalg.norm(want, axis=1, keepdims=True), atol=1e-6
     )
@@ -101,16 +101,16 @@ def test_siglip_has_a_bias_and_its_own_head() -> None:
         "target": jax.random.randint(KEY, (4, 6), 0, 20),
         "target_mask": jnp.ones((4, 6), bool),
     }
-    params = model.init(KEY, batch)["params"]
+    params = jax.jit(model.init)(KEY, batch)["params"]
     assert params.keys() == {"image", "text", "pool", "text_out", "logit_scale", "logit_bias"}
-    out = model.apply({"params": params}, batch)
+    out = jax.jit(model.apply)({"params": params}, batch)
     assert float(out["bias"]) == -10
     np.testing.assert_allclose(out["scale"], 10, rtol=1e-6)
 
     def loss(params: Any) -> jax.Array:
         return Contrastive("sigmoid")(model.apply({"params": params}, batch), batch)[0]
 
-    grads = jax.grad(loss)(params)
+    grads = jax.jit(jax.grad(loss))(params)
     still = [jax.tree_util.keystr(p) for p, g in jax.tree_util.tree_leaves_with_path(grads)
              if not np.abs(g).max() > 0]  # fmt: skip
     assert all("key" in path and "bias" in path for path in still)  # softmax does not see it
@@ -127,7 +127,7 @@ def test_siglip_reads_the_same_place_however_a_batch_was_trimmed() -> None:
     )
     ids, mask = jnp.array([[3, 4, 5, 0, 0, 0]]), jnp.array([[True] * 3 + [False] * 3])
     batch = {"image": jnp.zeros((1, 8, 8, 3), jnp.uint8), "target": ids, "target_mask": mask}
-    params = model.init(KEY, batch)["params"]
-    whole = model.apply({"params": params}, batch)["text"]
+    params = jax.jit(model.init)(KEY, batch)["params"]
+    whole = jax.jit(model.apply)({"params": params}, batch)["text"]
     short = {**batch, "target": ids[:, :4], "target_mask": mask[:, :4]}
-    np.testing.assert_array_equal(model.apply({"params": params}, short)["text"], whole)
+    np.testing.assert_array_equal(jax.jit(model.apply)({"params": params}, short)["text"], whole)

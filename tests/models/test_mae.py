@@ -82,12 +82,14 @@ def test_evaluation_hides_the_same_and_training_draws(params: dict) -> None:
 
 
 def test_hidden_pixels_are_not_seen(params: dict) -> None:
-    out = MAE.apply({"params": params}, BATCH)
+    out = jax.jit(MAE.apply)({"params": params}, BATCH)
     whole = jnp.repeat(out["hidden"][:, :, None], 48, axis=2)
     blot = picture_of(whole.astype(jnp.float32), MAE.image.grid, 4) == 1
     other = {"image": jnp.where(blot, 0, BATCH["image"]).astype(jnp.uint8)}
     np.testing.assert_allclose(
-        MAE.apply({"params": params}, other)["pixels"], out["pixels"], atol=1e-6
+        jax.jit(MAE.apply)({"params": params}, other)["pixels"], out["pixels"], atol=1e-6
     )
     dark = {"image": jnp.where(blot, BATCH["image"], 0).astype(jnp.uint8)}
-    assert not np.allclose(MAE.apply({"params": params}, dark)["pixels"], out["pixels"], atol=1e-3)
+    assert not np.allclose(
+        jax.jit(MAE.apply)({"params": params}, dark)["pixels"], out["pixels"], atol=1e-3
+    )

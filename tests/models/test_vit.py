@@ -43,7 +43,7 @@ def test_the_second_head_learns_from_the_teacher() -> None:
     image = jax.random.randint(KEY, (4, 8, 8, 3), 0, 256).astype(jnp.uint8)
     taught = jnp.array([1, 4, 0, 3], jnp.int32)
     batch = {"image": image, "label": LABEL, "taught": taught}
-    params = model.init(KEY, batch)["params"]
+    params = jax.jit(model.init)(KEY, batch)["params"]
     out = model.apply({"params": params}, batch)
     loss, metrics = Classes(0.1)(out, batch)
     first, _ = Classes(0.1)({"logits": out["own"]}, batch)
