@@ -56,7 +56,10 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n == "CLIPModel" else []) for n in MODELS],
+)
 def test_a_run_is_read_back_as_it_was(name: str, tmp_path: Path) -> None:
     model, loss = MODELS[name]
     data = toy.write_pictures(tmp_path / "data")

@@ -44,7 +44,8 @@ def multimodal(pixels: int = 8, length: int = 24, text: dict[str, Any] | None = 
 
 
 def start(model: Any, name: str, *take: str, skip: tuple[str, ...] = ()) -> tuple[dict, Any]:
-    params = jax.jit(model.init)(jax.random.key(0), example(model))["params"]
+    shapes = jax.eval_shape(model.init, jax.random.key(0), example(model))["params"]
+    params = jax.tree.map(lambda x: np.full(x.shape, 0.5, x.dtype), shapes)
     tree, listing = start_from(Init(str(GOLDEN / name), take, skip), model, params)
     assert jax.tree.structure(tree) == jax.tree.structure(params)
     found, before = named(tree), named(params)

@@ -237,7 +237,7 @@ def test_scanned_and_rematerialised_layers_equal_unrolled_ones() -> None:
     image, words = every(normal(1, 4, 8, seed=1)), every(normal(2, 2, 8, seed=2))
     read = {"memory": (image, words), "gated": (words,)}
     plain = Transformer(8, 2, Block(heads=2))
-    params = wide(plain.init(KEY, x, **read)["params"])
+    params = wide(jax.jit(plain.init)(KEY, x, **read)["params"])
     for block in ("block_0", "block_1"):
         params[block] |= {"gated_gate": jnp.ones(()), "gated_mlp_gate": jnp.ones(())}
     blocks = [params[f"block_{i}"] for i in range(2)]
@@ -246,14 +246,15 @@ def test_scanned_and_rematerialised_layers_equal_unrolled_ones() -> None:
     def loss(model: Transformer, params: dict) -> jax.Array:
         return (model.apply({"params": params}, x, mask, **read).x ** 2).sum()
 
-    expected = jax.value_and_grad(lambda p: loss(plain, p))(params)
+    expected = jax.jit(jax.value_and_grad(lambda p: loss(plain, p)))(params)
     for remat in ("dots", "full"):
         again = Transformer(8, 2, Block(heads=2), remat=remat)
-        value, grad = jax.value_and_grad(lambda p, m=again: loss(m, p))(params)
+        value, grad = jax.jit(jax.value_and_grad(lambda p, m=again: loss(m, p)))(params)
         np.testing.assert_allclose(value, expected[0], rtol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), grad, expected[1])
     scanned = Transformer(8, 2, Block(heads=2), layers="scanned")
-    np.testing.assert_allclose(loss(scanned, stacked), expected[0], rtol=1e-5)
+    value = jax.jit(lambda p: loss(scanned, p))(stacked)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
 
 
 def test_dropout_acts_in_training_only() -> None:

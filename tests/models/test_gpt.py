@@ -36,8 +36,7 @@ def test_a_word_sees_those_before_it_only() -> None:
     assert np.abs(base[:, 4] - other[:, 4]).max() > 1e-3
 
 
-@pytest.mark.parametrize("rotary", [0.0, 100.0])
-@pytest.mark.parametrize("method", ["greedy", "beam"])
+@pytest.mark.parametrize(("method", "rotary"), [("greedy", 0.0), ("beam", 100.0)])
 def test_a_prompt_filled_up_on_the_left_is_as_good_as_alone(method: str, rotary: float) -> None:
     model, params = gpt(rotary)
     rows = [[5, 6, 7, 8, 9], [11, 12], [20]]
