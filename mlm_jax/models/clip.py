@@ -3,14 +3,19 @@
 import math
 from collections.abc import Mapping
 from dataclasses import field
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.layers import Pool, Tokens
+
+MOST = 100.0
+"""The largest scale of logits in training, for its stability (2103.00020, section 2.5)."""
 
 
 class Clip(nn.Module):
@@ -51,7 +56,7 @@ class Clip(nn.Module):
         return {
             "image": self.see(batch["image"], train=train),
             "text": self.read(ids, mask, train=train),
-            **self.logits(),
+            **self.logits(train=train),
         }
 
     def see(self, image: Array, *, train: bool = False) -> Float[Array, "B D"]:
@@ -64,11 +69,13 @@ class Clip(nn.Module):
         tokens = self.text(ids, mask, train=train)
         return unit(self.text_out(self._at_end(ids, tokens)))
 
-    def logits(self) -> dict[str, Float[Array, ""]]:
-        """Logits are scale * image @ text.T + bias."""
-        bias = self.logit_bias if self.kind == "siglip" else jnp.zeros(())
+    def logits(self, *, train: bool = False) -> dict[str, Float[Array, ""]]:
+        """Logits are scale * image @ text.T + bias; CLIP's scale is at most MOST in training."""
+        siglip = self.kind == "siglip"
+        bias = self.logit_bias if siglip else jnp.zeros(())
         scale, bias = (x.astype(jnp.float32) for x in (self.logit_scale, bias))
-        return {"scale": jnp.exp(scale), "bias": bias}
+        scale = jnp.exp(scale)
+        return {"scale": at_most(scale, MOST) if train and not siglip else scale, "bias": bias}
 
     def _full(
         self, ids: Int[Array, "R M"], mask: Bool[Array, "R M"]
@@ -91,3 +98,23 @@ def unit(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
     """Of length 1, float32."""
     x = x.astype(jnp.float32)
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def at_most(x: Float[Array, ""], most: float) -> Float[Array, ""]:
+    """`x` or `most`; from there on only a gradient that leads down goes through.
+
+    All of it would let `x` rise out of sight, and none would hold it there for ever.
+    """
+    return jnp.minimum(x, most)
+
+
+def _forward(x: Float[Array, ""], most: float) -> tuple[Float[Array, ""], Bool[Array, ""]]:
+    return at_most(x, most), x >= most
+
+
+def _backward(most: float, reached: Bool[Array, ""], g: Float[Array, ""]) -> tuple[Array]:
+    return (jnp.where(reached, jnp.maximum(g, 0), g),)
+
+
+at_most.defvjp(_forward, _backward)

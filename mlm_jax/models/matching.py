@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mlm_jax.layers import Pool, Tokens
-from mlm_jax.models.clip import unit
+from mlm_jax.models.clip import MOST, at_most, unit
 
 
 class Matching(nn.Module):
@@ -46,7 +46,7 @@ class Matching(nn.Module):
         return {
             "image": unit(self.image_out(self.pool(image))),
             "text": unit(self.text_out(self.pool(text))),
-            "scale": scale,
+            "scale": at_most(scale, MOST),
             "bias": jnp.zeros(()),
         }
 

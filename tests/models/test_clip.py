@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mlm_jax.encoders import ImageEncoder, TextEncoder
-from mlm_jax.layers import Block, Pool, Transformer
+from mlm_jax.layers import Block, Pool, Tokens, Transformer
 from mlm_jax.losses import Contrastive
 from mlm_jax.models.clip import Clip
+from mlm_jax.models.matching import Matching
 
 BODY = Transformer(16, 1, Block(heads=2))
 KEY = jax.random.key(0)
@@ -131,3 +132,33 @@ def test_siglip_reads_the_same_place_however_a_batch_was_trimmed() -> None:
     whole = jax.jit(model.apply)({"params": params}, batch)["text"]
     short = {**batch, "target": ids[:, :4], "target_mask": mask[:, :4]}
     np.testing.assert_array_equal(jax.jit(model.apply)({"params": params}, short)["text"], whole)
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize(("kind", "most"), [("clip", 100.0), ("siglip", np.exp(5.0))])
+def test_the_scale_is_at_most_a_hundred_in_training_and_comes_back(kind: Any, most: float) -> None:
+    model = clip(kind=kind)
+    over = {"logit_scale": jnp.array(5.0), "logit_bias": jnp.array(-10.0)}
+
+    def scale(params: Any, train: bool) -> jax.Array:
+        return model.apply({"params": params}, train=train, method="logits")["scale"]
+
+    np.testing.assert_allclose(scale(over, True), most, rtol=1e-6)
+    np.testing.assert_allclose(scale(over, False), np.exp(5.0), rtol=1e-6)  # as it was published
+    up, down = (
+        jax.grad(lambda p, s=s: s * scale(p, True))(over)["logit_scale"] for s in (-1.0, 1.0)
+    )
+    assert (up == 0) == (kind == "clip")  # what would raise it further is held back
+    assert down > 0
+    below = {**over, "logit_scale": jnp.array(4.0)}
+    np.testing.assert_allclose(scale(below, True), np.exp(4.0), rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.grad(lambda p: -scale(p, True))(below)["logit_scale"], -np.exp(4.0), rtol=1e-6
+    )
+
+
+def test_the_scale_of_matching_is_at_most_a_hundred() -> None:
+    head, tokens = Matching("hard", 4), Tokens(jnp.ones((2, 3, 8)), jnp.ones((2, 3), bool))
+    params = head.init(KEY, tokens, tokens, method="vectors")["params"]
+    over = {**params, "logit_scale": jnp.array(5.0)}
+    assert head.apply({"params": over}, tokens, tokens, method="vectors")["scale"] == 100
