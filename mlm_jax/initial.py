@@ -22,6 +22,7 @@ from mlm_jax.paths import matches, named, nested, require_matches, rolled, unrol
 Leaves = dict[str, Any]
 FREE = ("type", "size", "length", "vocab", "depth", "dropout", "layers", "remat", "labels")
 """Fields that may differ without a change of what a parameter means."""
+TABLES = ("positions/table", "positions_again/table")
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ def start_from(init: Init, model: nn.Module, params: Any) -> tuple[Any, Listing]
     resized, wrong = [], []
     for path, other in pairs.items():
         array, like = have[other], want[path]
-        if array.shape != like.shape:
-            fitted = fit(path, other, array, like.shape, model, theirs)
+        eyes = eyes_of(path, model), eyes_of(other, theirs)
+        if array.shape != like.shape or not same_places(*eyes):
+            fitted = fit(path, array, like.shape, *eyes)
             if fitted is None:
-                wrong.append(f"{path} is {like.shape}, there {array.shape}{hint(path)}")
+                here, there = told(like.shape, eyes[0]), told(array.shape, eyes[1])
+                wrong.append(f"{path} is {here}, there {there}{hint(path)}")
                 continue
             array = fitted
             resized.append(path)
@@ -124,29 +127,50 @@ def hint(path: str) -> str:
 # --- other sizes ---
 
 
+def eyes_of(path: str, model: Any) -> ImageEncoder | None:
+    """The image encoder of whose places `path` is the table; None where it is none."""
+    top = path.partition("/")[0]
+    part = getattr(model, "image" if top == "positions" else top, None)  # those of MAE's decoder
+    return part if path.endswith(TABLES) and isinstance(part, ImageEncoder) else None
+
+
+def same_places(ours: ImageEncoder | None, theirs: ImageEncoder | None) -> bool:
+    """Not of 2 x 8 patches and of 4 x 4, whose tables have one shape."""
+    if ours is None or theirs is None:
+        return True
+    return (ours.extra, ours.grid) == (theirs.extra, theirs.grid)
+
+
 def fit(
-    path: str, other: str, array: np.ndarray, shape: Sequence[int], ours: Any, theirs: Any
+    path: str,
+    array: np.ndarray,
+    shape: Sequence[int],
+    ours: ImageEncoder | None,
+    theirs: ImageEncoder | None,
 ) -> np.ndarray | None:
     """The array in another shape where that has a meaning, or None.
 
     Places of a picture are resampled to another grid; of those of a text the first are taken.
     """
-    if not path.endswith(("positions/table", "positions_again/table")):
+    if not path.endswith(TABLES):
         return None
-    image, source = part_of(ours, path), part_of(theirs, other)
-    if isinstance(image, ImageEncoder) and isinstance(source, ImageEncoder):
-        if not set(image.extra) <= set(source.extra) or array.shape[1] != shape[1]:
+    if ours is not None and theirs is not None:
+        if not set(ours.extra) <= set(theirs.extra) or array.shape[1] != shape[1]:
             return None
-        rows = [array[source.extra.index(name)] for name in image.extra]
-        grid = array[len(source.extra) :].reshape(*source.grid, -1)
-        return np.concatenate([*(row[None] for row in rows), resample(grid, image.grid)])
+        rows = [array[theirs.extra.index(name)] for name in ours.extra]
+        grid = array[len(theirs.extra) :].reshape(*theirs.grid, -1)
+        return np.concatenate([*(row[None] for row in rows), resample(grid, ours.grid)])
     if shape[0] < array.shape[0] and shape[1:] == array.shape[1:]:
         return array[: shape[0]]
     return None
 
 
-def part_of(model: Any, path: str) -> Any:
-    return getattr(model, path.partition("/")[0], None)
+def told(shape: Sequence[int], eyes: ImageEncoder | None) -> str:
+    """A shape, and what its rows are where they are places of a picture."""
+    if eyes is None:
+        return str(shape)
+    rows, columns = eyes.grid
+    return f"{shape} ({', '.join([*eyes.extra, f'{rows} x {columns} patches'])})"
 
 
 def resample(grid: Float[np.ndarray, "h w D"], size: tuple[int, int]) -> Float[np.ndarray, "N D"]:

@@ -18,6 +18,7 @@ from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fusion
 from mlm_jax.initial import resample, start_from
 from mlm_jax.layers import Block, Transformer
+from mlm_jax.models.mae import Mae
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.models.vit import Vit
 from mlm_jax.paths import named, rolled, unrolled
@@ -86,6 +87,45 @@ def test_another_size_of_picture_and_fewer_places() -> None:
     np.testing.assert_allclose(table[1:], resample(theirs[1:].reshape(2, 2, -1), (3, 3)), rtol=1e-6)
     found, listing = start(multimodal(length=9), "BertModel")
     assert listing.resized == ("text/words/positions/table",)
+
+
+def test_as_many_places_in_another_grid() -> None:
+    """A table of 2 x 2 patches has the shape of one of 1 x 4."""
+    theirs = named(load(GOLDEN / "ViTForImageClassification").params)["image/positions/table"]
+    wide = Vit(ImageEncoder((4, 16), 4, class_token=True, body=body()), labels=3)
+    found, listing = start(wide, "ViTForImageClassification")
+    assert listing.resized == ("image/positions/table",)
+    table = found["image/positions/table"]
+    np.testing.assert_array_equal(table[0], theirs[0])
+    np.testing.assert_array_equal(table[1:], resample(theirs[1:].reshape(2, 2, -1), (1, 4)))
+    assert not np.allclose(table, theirs)
+    same = replace(wide, image=ImageEncoder((8, 8), 4, class_token=True, body=body()))
+    found, listing = start(same, "ViTForImageClassification")
+    assert not listing.resized
+    np.testing.assert_array_equal(found["image/positions/table"], theirs)
+    other = replace(wide, image=ImageEncoder((4, 12), 4, class_token=True, distillation_token=True))
+    with pytest.raises(UserError, match=r"class_token, distillation_token, 1 x 3 patches\), there"):
+        start(replace(other, image=replace(other.image, body=body())), "ViTForImageClassification")
+
+
+def test_the_places_of_a_masked_autoencoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decoder has a table of its own, of the same grid."""
+    rng = np.random.default_rng(0)
+
+    def mae(size: tuple[int, int]) -> tuple[Mae, Any]:
+        model = Mae(ImageEncoder(size, 4, class_token=True, body=body()), decoder=body(12))
+        batch = {"image": jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)}
+        shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+        return model, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+
+    for size in ((4, 16), (8, 16)):
+        source, params = mae((8, 8))
+        monkeypatch.setattr("mlm_jax.initial.open_source", lambda _, s=source, p=params: (s, p, ()))
+        tree, listing = start_from(Init("elsewhere"), *mae(size))
+        assert listing.resized == ("image/positions/table", "positions/table")
+        table = params["positions"]["table"]
+        wanted = resample(table[1:].reshape(2, 2, -1), (size[0] // 4, size[1] // 4))
+        np.testing.assert_array_equal(tree["positions"]["table"][1:], wanted)
 
 
 def test_what_does_not_fit_is_named_at_once() -> None:
