@@ -1,7 +1,8 @@
 """Transforms of one record on its way into a batch: frozen dataclasses with __call__."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record
 from mlm_jax.data.tokenizers import Tokenizer
-from mlm_jax.pretrained.pixels import Pixels, load_pixels
+from mlm_jax.pretrained.pixels import PREPROCESSOR, Pixels, load_pixels, save_pixels
 
 BICUBIC = Image.Resampling.BICUBIC  # Pillow's is antialiased when it shrinks
 
@@ -61,6 +62,21 @@ def decode_for(data: Data, size: tuple[int, int]) -> Decode:
             f" (None: as they come), the model takes {size}"
         )
     return Decode(size, published=published)
+
+
+def keep_preprocessor(data: Data, size: tuple[int, int], run: Path) -> None:
+    """Copy data.preprocessor into a run that has no copy yet. Raises: UserError."""
+    if not data.preprocessor or (run / PREPROCESSOR).exists():
+        return
+    published = decode_for(data, size).published
+    if published is not None:
+        save_pixels(published, run)
+
+
+def with_kept(data: Data, run: Path) -> Data:
+    """With the run's own copy for data.preprocessor, whose folder may be gone or another by now."""
+    kept = data.preprocessor and (run / PREPROCESSOR).exists()
+    return replace(data, preprocessor=str(run)) if kept else data
 
 
 @dataclass(frozen=True)

@@ -169,9 +169,11 @@ def pixels_of(folder: Path, family: Family) -> Pixels:
 
 
 def save_pixels(pixels: Pixels, folder: Path | str) -> None:
-    """Write preprocessor_config.json, readable by transformers 4 and 5."""
+    """Write preprocessor_config.json, readable by transformers 4 and 5; whole or not at all."""
     text = json.dumps(pixels.to_json(), indent=2) + "\n"
-    (Path(folder) / PREPROCESSOR).write_text(text, encoding="utf-8")
+    part = Path(folder) / f"{PREPROCESSOR}.part"
+    part.write_text(text, encoding="utf-8")
+    part.replace(Path(folder) / PREPROCESSOR)
 
 
 def _find(folder: Path) -> tuple[Path, dict[str, Any]]:

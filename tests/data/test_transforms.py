@@ -1,4 +1,6 @@
 import io
+import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -9,10 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mlm_jax.config import Data, UserError
 from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.records import BadRecord, Question, Record
 from mlm_jax.data.tokenizers import Tokenizer, words
-from mlm_jax.data.transforms import Decode, Pick, Shift, Text, Tokenise
+from mlm_jax.data.transforms import (
+    Decode,
+    Pick,
+    Shift,
+    Text,
+    Tokenise,
+    decode_for,
+    keep_preprocessor,
+    with_kept,
+)
 
 
 def test_the_right_size_is_left_alone():
@@ -52,6 +64,31 @@ def test_decoding_names_the_place_of_what_it_cannot_read():
         Decode((4, 4))(b"no", "mine.png")
     with pytest.raises(BadRecord, match=r"rows:3: image: float64 \[4, 4, 3\]; accepted: uint8"):
         Decode((4, 4))(np.zeros((4, 4, 3)), "rows:3")
+
+
+def test_a_run_keeps_the_image_processor_it_began_with(tmp_path):
+    folder, run, size = tmp_path / "published", tmp_path / "run", (12, 16)
+    folder.mkdir()
+    run.mkdir()
+    file = folder / "preprocessor_config.json"
+    cut = {"do_center_crop": True, "crop_size": {"height": 12, "width": 16}}
+    own = {"size": {"height": 20, "width": 18}, "resample": 0, **cut}
+    file.write_text(json.dumps({"image_processor_type": "ViTImageProcessor", **own}))
+    data = Data(preprocessor=str(folder))
+    assert with_kept(data, run) is data
+    with pytest.raises(UserError, match=rf"{folder} makes pictures of \(12, 16\)"):
+        keep_preprocessor(data, (12, 12), run)
+    assert not list(run.iterdir())
+    keep_preprocessor(data, size, run)
+    before = decode_for(data, size)(picture(0, 40, 60))
+    file.write_text(json.dumps({"image_processor_type": "ViTImageProcessor", **own, "resample": 3}))
+    keep_preprocessor(data, size, run)
+    assert not (decode_for(data, size)(picture(0, 40, 60)) == before).all()
+    assert (decode_for(with_kept(data, run), size)(picture(0, 40, 60)) == before).all()
+    shutil.rmtree(folder)
+    keep_preprocessor(data, size, run)
+    assert (decode_for(with_kept(data, run), size)(picture(0, 40, 60)) == before).all()
+    assert with_kept(Data(), run) == Data()
 
 
 def test_grey_arrays_become_rgb():
