@@ -29,6 +29,7 @@ from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
 from mlm_jax.evaluators import classes, matching, probe, retrieval, words
 from mlm_jax.generate import decode, encode, generate, rank
+from mlm_jax.losses import Classes
 from mlm_jax.metrics import (
     F1,
     Figure,
@@ -43,7 +44,6 @@ from mlm_jax.models.bert import Bert
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.models.mae import Mae
-from mlm_jax.models.vit import Vit
 from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
 from mlm_jax.trained import Trained, open_trained
@@ -84,7 +84,8 @@ def evaluate(
         trained = trained._replace(config=replace(trained.config, data=data))
     pictures = picture_size(trained.config) is not None
     source = sources.open_source(data, data.test if split == "test" else split, pictures)
-    other = EVALUATORS.get(type(trained.config.model))
+    kind = Classes if isinstance(trained.config.loss, Classes) else type(trained.config.model)
+    other = EVALUATORS.get(kind)
     if other is not None:
         figures = other(trained, source, limit)
         save(trained, split, figures, {"shown": [], "wrong": []})
@@ -131,10 +132,10 @@ EVALUATORS: dict[type, Callable[[Trained, Source, int | None], dict[str, Figure]
     Clip: retrieval.evaluate,
     Bert: words.fill,
     Gpt: words.write,
-    Vit: classes.evaluate,
+    Classes: classes.evaluate,
     Mae: probe.evaluate,
 }
-"""By the model: what is measured instead of captions and answers."""
+"""By the model, or the loss: what is measured instead of captions and answers."""
 
 
 # --- what the model writes ---

@@ -40,7 +40,7 @@ def classes_of(source: Source) -> tuple[str, ...]:
     """The names that the data tell, or else those that occur, in order. Raises: DataError."""
     classes = source.classes or tuple(ordered(set(source.labels())))
     if not classes:
-        raise DataError("the pictures have no labels; accepted: a column of them, which is named by"
+        raise DataError("the data have no labels; accepted: a column of them, which is named by"
                         " --data.fields.label")  # fmt: skip
     return classes
 

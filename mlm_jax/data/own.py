@@ -185,9 +185,19 @@ def _add_texts(entry: Entry, values: dict[str, Any], where: str, fields: Fields)
     questions = parse_questions(values, where, fields) + parse_chat(values, where, fields)
     if not captions and not questions:
         raise BadRecord(where, fields.captions, _wanted(values, fields))
+    label = _class_of(values, where, fields)
+    entry.label = label if not entry.where or label == entry.label else ""
     entry.captions.extend(captions)
     entry.caption_rows.extend([where] * len(captions))
     entry.questions.extend(questions)
+
+
+def _class_of(values: dict[str, Any], where: str, fields: Fields) -> str:
+    """The class of a text; "" where the column holds something else, which few readers ask for."""
+    try:
+        return parse_label(values, where, fields.label)
+    except BadRecord:
+        return ""
 
 
 def _add_labels(entry: Entry, values: dict[str, Any], where: str, fields: Fields) -> None:

@@ -41,6 +41,8 @@ class Question:
 class Record:
     """A picture and its texts; where none are read (`Data.texts`), its label and no texts.
 
+    A text of a user's own that stands for itself may have a label as well.
+
     key: "file:row" of the first row.  image: an encoded file, or uint8 (H, W, 3).
     truth: the scene of the embedded world as JSON, "" elsewhere.
     caption_rows: "file:row" of every caption.  label: its class by name, and taught: that which a

@@ -1,7 +1,7 @@
-"""Classes of pictures: how often ViT names the right one, and how evenly over the classes."""
+"""Classes: how often ViT, or BERT of texts, names the right one, and how evenly over them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mlm_jax.config import UserError
+from mlm_jax.config import UserError, picture_size
 from mlm_jax.data import labels, loader, sources
 from mlm_jax.data.labels import Labels
-from mlm_jax.data.records import Source
+from mlm_jax.data.records import BadRecord, Source
 from mlm_jax.metrics import Figure, Ratio, Statistic, Sums, bootstrap, divide
 from mlm_jax.trained import Trained
 
@@ -26,15 +26,34 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
     """Accuracy, top-5, macro F1, and the accuracy of the commonest class of training."""
     data, model = trained.config.data, trained.config.model
     classes = labels.load(trained.path / "classes.json")
-    common = commonest_class(sources.open_source(data, data.train), classes)
+    size = picture_size(trained.config)
+    common = commonest_class(sources.open_source(data, data.train, size is not None), classes)
     counts = []
-    pictures = loader.eval_pictures(data, source, model.image.size, Labels(classes), limit)
-    for images, right in batches(pictures):
-        best = np.asarray(likeliest(model, trained.params, images))
+    if size is None:
+        rows = labelled_texts(trained, source, Labels(classes), limit)
+    else:
+        rows = loader.eval_pictures(data, source, size, Labels(classes), limit)
+    for batch, right in batches(rows):
+        best = np.asarray(likeliest(model, trained.params, batch))
         counts += [judged(row, label, common) for row, label in zip(best, right, strict=False)]
     if not counts:
-        raise UserError(f"{data.name}: no picture with a label")
+        raise UserError(f"{data.name}: nothing with a label")
     return bootstrap(counts, statistics(len(classes)))
+
+
+def labelled_texts(
+    trained: Trained, source: Source, known: Labels, limit: int | None
+) -> Iterator[loader.Batch]:
+    """Every text with its label once, as arrays of one row; those without one are left out."""
+    data = trained.config.data
+    account = loader.Account(data, source)
+    for pair, row in loader.eval_pairs(data, source, trained.tokenizer, None, limit):
+        try:
+            label = known(source[pair.index])
+        except BadRecord as error:
+            account.report(pair.index, error)
+            continue
+        yield {"target": row["target"], "target_mask": row["target_mask"], **label}
 
 
 def judged(best: Int[np.ndarray, "K"], label: int, common: int) -> dict[str, float]:
@@ -84,18 +103,17 @@ def commonest_class(train: Source, classes: tuple[str, ...]) -> int:
     return classes.index(counted.most_common(1)[0][0])
 
 
-def batches(
-    pictures: Iterable[dict[str, Any]],
-) -> Iterator[tuple[np.ndarray, list[int]]]:
-    """Images (BATCH, H, W, 3), the last filled up with copies, and the labels of the real ones."""
-    rows = iter(pictures)
+def batches(rows: Iterable[loader.Batch]) -> Iterator[tuple[loader.Batch, list[int]]]:
+    """BATCH rows as one, the last filled up with copies, and the labels of the real ones."""
+    rows = iter(rows)
     while part := list(islice(rows, BATCH)):
         whole = part + [part[-1]] * (BATCH - len(part))
-        yield np.stack([row["image"] for row in whole]), [int(row["label"]) for row in part]
+        batch = {key: np.stack([row[key] for row in whole]) for key in part[0]}
+        yield batch, [int(row["label"]) for row in part]
 
 
 @partial(jax.jit, static_argnames="model")
-def likeliest(model: Any, params: Any, images: Array) -> Int[Array, "B K"]:
+def likeliest(model: Any, params: Any, batch: Mapping[str, Array]) -> Int[Array, "B K"]:
     """The AMONG likeliest classes, or all where there are fewer, the first first."""
-    logits = model.apply({"params": params}, {"image": images})["logits"]
+    logits = model.apply({"params": params}, batch)["logits"]
     return jax.lax.top_k(logits, min(AMONG, logits.shape[-1]))[1]

@@ -40,8 +40,14 @@ class Bert(nn.Module):
             self.classes = nn.Dense(self.labels)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
-        """Of the captions of a batch: "logits" (R, M, V), and "hidden", where a word was."""
+        """Of the captions of a batch: "logits" (R, M, V), and "hidden", where a word was.
+
+        Without `masked` none is hidden, and "logits" (R, labels) are those of the classes.
+        """
         ids, mask = batch["target"], batch["target_mask"]
+        if not self.masked:
+            outputs = self.read(ids, mask, train=train)
+            return {**outputs, "logits": outputs["classes"]} if self.labels else outputs
         key = self.make_rng("mask") if train else jax.random.key(0)
         shown, hidden = self.hide(key, ids, mask)
         return {**self.read(shown, mask, train=train), "hidden": hidden}

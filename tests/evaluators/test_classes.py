@@ -10,13 +10,15 @@ import pytest
 import toy
 
 from mlm_jax import evaluate as verb
-from mlm_jax.config import Config, Data, Optim, UserError, check
-from mlm_jax.encoders import ImageEncoder
+from mlm_jax.config import Config, Data, Fields, Optim, UserError, check
+from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.evaluators import classes, probe
 from mlm_jax.evaluators.probe import Pictures
+from mlm_jax.export import export
 from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Classes, Masked
 from mlm_jax.metrics import bootstrap
+from mlm_jax.models.bert import Bert
 from mlm_jax.models.mae import Mae
 from mlm_jax.models.vit import Vit
 from mlm_jax.train import train
@@ -67,6 +69,32 @@ def settings(folder: Path, **changes: object) -> Config:
         eval_every=20,
     )
     return replace(config, **changes)
+
+
+def test_a_classifier_of_texts_learns_is_measured_and_is_handed_back(tmp_path: Path) -> None:
+    """Rows without pictures; what is no label is nothing but a broken record."""
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, object]] = []
+    for i in range(60):
+        colour, thing = rng.choice(["red", "green", "blue"]), rng.choice(["disc", "star"])
+        text, label = f"this {thing} is {colour}", colour if i != 5 else 0.5
+        rows.append({"text": text, "label": label, "split": "test" if i % 4 == 3 else "train"})
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    post = replace(body(), block=Block(heads=2, order="post"))
+    data = Data(str(file), batch=8, captions=1, questions=0, text_length=4, target_length=8,
+                fields=Fields(captions="text"), max_broken=0.1, threads=1)  # fmt: skip
+    reader = TextEncoder(16, 8, types=2, body=post)
+    model = Bert(reader, masked=False, pooler=True, labels=3)
+    config = settings(tmp_path, model=model, data=data, steps=120, eval_every=120)
+    assert train(config, tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run" / "classes.json").read_text()) == ["blue", "green", "red"]
+    figures = verb.evaluate(tmp_path / "run")
+    assert figures["classes/accuracy"].value == 1
+    assert figures["classes/accuracy"].n == 15
+    assert figures["classes/majority"].value < 0.7
+    kind, _ = export(tmp_path / "run", tmp_path / "out")
+    assert kind == "BertForSequenceClassification"
 
 
 def test_a_classifier_learns_and_is_measured(colours: Path, tmp_path: Path) -> None:
