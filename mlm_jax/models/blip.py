@@ -37,7 +37,7 @@ class BlipAnswerer(nn.Module):
 
 
 class BlipMatcher(nn.Module):
-    """Does the text tell the picture? By a look at it, or as two vectors (section 3.2).
+    """Does a caption tell the picture? By a look at it, or as two vectors (section 3.2).
 
     "match" (R, 2): logits of no and yes, float32. "image" (B, width) and "text" (R, width): unit
     vectors; the text has not seen the picture.
@@ -53,7 +53,7 @@ class BlipMatcher(nn.Module):
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         image = self.image(batch["image"], train=train)
-        ids, mask = batch["text"], batch["text_mask"]
+        ids, mask = batch["target"], batch["target_mask"]
         seeing = self.text(ids, mask, memory=(image,), train=train)
         alone = self.text(ids, mask, train=train)
         return {

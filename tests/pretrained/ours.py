@@ -42,7 +42,7 @@ def run(model: Any, params: Any, x: Arrays) -> Arrays:
         logits = apply(model, params, method="logits")
         found = {"logits": logits["scale"] * image @ text.T + logits["bias"]}
     elif isinstance(model, BlipMatcher):
-        out = apply(model, params, batch)
+        out = apply(model, params, {**batch, "target": ids})
         found = {"match": out["match"], "cosine": out["image"] @ out["text"].T}
     elif isinstance(model, Gpt):
         found = {"logits": apply(model, params, batch)["logits"][x["mask"]]}
