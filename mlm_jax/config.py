@@ -125,6 +125,18 @@ class Optim:
 
 
 @dataclass(frozen=True)
+class Mesh:
+    """Devices: their product is all there are. The result does not depend on it."""
+
+    data: int = 0
+    """Copies of the model, each with its share of the batch; 0: what the other two leave."""
+    fsdp: int = 1
+    """Devices that share the batch and the parameters."""
+    tensor: int = 1
+    """Devices that share each layer: its heads, its MLP."""
+
+
+@dataclass(frozen=True)
 class Init:
     """Where the first parameters come from; what is not found there is drawn from the seed."""
 
@@ -145,6 +157,7 @@ class Config:
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     init: Init = field(default_factory=Init)
+    mesh: Mesh = field(default_factory=Mesh)
     steps: int = 1000
     seed: int = 0
     """Initial parameters, order of the data, dropout."""
@@ -387,12 +400,20 @@ def check(config: Config) -> None:
 def out_of_range(config: Config) -> Iterator[str]:
     if not config.init.path and (config.init.take or config.init.skip):
         yield "init.take and init.skip say what of init.path is read, which is empty"
-    values = flat({**parts(config), "optim": parts(config.optim), "data": parts(config.data)})
+    values = flat(
+        {
+            **parts(config),
+            "optim": parts(config.optim),
+            "data": parts(config.data),
+            "mesh": parts(config.mesh),
+        }
+    )
     at_least = {1: ("steps", "log_every", "save_every", "keep", "eval_examples", "data.batch",
-                    "data.text_length", "data.vocab", "optim.accumulate", "optim.max_skipped"),
+                    "data.text_length", "data.vocab", "optim.accumulate", "optim.max_skipped",
+                    "mesh.fsdp", "mesh.tensor"),
                 2: ("data.target_length",),
                 0: ("seed", "eval_every", "data.captions", "data.questions", "data.threads",
-                    "data.shift", "optim.lr", "optim.warmup", "optim.weight_decay",
+                    "data.shift", "mesh.data", "optim.lr", "optim.warmup", "optim.weight_decay",
                     "optim.clip")}  # fmt: skip
     for low, keys in at_least.items():
         yield from (f"{k} is {values[k]}: at least {low}" for k in keys if not values[k] >= low)

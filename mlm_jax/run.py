@@ -29,6 +29,9 @@ FREE = (
     "require",
     "data.threads",
     "data.root",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
 )
 """Keys that do not change what is learnt: a run may go on with others."""
 

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from mlm_jax import optim
+from mlm_jax import optim, sharding
 from mlm_jax.checkpoint import Checkpoints, Saved, size
 from mlm_jax.config import Config, UserError, check_labels, check_vocab, inline, picture_size
 from mlm_jax.data import labels, loader, sources, tokenizers
@@ -56,31 +56,34 @@ def prepare(
 ) -> tuple[State, optax.GradientTransformation, Callable[[], State]]:
     """For batches like `example`: shapes of the state, the optimiser, what makes the first state.
 
-    Raises: ValueError by a model that cannot be built; UserError for patterns that match nothing.
+    Where a mesh is set the shapes say where on it the arrays lie. Raises: ValueError by a model
+    that cannot be built; UserError for patterns that match nothing.
     """
 
-    @jax.jit
     def initial_params() -> Any:
         blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(example))
         return config.model.init(jax.random.key(config.seed), blank)["params"]
 
-    params = initial_params.eval_shape()
+    params = jax.eval_shape(initial_params)
     tx = optim.build(config.optim, config.steps, params)
 
-    @jax.jit
     def initial_state(params: Any) -> State:
         zero = jnp.zeros((), jnp.int32)
         ema = jax.tree.map(jnp.copy, params) if config.optim.ema else ()
         return State(zero, params, tx.init(params), ema, zero, zero)
 
+    places = sharding.shardings(jax.eval_shape(initial_state, params), params)
+    draw = jax.jit(initial_params, out_shardings=places and places.params)
+    complete = jax.jit(initial_state, out_shardings=places)
+
     def begin() -> State:
-        params = initial_params()
+        params = draw()
         if config.init.path:
             params, listing = start_from(config.init, config.model, params)
             print(f"parameters from {config.init.path}:", *listing.lines(), sep="\n")
-        return initial_state(params)
+        return complete(params)
 
-    return jax.eval_shape(initial_state, params), tx, begin
+    return jax.eval_shape(complete, params), tx, begin
 
 
 def make_step(
@@ -114,7 +117,8 @@ def make_step(
         streak = bad * (state.streak + 1)
         after = State(state.step + 1, params, opt, ema, state.skipped + bad, streak)
         extra = {"grad_norm": jnp.sqrt(squares.sum()), "lr": rates(done)}
-        return after, {**metrics, **extra, "finite": finite, "streak": streak}
+        metrics = {**metrics, **extra, "finite": finite, "streak": streak}
+        return sharding.hold(after, state.params), sharding.gather(metrics)
 
     return jax.jit(step, donate_argnums=0)
 
@@ -128,8 +132,8 @@ def moving(config: Config, tree: Any) -> list[Any]:
 def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[Any, Metrics]:
     """Gradients and metrics in float32, the forward and backward pass in config.precision.
 
-    With optim.accumulate the batch is computed in parts, pictures together with their texts, one
-    after another. A loss that is a mean over more than pictures (over tokens) says over how many in
+    With optim.accumulate the batch is computed in parts, every n-th picture with its texts, one
+    after another: of each part every device of a mesh then has its share. A loss that is a mean over more than pictures (over tokens) says over how many in
     the metric `weight`; parts then count by it, and the result is that of the whole batch.
     """
 
@@ -149,13 +153,20 @@ def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[An
         grads, metrics = jax.grad(objective, has_aux=True)(half, batch, key)
         metrics.pop("weight", None)
         return jax.tree.map(lambda x: x.astype(jnp.float32), (grads, metrics))
-    split = jax.tree.map(lambda x: x.reshape(parts, len(x) // parts, *x.shape[1:]), dict(batch))
+    pictures = min(map(len, jax.tree.leaves(batch)))
+
+    def split_rows(x: Array) -> Array:
+        apart = x.reshape(pictures // parts, parts, len(x) // pictures, *x.shape[1:])
+        return apart.swapaxes(0, 1).reshape(parts, len(x) // parts, *x.shape[1:])
+
+    split = jax.tree.map(split_rows, dict(batch))
     keys = jax.random.split(key, parts)
     shapes = jax.eval_shape(weighed, *jax.tree.map(lambda x: x[0], (split, keys)))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, weighed(*part)), None
+        rows, key = part
+        return jax.tree.map(jnp.add, total, weighed(sharding.spread(rows), key)), None
 
     (grads, metrics, weight), _ = jax.lax.scan(add, zeros, (split, keys))
     return jax.tree.map(lambda x: x / weight, (grads, metrics))
@@ -194,10 +205,10 @@ def make_validate(config: Config) -> Callable[[Any, Sequence[Batch]], dict[str, 
     def one(params: Any, batch: Batch) -> Metrics:
         outputs: Any = config.model.apply({"params": params}, batch, train=False)
         loss, metrics = config.loss(outputs, batch)
-        return {"weight": jnp.ones(()), **metrics, "loss": loss}
+        return sharding.gather({"weight": jnp.ones(()), **metrics, "loss": loss})
 
     def validate(params: Any, batches: Sequence[Batch]) -> dict[str, float]:
-        rows = [jax.device_get(one(params, batch)) for batch in batches]
+        rows = [jax.device_get(one(params, sharding.put(batch))) for batch in batches]
         weights = [float(row.pop("weight")) for row in rows]
         return {
             f"test/{name}": float(np.average([row[name] for row in rows], weights=weights))
@@ -227,8 +238,10 @@ def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
 
     Raises: UserError, ValueError or OSError for what the user can put right.
     """
-    banner(config)
-    with open_run(path, config, command) as run:
+    mesh = sharding.make_mesh(config.mesh)
+    banner(config, mesh)
+    sharding.check_batch(config, mesh)
+    with open_run(path, config, command) as run, jax.set_mesh(mesh):
         checkpoints = Checkpoints(run.checkpoints, config.keep)
         try:
             return loop(config, run, checkpoints)
@@ -245,6 +258,7 @@ def loop(config: Config, run: Run, checkpoints: Checkpoints) -> int:
     batches, tokenizer, known = open_data(config, run, start)
     batch = next(batches)
     shapes, tx, begin = prepare(config, batch)
+    sharding.check_params(shapes.params, jax.sharding.get_mesh())
     run.require_space((config.keep + 1) * size(shapes))
     state = place(saved, shapes) if saved else begin()
     tests = held_out(config, tokenizer, known) if config.eval_every else []
@@ -256,7 +270,7 @@ def loop(config: Config, run: Run, checkpoints: Checkpoints) -> int:
     with signals() as stop, Progress(config, start) as progress:
         log = Log(config, run, progress, shapes.params, saved.info["window"] if saved else [])
         for number in range(start + 1, config.steps + 1):
-            state, metrics = step(state, batch)
+            state, metrics = step(state, sharding.put(batch))
             log.push(number, metrics)
 
             last = number == config.steps or stop.signal is not None
@@ -413,7 +427,7 @@ def place(saved: Saved, shapes: State) -> State:
                 f"the checkpoint of step {saved.step} is not one of this model:"
                 f" in {name}, {'; '.join(wrong[:5])}. Was the code changed since?"
             )
-        leaves = [jnp.array(have[path]) for path in want]
+        leaves = [jax.device_put(have[path], leaf.sharding) for path, leaf in want.items()]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
     counts = {k: jnp.array(saved.info[k], jnp.int32) for k in ("skipped", "streak")}
@@ -424,11 +438,12 @@ def place(saved: Saved, shapes: State) -> State:
 # --- around the loop ---
 
 
-def banner(config: Config) -> None:
+def banner(config: Config, mesh: jax.sharding.Mesh) -> None:
     """Say what it runs on. Raises: UserError if that is not what config.require asks for."""
-    devices = jax.devices()
-    platform, kind = devices[0].platform, devices[0].device_kind
-    print(f"{platform} ({kind}) × {len(devices)}, jax {jax.__version__}, {config.precision}")
+    device = mesh.devices.flat[0]
+    platform, kind = device.platform, device.device_kind
+    how = f" ({sharding.describe(mesh)})" if mesh.size > 1 else ""
+    print(f"{platform} ({kind}) × {mesh.size}{how}, jax {jax.__version__}, {config.precision}")
     if config.require not in ("any", platform):
         raise UserError(f"--require {config.require}, but jax found only {platform}")
 

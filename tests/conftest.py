@@ -8,14 +8,22 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+from mlm_jax import sharding
+
 # Wrong shapes and dtypes fail at the function that was called, by the name of the argument.
 TYPED = ("layers", "encoders", "fusion", "decoders", "models", "losses")
 install_import_hook([f"mlm_jax.{name}" for name in TYPED], "beartype.beartype")
 
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training runs on one of the simulated devices, but for tests that ask for more."""
+    monkeypatch.setattr(sharding, "devices", lambda: jax.devices()[:1])
 
 
 @pytest.fixture

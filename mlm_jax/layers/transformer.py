@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from mlm_jax.layers.attention import Attention
 from mlm_jax.layers.tokens import Tokens
+from mlm_jax.sharding import spread
 
 # name -> width, depth, heads: ViT (arXiv:2010.11929, table 1) and DeiT; tiny is ours, for two cores
 SIZES = {
@@ -100,7 +101,7 @@ class Block(nn.Module):
         places: Float[Array, "N axes"] | None = None,
         train: bool = False,
     ) -> Tokens:
-        x = tokens.x
+        x = spread(tokens.x)
 
         def residual(name: str, x: Array, read: Callable[[Array], Array], gate: bool) -> Array:
             norm = Norm(self.norm, self.eps, self.bias, name=f"{name}_norm")
@@ -139,7 +140,7 @@ class Block(nn.Module):
         x = attend("attention", x, ())
         if memory:
             x = attend("cross", x, memory)
-        return Tokens(feed("mlp", x), tokens.mask)
+        return Tokens(spread(feed("mlp", x)), tokens.mask)
 
 
 def settings(module: nn.Module) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from mlm_jax.layers.embed import Positions
 from mlm_jax.layers.transformer import ACTIVATIONS, Activation, Block, Norm
+from mlm_jax.sharding import gather, spread
 
 
 class Words(nn.Module):
@@ -40,16 +41,21 @@ class Words(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B N D"]:
         """`types` are 0 where not given; `places` are those of `Positions`."""
-        x = self.positions(self.table(ids), places)
+        x = self.positions(look_up(self.table, ids), places)
         if self.types:
-            x = x + self.segments(jnp.zeros_like(ids) if types is None else types)
+            x = x + look_up(self.segments, jnp.zeros_like(ids) if types is None else types)
         if self.norm != "none":
             x = self.normed(x)
         return self.drop(x, deterministic=not train)
 
     def attend(self, x: Float[Array, "B N D"]) -> Float[Array, "B N V"]:
         """Logits by the same vectors: the output matrix is tied to the input's."""
-        return self.table.attend(x)
+        return spread(self.table.attend(x), last="tensor")
+
+
+def look_up(table: nn.Embed, ids: Int[Array, "B N"]) -> Float[Array, "B N D"]:
+    """The vectors of `ids`; a table that lies in parts is brought together first, not they."""
+    return spread(jnp.take(gather(table.embedding), ids, axis=0))
 
 
 def word_norm(block: Block) -> dict[str, Any]:
