@@ -1,0 +1,259 @@
+"""The training step of a configuration, compiled for simulated devices and read."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import NamedSharding
+
+from mlm_jax import sharding
+from mlm_jax.config import Config, picture_size
+from mlm_jax.losses import Classes
+from mlm_jax.planner import hlo
+from mlm_jax.planner.collectives import Collective, collectives
+from mlm_jax.planner.kernels import Kernel, kernels
+from mlm_jax.planner.memory import Widths, peak
+from mlm_jax.train import make_step, prepare
+
+OPTIONS = {
+    "xla_backend_optimization_level": 0,  # it is never run
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_disable_hlo_passes": "cpu-all-reduce-combiner",  # sums stay told apart
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device."""
+
+    parameters: float
+    optimiser: float
+    average: float
+    batch: float
+    temporary: float
+    """The most that lives at once besides: activations, gradients, gathered weights, copies.
+
+    From the order of the program compiled for a CPU, with bfloat16 values at 2 bytes (`memory`).
+    A GPU's compiler orders and fuses otherwise: taken to need as much, which is an assumption.
+    """
+
+    @property
+    def state(self) -> float:
+        return self.parameters + self.optimiser + self.average
+
+    @property
+    def total(self) -> float:
+        return self.state + self.batch + self.temporary
+
+
+@dataclass(frozen=True)
+class Program:
+    """What was read out of a compiled step. FLOPs are those of matrix products."""
+
+    axes: dict[str, int]
+    batch: int
+    """Pictures, or texts where there are none, of one step on all devices."""
+    parameters: int
+    memory: Memory
+    cpu_temporary: float
+    """What the CPU's program itself needs, by XLA's own account."""
+    kernels: tuple[Kernel, ...]
+    collectives: tuple[Collective, ...]
+    flops: float
+    """Of the model in one step, on all devices: 3 times those of the forward pass."""
+    causal: float
+    """Of them, those that attention masked for causality makes useless."""
+    compiling: float
+    """Seconds."""
+
+    @property
+    def devices(self) -> int:
+        return math.prod(self.axes.values())
+
+    @property
+    def executed(self) -> float:
+        """FLOPs of one device, with what is computed again or on several."""
+        return sum(kernel.times * kernel.flops for kernel in self.kernels)
+
+
+def read(config: Config) -> Program:
+    """Compile the step of `config` for the devices there are.
+
+    Raises: UserError for a mesh, a batch or parameters that cannot be shared out.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config, mesh)
+    flops, causal = model_flops(config)
+    start = time.monotonic()
+    with jax.set_mesh(mesh):
+        rows = NamedSharding(mesh, sharding.ROWS)
+        batch = jax.tree.map(lambda x: on(x, rows), example(config))
+        state, tx, _ = prepare(config, batch)
+        sharding.check_params(state.params, mesh)
+        step: Any = make_step(config, tx)
+        compiled: jax.stages.Compiled = step.lower(state, batch).compile(OPTIONS)
+    module = hlo.parse(compiled.as_text() or "")
+    own: Any = compiled.memory_analysis()
+    widths = Widths(module)
+    return Program(
+        axes=dict(mesh.shape),
+        batch=config.data.batch,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        memory=Memory(
+            parameters=shard_bytes(state.params),
+            optimiser=shard_bytes(state.opt),
+            average=shard_bytes(state.ema),
+            batch=shard_bytes(batch),
+            temporary=peak(module, widths),
+        ),
+        cpu_temporary=own.temp_size_in_bytes,
+        kernels=tuple(kernels(module, widths)),
+        collectives=tuple(collectives(module, mesh.size)),
+        flops=flops,
+        causal=causal,
+        compiling=time.monotonic() - start,
+    )
+
+
+def on(x: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+
+def shard_bytes(tree: Any) -> float:
+    """Bytes of a tree on one device."""
+    return float(
+        sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(tree)
+        )
+    )
+
+
+def example(config: Config) -> dict[str, Any]:
+    """Shapes of a batch as `mlm_jax.data` makes them, its texts at their full length."""
+    data, batch = config.data, {}
+    size = picture_size(config)
+    if size is not None:
+        batch["image"] = jax.ShapeDtypeStruct((data.batch, *size, 3), jnp.uint8)
+    if isinstance(config.loss, Classes):
+        label = jax.ShapeDtypeStruct((data.batch,), jnp.int32)
+        taught = {"taught": label} if getattr(config.model, "taught", False) else {}
+        batch |= {"label": label} | taught
+    first, *more = [texts(config, n) for n in (data.captions, data.questions) if n] or [{}]
+    return batch | first | ({"also": more[0]} if more else {})
+
+
+def texts(config: Config, count: int) -> dict[str, Any]:
+    rows, data = config.data.batch * count, config.data
+    lengths = {"text": data.text_length, "target": data.target_length}
+    ids = {name: jax.ShapeDtypeStruct((rows, n), jnp.int32) for name, n in lengths.items()}
+    masks = {f"{name}_mask": jax.ShapeDtypeStruct(x.shape, bool) for name, x in ids.items()}
+    return ids | masks | {"scored": masks["target_mask"]}
+
+
+# --- FLOPs of the model ---
+
+
+def model_flops(config: Config) -> tuple[float, float]:
+    """(FLOPs of a step, those of them that a causal mask makes useless).
+
+    Matrix products only, 2 for each multiply-add, 3 times the forward pass; what is computed again
+    is not counted, attention is counted in full. Read from the traced forward pass.
+    """
+    batch = example(config)
+
+    def forward(params: Any, batch: Mapping[str, Any]) -> Any:
+        outputs: Any = config.model.apply(
+            {"params": params}, batch, train=True, rngs={"dropout": key, "mask": key}
+        )
+        return config.loss(outputs, batch)
+
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(lambda b: config.model.init(key, blank(b))["params"], batch)
+    return 3 * counted(jax.make_jaxpr(forward)(shapes, batch).jaxpr), 3 * causal_flops(
+        config, batch
+    )
+
+
+def blank(batch: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+
+
+def counted(jaxpr: Jaxpr) -> float:
+    return sum(map(equation_flops, jaxpr.eqns))
+
+
+def equation_flops(equation: Any) -> float:
+    name = equation.primitive.name
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2.0 * equation.outvars[0].aval.size * math.prod(shape[d] for d in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        features = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * equation.outvars[0].aval.size * kernel.size / features
+    inner = [counted(jaxpr) for jaxpr in inner_jaxprs(equation.params)]
+    if name == "cond":
+        return max(inner)
+    return sum(inner) * equation.params["length"] if name == "scan" else sum(inner)
+
+
+def inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, ClosedJaxpr):
+                yield one.jaxpr
+            elif isinstance(one, Jaxpr):
+                yield one
+
+
+def causal_flops(config: Config, batch: Mapping[str, Any]) -> float:
+    """Half of the decoder's self-attention in a forward pass: 4 n^2 d for each layer, in full."""
+    body = getattr(getattr(config.model, "decoder", None), "body", None)
+    if body is None:
+        return 0.0
+    total = 0.0
+    for texts_of in (batch, batch.get("also", {})):
+        if "target" in texts_of:
+            rows, length = texts_of["target"].shape
+            total += 2.0 * rows * (length - 1) ** 2 * body.width * body.depth
+    return total
+
+
+# --- the largest batch ---
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes on a device as a line through two compiled programs."""
+
+    fixed: float
+    each: float
+    """Bytes that one more picture of the whole batch costs every device."""
+
+    def largest(self, room: float, unit: int) -> int:
+        """The largest batch, a multiple of `unit`, that takes `room` bytes on a device; 0: none."""
+        if self.fixed + self.each * unit > room:
+            return 0
+        return int((room - self.fixed) / self.each) // unit * unit
+
+
+def growth(config: Config, program: Program) -> Growth:
+    """By compiling the step once more, for half of the batch, or twice where that is odd."""
+    unit = unit_of(config, program)
+    batch = config.data.batch
+    other = batch // 2 if batch % (2 * unit) == 0 else 2 * batch
+    second = read(replace(config, data=replace(config.data, batch=other)))
+    each = (second.memory.total - program.memory.total) / (other - batch)
+    return Growth(program.memory.total - each * batch, each)
+
+
+def unit_of(config: Config, program: Program) -> int:
+    """A batch is a multiple of this."""
+    return program.axes["data"] * program.axes["fsdp"] * config.optim.accumulate
