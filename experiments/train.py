@@ -6,12 +6,14 @@ python experiments/train.py --config vit_tiny [--run DIR] [--steps N] [--optim.l
 import sys
 from collections.abc import Sequence
 
-from mlm_jax import command
+from mlm_jax import command, processes
 from mlm_jax.config import cli
 
 
 def main(argv: Sequence[str]) -> int:
-    config, run = cli(argv, "train.py")
+    place, timeout, words = processes.from_command_line(argv)
+    config, run = cli(words, "train.py")
+    processes.join(place, timeout)
     from mlm_jax.train import train  # after the command line: a typo is answered at once
 
     return train(config, run, sys.argv)

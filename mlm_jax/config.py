@@ -168,7 +168,9 @@ class Config:
     save_every: int = 500
     """Steps between checkpoints; the last step is always saved."""
     keep: int = 3
-    """Checkpoints that are kept."""
+    """Checkpoints that are kept: the newest."""
+    keep_best: int = 0
+    """Checkpoints that are kept besides: those of the lowest test/loss."""
     eval_examples: int = 512
     """Pictures of data.test per validation."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -412,11 +414,13 @@ def out_of_range(config: Config) -> Iterator[str]:
                     "data.text_length", "data.vocab", "optim.accumulate", "optim.max_skipped",
                     "mesh.fsdp", "mesh.tensor"),
                 2: ("data.target_length",),
-                0: ("seed", "eval_every", "data.captions", "data.questions", "data.threads",
-                    "data.shift", "mesh.data", "optim.lr", "optim.warmup", "optim.weight_decay",
-                    "optim.clip")}  # fmt: skip
+                0: ("seed", "eval_every", "keep_best", "data.captions", "data.questions",
+                    "data.threads", "data.shift", "mesh.data", "optim.lr", "optim.warmup",
+                    "optim.weight_decay", "optim.clip")}  # fmt: skip
     for low, keys in at_least.items():
         yield from (f"{k} is {values[k]}: at least {low}" for k in keys if not values[k] >= low)
+    if config.keep_best and not config.eval_every:
+        yield "keep_best: which is best is not known where eval_every is 0"
     for key in ("optim.b1", "optim.b2", "optim.ema"):
         if not 0 <= values[key] < 1:
             yield f"{key} is {values[key]}: at least 0 and under 1"

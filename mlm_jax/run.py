@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mlm_jax import processes
 from mlm_jax.config import Config, UserError, flat, from_json, read_json, to_json
 
 try:
@@ -26,6 +27,7 @@ FREE = (
     "eval_examples",
     "save_every",
     "keep",
+    "keep_best",
     "require",
     "data.threads",
     "data.root",
@@ -39,10 +41,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 class Run:
-    """One open run directory; see `open_run`."""
+    """One open run directory; see `open_run`. Of several processes the first alone writes."""
 
     def __init__(self, path: Path):
         self.path = path
+        self.writes = processes.leads()
         self.checkpoints = path / "checkpoints"
         self.tokenizer = path / "tokenizer.json"
         self.classes = path / "classes.json"
@@ -51,6 +54,8 @@ class Run:
 
     def rewind(self, step: int) -> None:
         """Drop the metrics beyond `step`: they will be written again. Call before `log`."""
+        if not self.writes:
+            return
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
         write(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         if SummaryWriter is None:
@@ -60,6 +65,8 @@ class Run:
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         """Append one line to metrics.jsonl and the same to TensorBoard. Raises: UserError."""
+        if not self.writes:
+            return
         line = {"step": step, "time": round(time.time(), 3), **numbers}
         try:
             with self.metrics.open("a") as file:
@@ -105,6 +112,9 @@ def open_run(path: Path, config: Config, command: Sequence[str] = ()) -> Iterato
     Raises: UserError if it is another run's, no run directory at all, not writable, or held by
     another process.
     """
+    if not processes.leads():
+        yield Run(path)
+        return
     tree = to_json(config)
     try:
         path.mkdir(parents=True, exist_ok=True)

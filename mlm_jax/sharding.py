@@ -11,8 +11,10 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from mlm_jax.config import Config, Mesh, UserError
 from mlm_jax.paths import map_named, named
@@ -220,12 +222,21 @@ def _constrain(tree: Tree, spec: Callable[[Any], PartitionSpec]) -> Tree:
 
 
 def put(batch: Mapping[str, Any]) -> Any:
-    """A batch of the host on the devices; of several processes each brings its share of the rows."""
+    """A batch of the host on the devices; each of several processes brings its share of rows."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return batch
     rows = NamedSharding(mesh, ROWS)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), dict(batch))
+
+
+def put_whole(array: np.ndarray) -> Array:
+    """An array of the host on every device."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return jnp.asarray(array)
+    place = NamedSharding(mesh, WHOLE)
+    return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
 
 
 def share(mesh: jax.sharding.Mesh) -> tuple[int, int]:

@@ -4,11 +4,12 @@ The number of a step is the number of batches consumed: random keys, the place i
 metrics all follow from it, so that a run that was killed goes on as if it had not been.
 """
 
+import json
 import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -20,9 +21,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from mlm_jax import optim, sharding
-from mlm_jax.checkpoint import Checkpoints, Saved, size
-from mlm_jax.config import Config, UserError, check_labels, check_vocab, inline, picture_size
+from mlm_jax import optim, processes, sharding
+from mlm_jax.checkpoint import WATCHED, Checkpoints, Saved, size
+from mlm_jax.config import (
+    Config,
+    Data,
+    UserError,
+    check_labels,
+    check_vocab,
+    inline,
+    picture_size,
+    to_json,
+)
 from mlm_jax.data import labels, loader, sources, tokenizers
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source
@@ -31,7 +41,7 @@ from mlm_jax.initial import start_from
 from mlm_jax.losses import Classes
 from mlm_jax.paths import map_named, named, nest
 from mlm_jax.progress import Progress
-from mlm_jax.run import Run, open_run
+from mlm_jax.run import Run, differences, open_run
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, Array]
@@ -86,9 +96,7 @@ def prepare(
     return jax.eval_shape(complete, params), tx, begin
 
 
-def make_step(
-    config: Config, tx: optax.GradientTransformation
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
+def make_step(config: Config, tx: optax.GradientTransformation) -> jax.stages.Wrapped:
     """`(state, batch) -> (state, metrics)`, compiled; the state that goes in is used up.
 
     Metrics: loss, those of the loss, grad_norm, lr, streak (steps skipped in a row), and `finite`:
@@ -133,8 +141,9 @@ def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[An
     """Gradients and metrics in float32, the forward and backward pass in config.precision.
 
     With optim.accumulate the batch is computed in parts, every n-th picture with its texts, one
-    after another: of each part every device of a mesh then has its share. A loss that is a mean over more than pictures (over tokens) says over how many in
-    the metric `weight`; parts then count by it, and the result is that of the whole batch.
+    after another: of each part every device of a mesh then has its share. A loss that is a mean
+    over more than pictures (over tokens) says over how many in the metric `weight`; parts then
+    count by it, and the result is that of the whole batch.
     """
 
     def objective(half: Any, part: Batch, key: Array) -> tuple[Array, Metrics]:
@@ -218,101 +227,82 @@ def make_validate(config: Config) -> Callable[[Any, Sequence[Batch]], dict[str, 
     return validate
 
 
-def held_out(config: Config, tokenizer: Tokenizer, known: Labels | None) -> list[Batch]:
-    """The same config.eval_examples pictures of data.test each time, or all if there are fewer."""
-    size = picture_size(config)
-    source = sources.open_source(config.data, config.data.test, size is not None)
-    count = min(config.eval_examples, len(source))
-    data = replace(config.data, shift=0, batch=min(config.data.batch, count))
-    stream = loader.train_batches(
-        data, source, tokenizer, size, seed=0, labels=known, inline=inline(config)
-    )
-    return [next(stream) for _ in range(count // data.batch)]
+# --- data ---
 
 
-# --- the loop ---
+@dataclass(frozen=True)
+class Feed:
+    """What a run reads; tokenizer and names of classes are made once for it."""
+
+    config: Config
+    tokenizer: Tokenizer
+    labels: Labels | None
+    source: Source
+    share: tuple[int, int]
+
+    def batches(self, start: int, stop: "Stop") -> Iterator[Batch]:
+        """Batches from number `start` on: of several processes, the rows that this one holds."""
+        config = self.config
+        stream = self._stream(config.data, self.source, config.seed, start)
+        return in_step(stream, stop)
+
+    def held_out(self) -> list[Batch]:
+        """The same config.eval_examples pictures of data.test each time, or all if fewer."""
+        data = self.config.data
+        source = sources.open_source(data, data.test, picture_size(self.config) is not None)
+        count = min(self.config.eval_examples, len(source))
+        data = replace(data, shift=0, batch=min(data.batch, count))
+        stream = in_step(self._stream(data, source, 0, 0), Stop())
+        return [next(stream) for _ in range(count // data.batch)]
+
+    def _stream(self, data: Data, source: Source, seed: int, start: int) -> Iterator[Batch]:
+        return loader.train_batches(
+            data,
+            source,
+            self.tokenizer,
+            picture_size(self.config),
+            seed,
+            start,
+            self.labels,
+            inline(self.config),
+            self.share,
+        )
 
 
-def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
-    """Train in the run directory `path`, from where it is; the exit code (0, or 128 + signal).
+def in_step(batches: Iterator[Batch], stop: "Stop") -> Iterator[Batch]:
+    """Batches of the lengths that those of all processes need, and the signal that one of them got.
 
-    Raises: UserError, ValueError or OSError for what the user can put right.
+    What is to be agreed on goes out one batch ahead, before the step that it would wait for.
     """
-    mesh = sharding.make_mesh(config.mesh)
-    banner(config, mesh)
-    sharding.check_batch(config, mesh)
-    with open_run(path, config, command) as run, jax.set_mesh(mesh):
-        checkpoints = Checkpoints(run.checkpoints, config.keep)
-        try:
-            return loop(config, run, checkpoints)
-        finally:
-            checkpoints.close()
+    if jax.process_count() == 1:
+        yield from batches
+        return
+
+    def ahead() -> tuple[Batch, Any]:
+        batch = next(batches)
+        return batch, processes.most([*loader.longest(dict(batch)), stop.asked or 0])
+
+    coming = ahead()
+    while True:
+        (batch, agreed), coming = coming, ahead()
+        *lengths, signal = np.asarray(agreed).tolist()
+        stop.agreed = signal or None
+        yield loader.cut(dict(batch), lengths)
 
 
-def loop(config: Config, run: Run, checkpoints: Checkpoints) -> int:
-    saved = checkpoints.restore()
-    start = saved.step if saved else 0
-    if start >= config.steps:
-        print(f"{run.path} is finished: {start} steps. Another --run begins anew.")
-        return 0
-    batches, tokenizer, known = open_data(config, run, start)
-    batch = next(batches)
-    shapes, tx, begin = prepare(config, batch)
-    sharding.check_params(shapes.params, jax.sharding.get_mesh())
-    run.require_space((config.keep + 1) * size(shapes))
-    state = place(saved, shapes) if saved else begin()
-    tests = held_out(config, tokenizer, known) if config.eval_every else []
-    step, validate = make_step(config, tx), make_validate(config)
-    run.rewind(start)
-    print(f"{optim.count(shapes.params):,} parameters, {config.steps:,} steps")
-    print(f"going on in {run.path} after step {start}" if saved else f"a new run in {run.path}")
-
-    with signals() as stop, Progress(config, start) as progress:
-        log = Log(config, run, progress, shapes.params, saved.info["window"] if saved else [])
-        for number in range(start + 1, config.steps + 1):
-            state, metrics = step(state, sharding.put(batch))
-            log.push(number, metrics)
-
-            last = number == config.steps or stop.signal is not None
-            if config.eval_every and (number % config.eval_every == 0 or number == config.steps):
-                log.flush()
-                log.write(number, validate(state.ema or state.params, tests))
-
-            if last or number % config.save_every == 0:
-                log.flush()
-                checkpoints.save(number, trees(state), info(state, log.window))
-            if last:
-                break
-            batch = next(batches)
-        checkpoints.wait()
-
-    if number < config.steps:
-        print(f"stopped and saved at step {number}; the same command goes on: --run {run.path}")
-        return 128 + (stop.signal or 0)
-    print(f"finished {config.steps:,} steps: {run.path}")
-    return 0
-
-
-def open_data(
-    config: Config, run: Run, start: int
-) -> tuple[Iterator[Batch], Tokenizer, Labels | None]:
-    """Batches from number `start` on; tokenizer and names of classes are made once for a run."""
-    data, size = config.data, picture_size(config)
-    source = sources.open_source(data, data.train, size is not None)
+def open_feed(config: Config, run: Run, mesh: jax.sharding.Mesh) -> Feed:
+    source = sources.open_source(config.data, config.data.train, picture_size(config) is not None)
     if run.tokenizer.exists():
         tokenizer = tokenizers.load(run.tokenizer)
     else:
-        tokenizer = tokenizers.build(data, source)
+        tokenizer = tokenizers.build(config.data, source)
         part = run.tokenizer.with_suffix(".part")
         tokenizer.save(part)
         part.replace(run.tokenizer)
     check_vocab(config, tokenizer.size)
     check_hidden(config, tokenizer)
     known = open_labels(config, run, source)
-    stream = loader.train_batches(
-        data, source, tokenizer, size, config.seed, start, known, inline(config)
-    )
-    return stream, tokenizer, known
+    return Feed(config, tokenizer, known, source, sharding.share(mesh))
 
 
 def check_hidden(config: Config, tokenizer: Tokenizer) -> None:
@@ -340,6 +330,88 @@ def open_labels(config: Config, run: Run, source: Source) -> Labels | None:
     known = labels.load(run.classes)
     check_labels(config, len(known))
     return Labels(known, getattr(config.model, "taught", False))
+
+
+# --- the loop ---
+
+
+def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
+    """Train in the run directory `path`, from where it is; the exit code (0, or 128 + signal).
+
+    Raises: UserError, ValueError or OSError for what the user can put right.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    banner(config, mesh)
+    sharding.check_batch(config, mesh)
+    refuse_other_processes(config)
+    with ExitStack() as stack:
+        with processes.leader_first():
+            run = stack.enter_context(open_run(path, config, command))
+        with processes.leader_first():
+            feed = open_feed(config, run, mesh)
+        checkpoints = Checkpoints(run.checkpoints, config.keep, config.keep_best)
+        stack.callback(checkpoints.close)
+        stack.enter_context(jax.set_mesh(mesh))
+        return loop(config, run, feed, checkpoints)
+
+
+def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
+    shapes, tx, begin = prepare(config, next(feed.batches(0, Stop())))
+    sharding.check_params(shapes.params, jax.sharding.get_mesh())
+    run.require_space((config.keep + config.keep_best + 1) * size(shapes))
+    saved = checkpoints.restore(trees(shapes))
+    start = saved.step if saved else 0
+    if start >= config.steps:
+        print(f"{run.path} is finished: {start} steps. Another --run begins anew.")
+        return 0
+    state = resumed(saved, shapes) if saved else begin()
+    tests = feed.held_out() if config.eval_every else []
+    step, validate = make_step(config, tx), make_validate(config)
+    run.rewind(start)
+    print(f"{optim.count(shapes.params):,} parameters, {config.steps:,} steps")
+    print(f"going on in {run.path} after step {start}" if saved else f"a new run in {run.path}")
+
+    with signals() as stop, Progress(config, start) as progress:
+        log = Log(config, run, progress, shapes.params, saved.info["window"] if saved else [])
+        batches = feed.batches(start, stop)
+        batch, watched = next(batches), None
+        for number in range(start + 1, config.steps + 1):
+            state, metrics = step(state, sharding.put(batch))
+            log.push(number, metrics)
+
+            last = number == config.steps or stop.signal is not None
+            if config.eval_every and (number % config.eval_every == 0 or number == config.steps):
+                log.flush()
+                scores = validate(state.ema or state.params, tests)
+                log.write(number, scores)
+                watched = scores[WATCHED]
+
+            if last or number % config.save_every == 0:
+                log.flush()
+                checkpoints.save(number, trees(state), info(state, log.window), watched)
+            if last:
+                break
+            batch = next(batches)
+        checkpoints.wait()
+
+    if number < config.steps:
+        print(f"stopped and saved at step {number}; the same command goes on: --run {run.path}")
+        return 128 + (stop.signal or 0)
+    print(f"finished {config.steps:,} steps: {run.path}")
+    return 0
+
+
+def refuse_other_processes(config: Config) -> None:
+    """Raises: UserError if another process was started with another configuration."""
+    texts = processes.same(json.dumps(to_json(config)))
+    for index, text in enumerate(texts):
+        different = differences(json.loads(texts[0]), json.loads(text))
+        if different:
+            raise UserError(
+                f"process {index} was started with another configuration than process 0"
+                " (its value, then that of process 0):\n"
+                + "\n".join(f"  {key}: {mine!r}, {first!r}" for key, first, mine in different)
+            )
 
 
 class Log:
@@ -410,29 +482,19 @@ def info(state: State, window: Sequence[dict[str, float]]) -> dict[str, Any]:
     return {"batches": int(state.step), **counts, "window": list(window)}
 
 
-def place(saved: Saved, shapes: State) -> State:
-    """The saved state on the device. Raises: UserError if it is not that of the model."""
+def resumed(saved: Saved, shapes: State) -> State:
+    """The saved arrays as a state like `shapes`."""
 
-    def fit(name: str, like: Any) -> Any:
-        have, want = named(saved.trees.get(name, {})), named(like)
-        wrong = [f"{p} is missing" for p in want if p not in have]
-        wrong += [f"{p} is unknown" for p in have if p not in want]
-        wrong += [
-            f"{p} is {have[p].shape}, not {leaf.shape}"
-            for p, leaf in want.items()
-            if p in have and have[p].shape != leaf.shape
-        ]
-        if wrong:
-            raise UserError(
-                f"the checkpoint of step {saved.step} is not one of this model:"
-                f" in {name}, {'; '.join(wrong[:5])}. Was the code changed since?"
-            )
-        leaves = [jax.device_put(have[path], leaf.sharding) for path, leaf in want.items()]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    def fill(name: str) -> Any:
+        like = getattr(shapes, name)
+        leaves = named(saved.trees.get(name, {}))
+        return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in named(like)])
 
-    counts = {k: jnp.array(saved.info[k], jnp.int32) for k in ("skipped", "streak")}
-    parts = {k: fit(k, getattr(shapes, k)) for k in ("params", "opt", "ema")}
-    return State(step=jnp.array(saved.step, jnp.int32), **parts, **counts)
+    def count(number: int) -> Array:
+        return sharding.put_whole(np.array(number, np.int32))
+
+    counts = {name: count(saved.info[name]) for name in ("skipped", "streak")}
+    return State(count(saved.step), fill("params"), fill("opt"), fill("ema"), **counts)
 
 
 # --- around the loop ---
@@ -450,7 +512,14 @@ def banner(config: Config, mesh: jax.sharding.Mesh) -> None:
 
 @dataclass
 class Stop:
-    signal: int | None = None
+    """The signal that asks for an end: this process got it, or all agreed that one of them did."""
+
+    asked: int | None = None
+    agreed: int | None = None
+
+    @property
+    def signal(self) -> int | None:
+        return self.asked if jax.process_count() == 1 else self.agreed
 
 
 @contextmanager
@@ -459,9 +528,9 @@ def signals() -> Iterator[Stop]:
     stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.signal is not None and number == signal.SIGINT:
+        if stop.asked is not None and number == signal.SIGINT:
             os._exit(128 + number)
-        stop.signal = number
+        stop.asked = number
         os.write(2, b"\nstopping: saving after this step (Ctrl-C again: leave at once)\n")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -8,8 +8,6 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-from mlm_jax import sharding
-
 # Wrong shapes and dtypes fail at the function that was called, by the name of the argument.
 TYPED = ("layers", "encoders", "fusion", "decoders", "models", "losses")
 install_import_hook([f"mlm_jax.{name}" for name in TYPED], "beartype.beartype")
@@ -20,10 +18,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-@pytest.fixture(autouse=True)
-def _one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _one_device() -> Iterator[None]:
     """Training runs on one of the simulated devices, but for tests that ask for more."""
-    monkeypatch.setattr(sharding, "devices", lambda: jax.devices()[:1])
+    from mlm_jax import sharding  # after the hook above
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "devices", lambda: jax.devices()[:1])
+        yield
 
 
 @pytest.fixture

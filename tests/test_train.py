@@ -21,6 +21,7 @@ import toy
 
 from mlm_jax import config as configs
 from mlm_jax import run as runs
+from mlm_jax import sharding
 from mlm_jax import train as training
 from mlm_jax.checkpoint import restore_params, steps
 from mlm_jax.config import Config, Optim, UserError
@@ -197,7 +198,7 @@ def losses(run: Path) -> list[tuple[Any, ...]]:
 def digests(run: Path) -> Any:
     newest = run / "checkpoints" / str(steps(run / "checkpoints")[-1])
     info = json.loads((newest / "info" / "metadata").read_text())
-    return {key: info[key] for key in ("digests", "batches", "skipped", "streak")}
+    return {key: info[key] for key in ("arrays", "batches", "skipped", "streak")}
 
 
 @pytest.fixture(scope="module")
@@ -368,13 +369,12 @@ def test_too_little_space_is_refused_before_training(
 def test_a_checkpoint_of_other_code_is_refused(folder: Path, finished: Path) -> None:
     config = toy.config(folder)
     wider = replace(config, model=toy.Toy(image=toy.Eye(width=9), dropout=0.1))
-    shapes, _, _ = training.prepare(wider, next(batches_of(config)))
+    with jax.set_mesh(sharding.make_mesh(config.mesh)):
+        shapes, _, _ = training.prepare(wider, next(batches_of(config)))
     checkpoints = training.Checkpoints(finished / "checkpoints", 3)
-    saved = checkpoints.restore()
-    checkpoints.close()
-    assert saved is not None
     with pytest.raises(UserError, match="step 12 is not one of this model"):
-        training.place(saved, shapes)
+        checkpoints.restore(training.trees(shapes))
+    checkpoints.close()
 
 
 def batches_of(config: Config) -> Iterator[Any]:

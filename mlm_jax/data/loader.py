@@ -6,7 +6,7 @@ the stream, so that a resumed run sees what an uninterrupted one would have seen
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -103,8 +103,12 @@ def train_batches(
     start: int = 0,
     labels: Labels | None = None,
     inline: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Endless shuffled batches of data.batch pictures; `start` batches are already consumed.
+
+    `share` (i, n): of each batch the i-th of n equal parts alone, which is then not trimmed, since
+    what the batch needs is known to all parts together.
 
     Without a `size` pictures are not read and batches have their texts alone; with `labels` they
     have labels too, and a picture without one is a broken record. `inline` is that of `Tokenise`.
@@ -120,15 +124,20 @@ def train_batches(
         tokenise=Tokenise(tokenizer, data.text_length, data.target_length, inline),
         labels=labels,
     )
+    part, parts = share
+
+    def whole(examples: Sequence[Batch]) -> Batch:
+        return trim(stack(examples))
+
     stream = (
         grain.MapDataset.range(len(source))
         .seed(seed % 2**32)
         .shuffle()
         .repeat(EPOCHS)
         .random_map(example)
-        .batch(data.batch, batch_fn=lambda examples: trim(stack(examples)))
+        .batch(data.batch // parts, batch_fn=stack if parts > 1 else whole)
     )
-    return iter(stream[start:].to_iter_dataset(_options(data)))
+    return iter(stream[start * parts + part :: parts].to_iter_dataset(_options(data)))
 
 
 def _options(data: Data) -> grain.ReadOptions:
@@ -146,17 +155,28 @@ def trim(batch: Batch) -> Batch:
 
     A step is compiled for each pair of lengths that occurs, so there must be few.
     """
-    if "also" in batch:
-        batch |= {"also": trim(batch["also"])}
-    for key in ("text", "target"):
-        if key not in batch:
-            continue
-        mask = batch[f"{key}_mask"]
-        longest = int(mask.sum(1).max())
-        length = next((n for n in LENGTHS if n >= longest), mask.shape[1])
-        own = [key, f"{key}_mask", *(["scored"] if key == "target" and "scored" in batch else [])]
-        batch |= {name: batch[name][:, :length] for name in own}
-    return batch
+    return cut(batch, longest(batch))
+
+
+def longest(batch: Batch) -> list[int]:
+    """Tokens of the longest row of text and target, and of those of `also`."""
+    groups = [batch, batch["also"]] if "also" in batch else [batch]
+    return [int(rows[f"{key}_mask"].sum(1).max()) for rows in groups for key in texts_of(rows)]
+
+
+def cut(batch: Batch, lengths: Iterable[int]) -> Batch:
+    """The first columns of text and target: as many as rows of such `lengths` (`longest`) need."""
+    left = iter(lengths)
+    for key in texts_of(batch):
+        needed = next(left)
+        length = next((n for n in LENGTHS if n >= needed), batch[key].shape[1])
+        names = [key, f"{key}_mask", *(["scored"] if key == "target" and "scored" in batch else [])]
+        batch = batch | {name: batch[name][:, :length] for name in names}
+    return batch | {"also": cut(batch["also"], left)} if "also" in batch else batch
+
+
+def texts_of(batch: Batch) -> list[str]:
+    return [key for key in ("text", "target") if key in batch]
 
 
 @dataclass(frozen=True)
