@@ -136,26 +136,54 @@ def checkpoint(setting: Setting) -> Rows:
     return saving.checkpoint(setting)
 
 
-def mfu(setting: Setting) -> Rows:
+def mfu_vit(setting: Setting) -> Rows:
     from experiments.benchmarks import utilisation
 
-    return utilisation.mfu(setting)
+    yield utilisation.halving(utilisation.VIT, setting)
+
+
+def mfu_clip(setting: Setting) -> Rows:
+    from experiments.benchmarks import utilisation
+
+    yield utilisation.halving(utilisation.CLIP, setting)
+
+
+def mfu_bert(setting: Setting) -> Rows:
+    from experiments.benchmarks import utilisation
+
+    yield utilisation.halving(utilisation.BERT, setting)
+
+
+def mfu_gpt(setting: Setting) -> Rows:
+    from experiments.benchmarks import utilisation
+
+    yield utilisation.halving(utilisation.GPT, setting)
+
+
+def mfu_multimodal(setting: Setting) -> Rows:
+    from experiments.benchmarks import utilisation
+
+    yield utilisation.halving(utilisation.MULTIMODAL, setting)
 
 
 PARTS = {
-    "mfu": Part(mfu, cpu=0, gpu=2.5, needs=(), alone=True),
+    "mfu_vit": Part(mfu_vit, cpu=0, needs=(), alone=True),
+    "mfu_clip": Part(mfu_clip, cpu=0, needs=(), alone=True),
+    "mfu_bert": Part(mfu_bert, cpu=0, needs=(), alone=True),
+    "mfu_gpt": Part(mfu_gpt, cpu=0, needs=(), alone=True),
+    "mfu_multimodal": Part(mfu_multimodal, cpu=0, gpu=0.7, needs=(), alone=True),
+    "gpt_decode": Part(gpt_decode, cpu=2, gpu=1),
+    "attention": Part(attention),
     "vit_forward": Part(vit_forward),
     "vit_step": Part(vit_step, cpu=3),
     "bert_forward": Part(bert_forward, cpu=2),
     "bert_step": Part(bert_step, cpu=5, gpu=1),
     "clip_forward": Part(clip_forward),
     "clip_step": Part(clip_step, cpu=2),
+    "blip_captions": Part(blip_captions, cpu=3, gpu=1),
     "blip_forward": Part(blip_forward),
     "blip_step": Part(blip_step, cpu=4),
     "multimodal": Part(multimodal, cpu=5, gpu=1),
-    "attention": Part(attention),
-    "gpt_decode": Part(gpt_decode, cpu=2, gpu=1),
-    "blip_captions": Part(blip_captions, cpu=3, gpu=1),
     "loader": Part(loader, needs=("torch", "grain", "tensorflow_datasets", "tokenizers")),
     "start": Part(start, cpu=3, gpu=1.5),
     "memory": Part(memory, cpu=3, gpu=1),
