@@ -2,6 +2,7 @@
 
 python experiments/plan.py --config vit_large --mesh.data 8 --mesh.fsdp 8 --hardware h100-nvlink-ib
     [--egress GB/s] [--loss SHARE] [--json FILE] [--data.batch N --precision bfloat16 ...]
+python experiments/plan.py --published    the planner beside the scaling that others measured
 """
 
 import argparse
@@ -15,35 +16,48 @@ from pathlib import Path
 import jax
 
 from mlm_jax import command
-from mlm_jax.config import Config, cli
-from mlm_jax.planner import hardware
+from mlm_jax.config import Config, UserError, cli
+from mlm_jax.planner.hardware import H100, TABLE, Hardware, find
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("plan.py", add_help=False, allow_abbrev=False)
-    parser.add_argument("--hardware", default=hardware.H100.name)
+    parser.add_argument("--hardware", default=H100.name)
     parser.add_argument("--egress", type=float)
     parser.add_argument("--loss", type=float)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--published", action="store_true")
     own, rest = parser.parse_known_args(argv)
-    row = hardware.find(own.hardware)
-    if own.egress is not None:
-        row = replace(row, egress=own.egress * 1e9)
-    if own.loss is not None:
-        row = replace(row, loss=own.loss)
+    if own.published:
+        from mlm_jax.planner.published import table
+
+        print(table())
+        return 0
+    if "--config" not in rest:
+        print(__doc__, *(f"{row.name:<16} {row.source}" for row in TABLE), "", sep="\n")
+    hardware = changed(find(own.hardware), own.egress, own.loss)
     config, run = cli(rest, "plan.py")
     simulate(config)
-    from mlm_jax.planner.program import growth, read, unit_of
-    from mlm_jax.planner.report import Plan, text
+    from mlm_jax.planner.report import plan, text
 
-    program = read(config)
-    plan = Plan(run.name, config.precision, row, program, 0)
-    largest = growth(config, program).largest(plan.room, unit_of(config, program))
-    plan = replace(plan, largest=largest)
-    print(text(plan))
+    planned = plan(run.name, config, hardware)
+    print(text(planned))
     if own.json is not None:
-        own.json.write_text(json.dumps(plan.json(), indent=1) + "\n")
+        own.json.write_text(json.dumps(planned.json(), indent=1) + "\n")
     return 0
+
+
+def changed(hardware: Hardware, egress: float | None, loss: float | None) -> Hardware:
+    """With another network between nodes: GB/s out of one, share lost by each doubling."""
+    if egress is not None:
+        if not egress > 0:
+            raise UserError(f"--egress {egress:g}: GB/s that a node sends, over 0")
+        hardware = replace(hardware, egress=egress * 1e9)
+    if loss is not None:
+        if not 0 <= loss < 1:
+            raise UserError(f"--loss {loss:g}: a share, at least 0 and under 1")
+        hardware = replace(hardware, loss=loss)
+    return hardware
 
 
 def simulate(config: Config) -> None:

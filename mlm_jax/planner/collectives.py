@@ -16,6 +16,7 @@ MESH = (
     r"(?:, device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))? \{([^}]*)\}"
 )
 """mesh['x'=2,'y'=4] {'y'}, its devices in order, or as device_ids=([4,2]T(1,0)) or (0,2,...)."""
+SAME = {"bitcast", "copy", "convert", "transpose", "reshape"}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -111,24 +112,26 @@ def scattered(module: Module, computation: Computation, out: Instruction, size: 
 
     XLA turns this into reduce-scatter for GPUs and TPUs (ReduceScatterCreator), not for CPUs.
     """
-    users = computation.users[out.name]
     total = out.parts[0].elements
 
-    def cuts(scope: Computation, user: Instruction, name: str) -> bool:
+    def ends(scope: Computation, name: str) -> set[str]:
+        """What becomes of a value: it is cut, or leaves the computation, or something else."""
+        return set().union(*(end(scope, user, name) for user in scope.users[name]))
+
+    def end(scope: Computation, user: Instruction, name: str) -> set[str]:
         inner = module.fused(user)
+        if user.opcode == "dynamic-slice":
+            return {"cut"} if user.parts[0].elements * size == total else {"other"}
         if inner is not None:
             places = [n for n, operand in enumerate(user.operands) if operand == name]
-            return all(
-                cuts(inner, u, inner.parameters[n].name)
-                for n in places
-                for u in inner.users[inner.parameters[n].name]
-            )
-        if user.opcode in ("bitcast", "copy", "convert", "transpose", "reshape"):
-            then = scope.users[user.name]
-            return bool(then) and all(cuts(scope, u, user.name) for u in then)
-        return user.opcode == "dynamic-slice" and user.parts[0].elements * size == total
+            found = set().union(*(ends(inner, inner.parameters[n].name) for n in places))
+        else:
+            found = {"leaves"} if user.opcode in SAME else {"other"}
+        if "leaves" in found and not (user.root and scope is not computation):
+            found = found - {"leaves"} | ends(scope, user.name)
+        return found
 
-    return bool(users) and all(cuts(computation, user, out.name) for user in users)
+    return ends(computation, out.name) == {"cut"}
 
 
 def axes_of(groups: Sequence[Sequence[int]], axes: dict[str, int]) -> tuple[str, ...]:

@@ -198,10 +198,13 @@ def products(module: Module, computation: Computation, i: Instruction) -> float:
     out = i.parts[0].elements
     if i.opcode == "dot":
         return 2.0 * out * math.prod(left[d] for d in i.numbers("lhs_contracting_dims"))
-    # dim_labels=b01f_01io->b01f: every output sums over the kernel but for its output features
+    # dim_labels=b01f_01io->b01f: every output sums over the kernel but for its output features,
+    # and but for the holes that the way back puts between the inputs of a stride
     labels = re.search(r"dim_labels=\w+_(\w+)->", i.rest)
     assert labels is not None, i.rest
-    return 2.0 * out * math.prod(right) / right[labels[1].index("o")]
+    holes = re.search(r"lhs_dilate=([\dx]+)", i.rest)
+    spread = math.prod(int(n) for n in holes[1].split("x")) if holes else 1
+    return 2.0 * out * math.prod(right) / right[labels[1].index("o")] / spread
 
 
 def between_products(module: Module, computation: Computation) -> tuple[set[str], set[str]]:

@@ -149,7 +149,8 @@ FIGURES = (
     ),
     Scaling(
         "BERT-large 512, A100",
-        "NVIDIA/DeepLearningExamples PyTorch/LanguageModeling/BERT (DGX A100)", True, A100, copies(3.36e8),
+        "NVIDIA/DeepLearningExamples PyTorch/LanguageModeling/BERT (DGX A100)", True, A100,
+        copies(3.36e8),
         base=(8, 16, 16 * 8 / 1657),
         larger=((256, 16, 49_663 / 32 / 1657),),
         note="batch taken for 16 a device and no accumulation, which sends most",
@@ -164,7 +165,8 @@ FIGURES = (
     ),
     Scaling(
         "MaxText 16B, pods of v5e",
-        "AI-Hypercomputer/maxtext MaxText/configs/v5e: README.md, 16b.sh", True, V5E, shards_and_copies(16e9, width=4),
+        "AI-Hypercomputer/maxtext MaxText/configs/v5e: README.md, 16b.sh", True, V5E,
+        shards_and_copies(16e9, width=4),
         base=(256, 6, 6 * 2048 * 6 * 16e9 / 120e12),
         larger=((512, 6, 59.37 / 61.10), (1024, 6, 59.14 / 61.10), (2048, 6, 58.27 / 61.10),
                 (4096, 6, 56.56 / 61.10), (8192, 6, 54.65 / 61.10)),
@@ -194,7 +196,7 @@ FIGURES = (
         larger=((8, 1, 44_299 / 2 / 25_135), (16, 1, 82_988 / 4 / 25_135),
                 (32, 1, 155_917 / 8 / 25_135)),
         note="InfiniBand of a rate not given, taken for 4 x 400 Gb/s; the 53 % of linear that the"
-        " source prints is against one device: layers over 4 devices of one node are at 60 % already",
+        " source prints is against one device: layers over 4 of one node are at 60 % already",
     ),
 )  # fmt: skip
 

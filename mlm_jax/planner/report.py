@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mlm_jax.config import Config
 from mlm_jax.planner.collectives import Collective, axes_of
 from mlm_jax.planner.hardware import COMPUTE, ROOM, Hardware
 from mlm_jax.planner.predict import Step, predict, seconds, sort_of
-from mlm_jax.planner.program import Program
+from mlm_jax.planner.program import Program, growth, read, unit_of
 
 HIDES = {"summed": "2/3 of the work", "shared": "all the work", "waited": "nothing"}
 
@@ -73,6 +74,14 @@ class Plan:
             "largest_batch": self.largest,
             "compile_seconds": program.compiling,
         }
+
+
+def plan(name: str, config: Config, hardware: Hardware) -> Plan:
+    """Compiles the step twice, the second time for another batch. Raises: UserError."""
+    program = read(config)
+    planned = Plan(name, config.precision, hardware, program, 0)
+    line = growth(config, program)
+    return replace(planned, largest=line.largest(planned.room, unit_of(config, program)))
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,8 @@ def _memory(plan: Plan) -> Iterator[str]:
     memory = plan.program.memory
     yield "\nmemory of a device, GB"
     yield from _lines({name: f"{size / 1e9:.3f}" for name, size in asdict(memory).items()})
+    own = f"{plan.program.cpu_temporary / 1e9:.3f}  not part of the sum"
+    yield from _lines({"temporary, kept by the CPU": own})
     room = f"of {plan.room / 1e9:.1f}, {100 * ROOM:.0f} % of what it has"
     yield from _lines({"together": f"{memory.total / 1e9:.3f}  {room}"})
     yield from _lines({"largest batch": _largest(plan)})
