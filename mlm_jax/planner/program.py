@@ -214,15 +214,16 @@ def inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
 
 
 def causal_flops(config: Config, batch: Mapping[str, Any]) -> float:
-    """Half of the decoder's self-attention in a forward pass: 4 n^2 d for each layer, in full."""
-    body = getattr(getattr(config.model, "decoder", None), "body", None)
-    if body is None:
-        return 0.0
+    """Half of the self-attention of what looks back alone, forward: 4 n^2 d a layer, in full."""
+    decoder: Any = getattr(config.model, "decoder", None)
+    text: Any = getattr(config.model, "text", None)
+    readers = [(decoder.body, -1)] if decoder is not None else []
+    readers += [(text.body, 0)] if getattr(text, "causal", False) else []
     total = 0.0
-    for texts_of in (batch, batch.get("also", {})):
-        if "target" in texts_of:
-            rows, length = texts_of["target"].shape
-            total += 2.0 * rows * (length - 1) ** 2 * body.width * body.depth
+    for rows_of in (batch, batch.get("also", {})):
+        for body, more in readers if "target" in rows_of else []:
+            rows, length = rows_of["target"].shape
+            total += 2.0 * rows * (length + more) ** 2 * body.width * body.depth
     return total
 
 
