@@ -20,8 +20,8 @@ from mlm_jax.planner.kernels import Kernel, kernels
 from mlm_jax.planner.memory import Widths, peak
 from mlm_jax.train import make_step, prepare
 
-OPTIONS = {
-    "xla_backend_optimization_level": 0,  # it is never run
+OPTIONS: dict[str, str | bool] = {
+    "xla_backend_optimization_level": "0",  # it is never run
     "xla_llvm_disable_expensive_passes": True,
     "xla_disable_hlo_passes": "cpu-all-reduce-combiner",  # sums stay told apart
 }
@@ -88,15 +88,14 @@ def read(config: Config) -> Program:
     """
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config, mesh)
+    sharding.check_params(initial(config), mesh)
     flops, causal = model_flops(config)
     start = time.monotonic()
     with jax.set_mesh(mesh):
         rows = NamedSharding(mesh, sharding.ROWS)
         batch = jax.tree.map(lambda x: on(x, rows), example(config))
         state, tx, _ = prepare(config, batch)
-        sharding.check_params(state.params, mesh)
-        step: Any = make_step(config, tx)
-        compiled: jax.stages.Compiled = step.lower(state, batch).compile(OPTIONS)
+        compiled = make_step(config, tx).lower(state, batch).compile(OPTIONS)
     module = hlo.parse(compiled.as_text() or "")
     own: Any = compiled.memory_analysis()
     widths = Widths(module)
@@ -118,6 +117,16 @@ def read(config: Config) -> Program:
         causal=causal,
         compiling=time.monotonic() - start,
     )
+
+
+def initial(config: Config) -> Any:
+    """Shapes of the parameters."""
+
+    def init(batch: Any) -> Any:
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+        return config.model.init(jax.random.key(0), blank)["params"]
+
+    return jax.eval_shape(init, example(config))
 
 
 def on(x: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -174,14 +183,8 @@ def model_flops(config: Config) -> tuple[float, float]:
         return config.loss(outputs, batch)
 
     key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda b: config.model.init(key, blank(b))["params"], batch)
-    return 3 * counted(jax.make_jaxpr(forward)(shapes, batch).jaxpr), 3 * causal_flops(
-        config, batch
-    )
-
-
-def blank(batch: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+    traced = jax.make_jaxpr(forward)(initial(config), batch)
+    return 3 * counted(traced.jaxpr), 3 * causal_flops(config, batch)
 
 
 def counted(jaxpr: Jaxpr) -> float:
