@@ -13,10 +13,10 @@ from mlm_jax.config import cli
 def main(argv: Sequence[str]) -> int:
     place, timeout, words = processes.from_command_line(argv)
     config, run = cli(words, "train.py")
-    processes.join(place, timeout)
-    from mlm_jax.train import train  # after the command line: a typo is answered at once
+    with processes.joined(place, timeout):
+        from mlm_jax.train import train  # after the command line: a typo is answered at once
 
-    return train(config, run, sys.argv)
+        return train(config, run, sys.argv)
 
 
 if __name__ == "__main__":

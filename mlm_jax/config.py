@@ -436,8 +436,10 @@ def contradictions(config: Config) -> Iterator[str]:
     reads = any(hasattr(getattr(model, part, None), "vocab") for part in ("text", "decoder"))
     if reads and not data.texts:
         yield "data.captions and data.questions are both 0: nothing would be learned"
-    if data.texts and isinstance(config.loss, Classes | Masked):
+    if data.texts and isinstance(config.loss, Classes | Masked) and not reads:
         yield "the loss reads no texts: data.captions and data.questions must be 0"
+    if reads and isinstance(config.loss, Classes) and data.captions != 1:
+        yield f"data.captions is {data.captions}: one text has one class, so it must be 1"
     asks = hasattr(model, "decoder") and (hasattr(model, "text") or inline(config))
     if reads and not asks and (data.questions or not data.captions):
         yield "the model learns from captions alone: data.questions must be 0, data.captions not"

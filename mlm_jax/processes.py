@@ -28,6 +28,8 @@ PORT = 55_527
 TIMEOUT = 300
 HEARTBEAT = 30
 """Seconds without a sign of life after which a process is taken for dead."""
+GRACE = 2
+"""Seconds that process 0 stays after an error, so that others come to say theirs."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,34 @@ def checked(place: Place) -> Place:
     return place
 
 
-# --- joining ---
+# --- joining and leaving ---
+
+
+@contextmanager
+def joined(place: Place | None, timeout: int = TIMEOUT) -> Iterator[None]:
+    """Make one machine of all processes for the body; an error in it ends this process at once.
+
+    Otherwise it would wait for the others at the door, and they for it: so they notice within
+    seconds, or where nothing is sent, HEARTBEAT. Raises: UserError.
+    """
+    join(place, timeout)
+    if place is None:
+        yield
+        return
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        gone = "another process is gone, or the network: the same command, given to all, goes on"
+        leave(f"{gone} from the last checkpoint ({str(error).splitlines()[0]})", 1)
+    except (UserError, ValueError, OSError) as error:
+        leave(str(error), 2)
+
+
+def leave(message: str, code: int) -> None:
+    print(f"error: process {jax.process_index()}: {message}", file=sys.stderr, flush=True)
+    if leads():
+        time.sleep(GRACE)
+    os._exit(code)
 
 
 def join(place: Place | None, timeout: int = TIMEOUT) -> None:

@@ -126,7 +126,7 @@ def open_run(path: Path, config: Config, command: Sequence[str] = ()) -> Iterato
             refuse_other(path, tree)
         else:
             refuse_foreign(path)
-            for name in ("tokenizer.json", "classes.json"):
+            for name in ("tokenizer.json", "classes.json", "preprocessor_config.json"):
                 (path / name).unlink(missing_ok=True)
             write(path / "config.json", json.dumps(tree, indent=2) + "\n")
         remember(path, command)

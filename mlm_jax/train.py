@@ -6,13 +6,9 @@ metrics all follow from it, so that a run that was killed goes on as if it had n
 
 import json
 import math
-import os
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -23,25 +19,13 @@ from jaxtyping import Array, Int
 
 from mlm_jax import optim, processes, sharding
 from mlm_jax.checkpoint import WATCHED, Checkpoints, Saved, size
-from mlm_jax.config import (
-    Config,
-    Data,
-    UserError,
-    check_labels,
-    check_vocab,
-    inline,
-    picture_size,
-    to_json,
-)
-from mlm_jax.data import labels, loader, sources, tokenizers
-from mlm_jax.data.labels import Labels
-from mlm_jax.data.records import Source
-from mlm_jax.data.tokenizers import Tokenizer
+from mlm_jax.config import Config, UserError, to_json
+from mlm_jax.feed import Feed, open_feed
 from mlm_jax.initial import start_from
-from mlm_jax.losses import Classes
 from mlm_jax.paths import map_named, named, nest
 from mlm_jax.progress import Progress
 from mlm_jax.run import Run, differences, open_run
+from mlm_jax.stop import Stop, signals
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, Array]
@@ -148,7 +132,7 @@ def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[An
 
     def objective(half: Any, part: Batch, key: Array) -> tuple[Array, Metrics]:
         outputs: Any = config.model.apply({"params": half}, part, train=True, rngs=rngs(key))
-        loss, metrics = config.loss(outputs, part)
+        loss, metrics = judged(config, outputs, part)
         return loss, {"loss": loss, **metrics}
 
     def weighed(part: Batch, key: Array) -> tuple[Any, Metrics, Array]:
@@ -181,17 +165,31 @@ def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[An
     return jax.tree.map(lambda x: x / weight, (grads, metrics))
 
 
+def judged(config: Config, outputs: Mapping[str, Any], batch: Batch) -> tuple[Array, Metrics]:
+    """Loss and metrics. Raises: UserError if the loss reads what is not there (while tracing)."""
+    try:
+        return config.loss(outputs, batch)
+    except KeyError as error:
+        raise UserError(
+            f"the loss {type(config.loss).__name__} reads {error}, which is neither in what a"
+            f" {type(config.model).__name__} gives ({', '.join(outputs)}) nor in a batch"
+            f" ({', '.join(batch)}): a loss of your own may read them (losses.py)"
+        ) from error
+
+
 def rngs(key: Array) -> dict[str, Array]:
     """Keys for what a model draws: what it drops, and what it hides."""
     return {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "mask"))}
 
 
 def cast(params: Any, precision: str) -> Any:
-    """Floating parameters in `precision`: a model computes in the dtype of its parameters."""
-    floating = jnp.floating
+    """Floating parameters in `precision`: a model computes in the dtype of its parameters.
+
+    Scalars stay as they are: rounded, a scale of logits of 100 would be off by up to 1.6 %.
+    """
 
     def one(x: Array) -> Array:
-        return x.astype(precision) if jnp.issubdtype(x.dtype, floating) else x
+        return x.astype(precision) if x.ndim and jnp.issubdtype(x.dtype, jnp.floating) else x
 
     return jax.tree.map(one, params)
 
@@ -213,7 +211,7 @@ def make_validate(config: Config) -> Callable[[Any, Sequence[Batch]], dict[str, 
     @jax.jit
     def one(params: Any, batch: Batch) -> Metrics:
         outputs: Any = config.model.apply({"params": params}, batch, train=False)
-        loss, metrics = config.loss(outputs, batch)
+        loss, metrics = judged(config, outputs, batch)
         return sharding.gather({"weight": jnp.ones(()), **metrics, "loss": loss})
 
     def validate(params: Any, batches: Sequence[Batch]) -> dict[str, float]:
@@ -225,111 +223,6 @@ def make_validate(config: Config) -> Callable[[Any, Sequence[Batch]], dict[str, 
         }
 
     return validate
-
-
-# --- data ---
-
-
-@dataclass(frozen=True)
-class Feed:
-    """What a run reads; tokenizer and names of classes are made once for it."""
-
-    config: Config
-    tokenizer: Tokenizer
-    labels: Labels | None
-    source: Source
-    share: tuple[int, int]
-
-    def batches(self, start: int, stop: "Stop") -> Iterator[Batch]:
-        """Batches from number `start` on: of several processes, the rows that this one holds."""
-        config = self.config
-        stream = self._stream(config.data, self.source, config.seed, start)
-        return in_step(stream, stop)
-
-    def held_out(self) -> list[Batch]:
-        """The same config.eval_examples pictures of data.test each time, or all if fewer."""
-        data = self.config.data
-        source = sources.open_source(data, data.test, picture_size(self.config) is not None)
-        count = min(self.config.eval_examples, len(source))
-        data = replace(data, shift=0, batch=min(data.batch, count))
-        stream = in_step(self._stream(data, source, 0, 0), Stop())
-        return [next(stream) for _ in range(count // data.batch)]
-
-    def _stream(self, data: Data, source: Source, seed: int, start: int) -> Iterator[Batch]:
-        return loader.train_batches(
-            data,
-            source,
-            self.tokenizer,
-            picture_size(self.config),
-            seed,
-            start,
-            self.labels,
-            inline(self.config),
-            self.share,
-        )
-
-
-def in_step(batches: Iterator[Batch], stop: "Stop") -> Iterator[Batch]:
-    """Batches of the lengths that those of all processes need, and the signal that one of them got.
-
-    What is to be agreed on goes out one batch ahead, before the step that it would wait for.
-    """
-    if jax.process_count() == 1:
-        yield from batches
-        return
-
-    def ahead() -> tuple[Batch, Any]:
-        batch = next(batches)
-        return batch, processes.most([*loader.longest(dict(batch)), stop.asked or 0])
-
-    coming = ahead()
-    while True:
-        (batch, agreed), coming = coming, ahead()
-        *lengths, signal = np.asarray(agreed).tolist()
-        stop.agreed = signal or None
-        yield loader.cut(dict(batch), lengths)
-
-
-def open_feed(config: Config, run: Run, mesh: jax.sharding.Mesh) -> Feed:
-    source = sources.open_source(config.data, config.data.train, picture_size(config) is not None)
-    if run.tokenizer.exists():
-        tokenizer = tokenizers.load(run.tokenizer)
-    else:
-        tokenizer = tokenizers.build(config.data, source)
-        part = run.tokenizer.with_suffix(".part")
-        tokenizer.save(part)
-        part.replace(run.tokenizer)
-    check_vocab(config, tokenizer.size)
-    check_hidden(config, tokenizer)
-    known = open_labels(config, run, source)
-    return Feed(config, tokenizer, known, source, sharding.share(mesh))
-
-
-def check_hidden(config: Config, tokenizer: Tokenizer) -> None:
-    """Raises: UserError if BERT would hide words by another id, or what is no word."""
-    model: Any = config.model
-    if not hasattr(model, "mask_id"):
-        return
-    mask = tokenizer.inner.token_to_id("[MASK]")
-    ends = {tokenizer.pad, tokenizer.bos, tokenizer.eos}
-    if ends <= {*model.special} and model.mask_id not in ends and mask in (None, model.mask_id):
-        return
-    right = tokenizer.unk if mask is None else mask
-    raise UserError(
-        f"model.mask_id is {model.mask_id} and model.special {model.special}: for this tokenizer"
-        f" --model.mask-id {right} --model.special {' '.join(map(str, sorted(ends)))}"
-    )
-
-
-def open_labels(config: Config, run: Run, source: Source) -> Labels | None:
-    """The classes of the training split, where the loss is of classes. Raises: UserError."""
-    if not isinstance(config.loss, Classes):
-        return None
-    if not run.classes.exists():
-        labels.save(run.classes, labels.classes_of(source))
-    known = labels.load(run.classes)
-    check_labels(config, len(known))
-    return Labels(known, getattr(config.model, "taught", False))
 
 
 # --- the loop ---
@@ -508,34 +401,3 @@ def banner(config: Config, mesh: jax.sharding.Mesh) -> None:
     print(f"{platform} ({kind}) × {mesh.size}{how}, jax {jax.__version__}, {config.precision}")
     if config.require not in ("any", platform):
         raise UserError(f"--require {config.require}, but jax found only {platform}")
-
-
-@dataclass
-class Stop:
-    """The signal that asks for an end: this process got it, or all agreed that one of them did."""
-
-    asked: int | None = None
-    agreed: int | None = None
-
-    @property
-    def signal(self) -> int | None:
-        return self.asked if jax.process_count() == 1 else self.agreed
-
-
-@contextmanager
-def signals() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM ask the loop to save and leave; a second Ctrl-C leaves at once."""
-    stop = Stop()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.asked is not None and number == signal.SIGINT:
-            os._exit(128 + number)
-        stop.asked = number
-        os.write(2, b"\nstopping: saving after this step (Ctrl-C again: leave at once)\n")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

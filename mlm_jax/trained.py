@@ -19,7 +19,7 @@ from mlm_jax.data.pictures import MAX_BYTES
 from mlm_jax.data.records import BadRecord
 from mlm_jax.data.rows import parse_chat
 from mlm_jax.data.tokenizers import Tokenizer
-from mlm_jax.data.transforms import Tokenise, decode_for
+from mlm_jax.data.transforms import Tokenise, decode_for, with_kept
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import (
     GREEDY,
@@ -59,6 +59,7 @@ class Trained(NamedTuple):
 def open_trained(run: Path) -> Trained:
     """Raises: UserError if `run` is no run directory or holds no whole checkpoint."""
     config = read(run)
+    config = replace(config, data=with_kept(config.data, run))
     step, params = restore_params(run)
     tokenizer = tokenizers.load(run / "tokenizer.json")
     return Trained(run, config, tokenizer, jax.device_put(params), step)

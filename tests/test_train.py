@@ -25,7 +25,7 @@ from mlm_jax import sharding
 from mlm_jax import train as training
 from mlm_jax.checkpoint import restore_params, steps
 from mlm_jax.config import Config, Optim, UserError
-from mlm_jax.data import loader
+from mlm_jax.data import loader, sources, tokenizers
 from mlm_jax.losses import Caption
 from mlm_jax.paths import named
 from mlm_jax.train import State, train
@@ -378,8 +378,8 @@ def test_a_checkpoint_of_other_code_is_refused(folder: Path, finished: Path) -> 
 
 
 def batches_of(config: Config) -> Iterator[Any]:
-    source = training.sources.open_source(config.data, config.data.train)
-    tokenizer = training.tokenizers.build(config.data, source)
+    source = sources.open_source(config.data, config.data.train)
+    tokenizer = tokenizers.build(config.data, source)
     return loader.train_batches(config.data, source, tokenizer, toy.SIZE, config.seed, 0)
 
 

@@ -107,7 +107,8 @@ class Block(nn.Module):
             norm = Norm(self.norm, self.eps, self.bias, name=f"{name}_norm")
             y = read(norm(x) if self.order == "pre" else x)
             if gate:
-                y = y * nn.tanh(self.param(f"{name}_gate", nn.initializers.zeros_init(), ()))
+                shut = self.param(f"{name}_gate", nn.initializers.zeros_init(), ())
+                y = y * nn.tanh(shut).astype(y.dtype)
             y = nn.Dropout(self.dropout, deterministic=not train, name=f"{name}_dropout")(y)
             return x + y if self.order == "pre" else norm(x + y)
 

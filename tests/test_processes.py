@@ -1,0 +1,253 @@
+"""Several processes do what one does, and none of them waits for the dead."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+from own import OWN
+
+from mlm_jax.checkpoint import steps
+from mlm_jax.config import UserError
+from mlm_jax.processes import Place, find, first_host
+from mlm_jax.run import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+SLURM = {
+    "SLURM_NTASKS": "8",
+    "SLURM_PROCID": "5",
+    "SLURM_STEP_NODELIST": "gpu[07-10],other",
+    "SLURM_JOB_ID": "123",
+}
+PODS = {
+    "JOB_COMPLETION_INDEX": "1",
+    "MLM_JAX_PROCESSES": "4",
+    "MLM_JAX_COORDINATOR": "train-0-0.train",
+}
+MPI = {
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+}
+FLAGS = {"coordinator": "host:1234", "processes": 3, "process": 2}
+NONE = dict.fromkeys(FLAGS)
+
+
+# --- who a process is ---
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "place"),
+    [
+        (NONE, {}, None),
+        (NONE, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        (NONE, SLURM, Place("gpu07:55650", 8, 5, "SLURM")),
+        (
+            NONE,
+            {**SLURM, "SLURM_NTASKS_PER_NODE": "4", "SLURM_LOCALID": "1"},
+            Place("gpu07:55650", 8, 5, "SLURM", 1),
+        ),
+        (NONE, PODS, Place("train-0-0.train:55527", 4, 1, "Kubernetes")),
+        (NONE, MPI, Place("127.0.0.1:55527", 2, 1, "MPI", 1)),
+        (NONE, {"PMI_SIZE": "2", "PMI_RANK": "0", "MLM_JAX_COORDINATOR": "a:1"},
+         Place("a:1", 2, 0, "MPI")),
+        (FLAGS, {**SLURM, **PODS, **MPI}, Place("host:1234", 3, 2, "flags")),
+        (NONE, {**MPI, **PODS, **SLURM}, Place("gpu07:55650", 8, 5, "SLURM")),
+        (NONE, {**MPI, **PODS}, Place("train-0-0.train:55527", 4, 1, "Kubernetes")),
+    ],
+)  # fmt: skip
+def test_where_a_process_stands(
+    flags: Mapping[str, Any], env: dict[str, str], place: Place | None
+) -> None:
+    assert find(flags, env) == place
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "message"),
+    [
+        ({**NONE, "processes": 2}, {}, "--processes without --coordinator --process"),
+        ({**FLAGS, "process": 3}, {}, "process 3 of 3: from 0 to 2"),
+        ({**FLAGS, "coordinator": "host"}, {}, "HOST:PORT"),
+        (NONE, {"JOB_COMPLETION_INDEX": "0"}, "Kubernetes was found, but MLM_JAX_PROCESSES"),
+        (NONE, {**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, "MPI was found, but MLM_JAX_COORD"),
+    ],
+)
+def test_contradictions(flags: Mapping[str, Any], env: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find(flags, env)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("node[003-005,9],other", "node003"), ("a,b", "a"), ("a", "a"), ("n[7]", "n7"),
+     ("rack1-n[12,15]", "rack1-n12")],
+)  # fmt: skip
+def test_first_host_of_a_list(nodes: str, host: str) -> None:
+    assert first_host(nodes) == host
+
+
+# --- real processes ---
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of 60 steps, with dropout, augmentation, average and parts."""
+    folder = tmp_path_factory.mktemp("own")
+    pictures = toy.write_pictures(folder / "pictures")
+    (folder / "own.py").write_text(OWN.format(folder=str(pictures), steps=60))
+    return folder / "own.py"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start(own: Path, run: Path, count: int, *words: str, **each: str) -> list[Any]:
+    """`count` processes; `each` p1="--optim.lr 1" are words of process 1 alone."""
+    where = f"127.0.0.1:{free_port()}"
+    started = []
+    for index in range(count):
+        place = ["--coordinator", where, "--processes", str(count), "--process", str(index)]
+        line = [sys.executable, str(ROOT / "experiments" / "train.py"), "--config", str(own),
+                "--run", str(run), *(place if count > 1 else []), *words,
+                *each.get(f"p{index}", "").split()]  # fmt: skip
+        environment = {**os.environ, "MLM_JAX_CACHE": str(own.parent / f"cache-{count}-{index}")}
+        started.append(
+            subprocess.Popen(
+                line,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return started
+
+
+def ends(started: list[Any], timeout: float = 300) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each."""
+    outputs = [process.communicate(timeout=timeout) for process in started]
+    return [(process.returncode, *texts) for process, texts in zip(started, outputs, strict=True)]
+
+
+def losses(run: Path) -> dict[int, dict[str, float]]:
+    """Step -> what was logged that does not depend on the clock."""
+    rows = [row for row in read_metrics(run) if "loss" in row]
+    return {row["step"]: {k: row[k] for k in ("loss", "accuracy", "grad_norm")} for row in rows}
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    have, want = losses(run), losses(whole)
+    assert have.keys() == want.keys()
+    for step, row in want.items():
+        np.testing.assert_allclose(
+            list(have[step].values()), list(row.values()), rtol=2e-3, err_msg=f"step {step}"
+        )
+
+
+@pytest.fixture(scope="module")
+def whole(own: Path) -> Path:
+    """The run of one process."""
+    run = own.parent / "one"
+    ((code, out, error),) = ends(start(own, run, 1))
+    assert code == 0, error
+    assert "finished 60 steps" in out
+    return run
+
+
+@pytest.mark.scale
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(2, ()), (4, ()), (2, ("--mesh.fsdp", "2")), (2, ("--mesh.tensor", "2"))],
+)
+def test_several_processes_learn_what_one_learns(
+    own: Path, whole: Path, tmp_path: Path, count: int, words: tuple[str, ...]
+) -> None:
+    done = ends(start(own, tmp_path / "run", count, *words))
+    assert [code for code, _, _ in done] == [0] * count, done[-1][2]
+    assert "finished 60 steps" in done[0][1]
+    assert f"process 1 of {count} by flags" in done[1][1]
+    assert_same(tmp_path / "run", whole)
+
+
+def wait_for_step(run: Path, step: int, started: list[Any], timeout: float = 240) -> None:
+    end = time.monotonic() + timeout
+    while step not in steps(run / "checkpoints"):
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in started), ends(started)
+        time.sleep(0.05)
+
+
+@pytest.mark.scale
+@pytest.mark.parametrize(("victim", "then"), [(1, 2), (0, 1), (1, 4)])
+def test_where_one_is_killed_the_others_stop_and_all_go_on(
+    own: Path, whole: Path, tmp_path: Path, victim: int, then: int
+) -> None:
+    run = tmp_path / "run"
+    started = start(own, run, 2)
+    wait_for_step(run, 20, started)
+    started[victim].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    other = started[1 - victim]
+    _, error = other.communicate(timeout=60)
+    assert time.monotonic() - killed < 60
+    assert other.returncode not in (0, -signal.SIGKILL)
+    assert "another process is gone" in error or "another task died" in error
+    done = ends(start(own, run, then))
+    assert [code for code, _, _ in done] == [0] * then, done[-1][2]
+    assert "going on in" in done[0][1]
+    assert_same(run, whole)
+
+
+@pytest.mark.scale
+def test_a_signal_to_one_stops_all_after_a_save(own: Path, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    started = start(own, run, 2)
+    wait_for_step(run, 20, started)
+    started[1].send_signal(signal.SIGTERM)
+    done = ends(started)
+    assert [code for code, _, _ in done] == [128 + signal.SIGTERM] * 2, done
+    assert 20 < steps(run / "checkpoints")[-1] < 60
+    assert [code for code, _, _ in ends(start(own, run, 2))] == [0, 0]
+    assert_same(run, whole)
+
+
+@pytest.mark.scale
+def test_another_configuration_is_found_before_the_first_step(own: Path, tmp_path: Path) -> None:
+    done = ends(start(own, tmp_path / "run", 2, p1="--optim.lr 0.5"))
+    assert [code for code, _, _ in done] == [2, 2], done
+    for _, _, error in done:
+        assert "process 1 was started with another configuration" in error
+        assert "optim.lr: 0.5, 0.001" in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.scale
+def test_a_coordinator_that_does_not_answer(own: Path, tmp_path: Path) -> None:
+    started = start(own, tmp_path / "run", 2, "--join-timeout", "3")
+    started[0].kill()
+    started[0].communicate()
+    ((code, _, error),) = ends(started[1:], timeout=60)
+    assert code == 2
+    assert "does not answer within 3 s (--join-timeout)" in error
+
+
+@pytest.mark.scale
+def test_a_process_that_never_comes(own: Path, tmp_path: Path) -> None:
+    started = start(own, tmp_path / "run", 2, "--join-timeout", "5")
+    started[1].kill()
+    started[1].communicate()
+    ((code, _, error),) = ends(started[:1], timeout=90)
+    assert code != 0
+    assert "not all came together" in error or "timed out" in error.lower()
