@@ -38,12 +38,16 @@ def main(argv: Sequence[str]) -> int:
     hardware = changed(find(own.hardware), own.egress, own.loss)
     config, run = cli(rest, "plan.py")
     simulate(config)
-    from mlm_jax.planner.report import plan, text
+    from mlm_jax.planner.program import read
+    from mlm_jax.planner.report import Plan, largest, text
 
-    planned = plan(run.name, config, hardware)
-    print(text(planned))
+    print("compiling the step: a large model takes many minutes", file=sys.stderr)
+    plan = Plan(run.name, config.precision, hardware, read(config))
+    print(text(plan), flush=True)
+    plan = plan.with_largest(config)
+    print(largest(plan))
     if own.json is not None:
-        own.json.write_text(json.dumps(planned.json(), indent=1) + "\n")
+        own.json.write_text(json.dumps(plan.json(), indent=1) + "\n")
     return 0
 
 

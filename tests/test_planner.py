@@ -22,9 +22,9 @@ from mlm_jax.planner.hardware import find
 from mlm_jax.planner.kernels import Kernel
 from mlm_jax.planner.memory import Widths, peak
 from mlm_jax.planner.predict import Sent, Span, exchange, predict, span
-from mlm_jax.planner.program import Growth, growth, model_flops, read, unit_of
+from mlm_jax.planner.program import Growth, model_flops, read
 from mlm_jax.planner.published import FIGURES, Scaling, copies, shards
-from mlm_jax.planner.report import Plan, text
+from mlm_jax.planner.report import Plan, largest, text
 
 AXES = {"data": 2, "fsdp": 2, "tensor": 2}
 H100 = find("h100-nvlink-ib")
@@ -361,15 +361,13 @@ def test_a_plan() -> None:
         a for c in program.collectives for a in axes_of(c.groups, program.axes)
     }
     assert program.memory.temporary < program.cpu_temporary
-    line = growth(config, program)
-    assert line.each > 0
-    assert line.fixed > 0
-    largest = line.largest(1e9, unit_of(config, program))
-    planned = Plan("small", "bfloat16", H100, program, largest)
+    planned = Plan("small", "bfloat16", replace(H100, memory=1e9), program).with_largest(config)
+    assert planned.largest is not None
+    assert planned.largest > 32
+    assert f"{planned.largest:,}" in largest(planned)
     printed = text(planned)
-    assert largest > 32
     assert all(word in printed for word in ("gradients", "examples/s", "MFU", "limit", "989"))
-    assert json.loads(json.dumps(planned.json()))["largest_batch"] == largest
+    assert json.loads(json.dumps(planned.json()))["largest_batch"] == planned.largest
     poor = replace(planned, hardware=replace(H100, memory=1e6))
     assert poor.limit == "device memory"
 

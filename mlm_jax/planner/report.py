@@ -9,20 +9,21 @@ from mlm_jax.config import Config
 from mlm_jax.planner.collectives import Collective, axes_of
 from mlm_jax.planner.hardware import COMPUTE, ROOM, Hardware
 from mlm_jax.planner.predict import Step, predict, seconds, sort_of
-from mlm_jax.planner.program import Program, growth, read, unit_of
+from mlm_jax.planner.program import Program, growth, unit_of
 
 HIDES = {"summed": "2/3 of the work", "shared": "all the work", "waited": "nothing"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is printed. `largest` is a batch for all devices; 0: not even the least."""
+    """Everything that is printed."""
 
     name: str
     precision: str
     hardware: Hardware
     program: Program
-    largest: int
+    largest: int | None = None
+    """The largest batch, for all devices; 0: not even the smallest fits; None: not asked."""
 
     @property
     def step(self) -> Step:
@@ -43,6 +44,11 @@ class Plan:
     @property
     def limit(self) -> str:
         return self.step.limit if self.fits else "device memory"
+
+    def with_largest(self, config: Config) -> "Plan":
+        """Compiles the step of `config` once more, for another batch."""
+        line = growth(config, self.program)
+        return replace(self, largest=line.largest(self.room, unit_of(config, self.program)))
 
     def mfu(self, flops: float, reached: float = 1.0) -> float:
         peak = self.hardware.peak(self.precision) * reached
@@ -74,14 +80,6 @@ class Plan:
             "largest_batch": self.largest,
             "compile_seconds": program.compiling,
         }
-
-
-def plan(name: str, config: Config, hardware: Hardware) -> Plan:
-    """Compiles the step twice, the second time for another batch. Raises: UserError."""
-    program = read(config)
-    planned = Plan(name, config.precision, hardware, program, 0)
-    line = growth(config, program)
-    return replace(planned, largest=line.largest(planned.room, unit_of(config, program)))
 
 
 @dataclass(frozen=True)
@@ -154,12 +152,13 @@ def _memory(plan: Plan) -> Iterator[str]:
     yield from _lines({"temporary, kept by the CPU": own})
     room = f"of {plan.room / 1e9:.1f}, {100 * ROOM:.0f} % of what it has"
     yield from _lines({"together": f"{memory.total / 1e9:.3f}  {room}"})
-    yield from _lines({"largest batch": _largest(plan)})
 
 
-def _largest(plan: Plan) -> str:
-    least = "not even the smallest that the mesh can share out fits"
-    return f"{plan.largest:,}, by a line through two compiled batches" if plan.largest else least
+def largest(plan: Plan) -> str:
+    """The line of the largest batch, which takes a compilation of its own."""
+    found = f"{plan.largest:,}, by a line through two compiled batches"
+    none = "none: the smallest that the mesh can share out does not fit"
+    return next(_lines({"largest batch": found if plan.largest else none}))
 
 
 def _flops(plan: Plan) -> Iterator[str]:
