@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from experiments.benchmarks.flops import forward
 from experiments.plan import main
 from mlm_jax import sharding
 from mlm_jax.config import Mesh, Optim, UserError, load
@@ -228,6 +229,14 @@ def test_causal_attention_is_counted_in_full_and_what_is_useless_of_it_apart() -
     whole, causal = model_flops(replace(config, data=data))
     assert whole == pytest.approx(875.17e9, rel=2e-3)
     assert whole - causal == pytest.approx(817.18e9, rel=2e-3)
+
+
+def test_flops_of_the_multimodal_model_are_those_of_the_closed_form() -> None:
+    config = load("vit_base")
+    data = replace(config.data, batch=1, captions=1, questions=0)
+    whole, causal = model_flops(replace(config, data=data))
+    formula = forward(config.model, read=data.text_length, written=data.target_length - 1)
+    assert (whole, whole - causal) == (3 * formula.full, 3 * formula.halved)
 
 
 def test_flops_of_pairs() -> None:
