@@ -287,14 +287,20 @@ def restore_params(run: Path) -> tuple[int, Any]:
 
 def parameters(info: dict[str, Any]) -> Trees:
     """Shapes of the average that was saved, or else of the parameters, to lie on one device."""
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = {
-        path: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-        for path, (dtype, shape, _) in info["arrays"].items()
-    }
-    trees = nested(shapes)
+    trees = on_one_device(info)
     name = "ema" if "ema" in trees else "params"
     return {name: trees[name]}
+
+
+def on_one_device(info: dict[str, Any]) -> Trees:
+    """Shapes of all that was saved, to lie on one device."""
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return nested(
+        {
+            path: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+            for path, (dtype, shape, _) in info["arrays"].items()
+        }
+    )
 
 
 def none_good(folder: Path, found: Sequence[int]) -> UserError:

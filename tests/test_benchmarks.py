@@ -46,10 +46,11 @@ def test_sides_take_turns_and_short_calls_are_repeated(monkeypatch: pytest.Monke
 
         return one
 
-    taken = timing.in_turns({"a": call("a", 1.0), "b": call("b", 0.1)}, 2)
-    assert "".join(said) == "ab" + "abb" + "bba"
-    assert taken["a"] == pytest.approx([1.0, 1.0])
-    assert taken["b"] == pytest.approx([0.1, 0.1])
+    taken = timing.in_turns({"a": call("a", 1.0), "b": call("b", 0.1)}, {"a": 1.0, "b": 0.1}, 2)
+    assert "".join(said) == "abb" + "bba"
+    assert taken["a"].wall == pytest.approx([1.0, 1.0])
+    assert taken["b"].wall == pytest.approx([0.1, 0.1])
+    assert len(taken["b"].processor) == 2
 
 
 def iter_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -265,7 +266,7 @@ MACHINE = {"cpu": "c", "cores": 2, "memory_gib": 1.0, "device": "cpu", "accelera
            "python": "3.11", "versions": {"jax": "0.10.2"}, "flags": {}}  # fmt: skip
 ROW = {
     "what": "ViT-B/16, forward, batch 8", "ratio": 1.2, "by_round": [1.1, 1.3], "best": "eager",
-    "ratio_of_minima": 1.22,
+    "ratio_of_minima": 1.22, "processor_ratio": 1.21,
     "difference": {"eager": 1e-6}, "impossible": {"compiled": "RuntimeError: no compiler\nat all"},
     "seconds": {"ours": {"median": 1.2, "minimum": 1.1, "spread": 0.02, "repeats": 7},
                 "eager": {"median": 0.9, "minimum": 0.9, "spread": 0.02, "repeats": 7}},
@@ -288,7 +289,8 @@ def test_results_are_kept_part_by_part_and_shown(
 
     assert runner.main(["--json", str(path), "--markdown", str(shown)]) == 0
     text = shown.read_text()
-    assert "| ViT-B/16, forward, batch 8 | 1.2 s | eager 900 ms | **1.2** of eager | 1.22 |" in text
+    assert "| ViT-B/16, forward, batch 8 | 1.2 s | eager 900 ms | **1.2** of eager |" in text
+    assert "| 1.22 | 1.21 | 1.1 to 1.3 |" in text
     assert "1.1 to 1.3 | 6.7 examples/s, 0.83x | 1.25 | 1.0 | 1.0e-06 |" in text
     assert "compiled is impossible here: RuntimeError: no compiler" in text
     assert "loader: left out, not installed: grain" in text

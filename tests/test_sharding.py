@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import flax.linen as nn
@@ -75,15 +76,15 @@ MODELS: dict[str, tuple[nn.Module, Loss]] = {
     "captioner": (Captioner(IMAGE, DECODER, bridge=True), Caption()),
     "answerer": (BlipAnswerer(IMAGE, TEXT, DECODER), Caption()),
 }  # fmt: skip
-MESHES = [Mesh(8), Mesh(1, 8), Mesh(2, 1, 4), Mesh(2, 2, 2)]
+MESHES = [Mesh(8), Mesh(1, 8), Mesh(2, 1, 4)]
 PICTURES = 8
 
 
-def config_of(name: str) -> Config:
-    model, loss = MODELS[name]
-    texts = 0 if name in ("vit", "mae") else 2
-    optim = Optim(lr=0.01, warmup=0, ema=0.9, accumulate=1)
-    return Config(model, loss, Data(batch=PICTURES, captions=texts), optim, steps=4, eval_every=2)
+def config_of(model: str, **changes: Any) -> Config:
+    module, loss = MODELS[model]
+    texts = 0 if model in ("vit", "mae") else 2
+    optim = replace(Optim(lr=0.01, warmup=0, ema=0.9), **changes)
+    return Config(module, loss, Data(batch=PICTURES, captions=texts), optim, steps=4, eval_every=2)
 
 
 def batch_of(config: Config, seed: int) -> dict[str, Any]:
@@ -118,6 +119,12 @@ def trained(config: Config, mesh: Mesh | None) -> tuple[list[dict[str, Any]], An
     return seen, state
 
 
+@cache
+def alone(model: str, **optim: Any) -> tuple[list[dict[str, Any]], Any]:
+    """On one device."""
+    return trained(config_of(model, **optim), None)
+
+
 @pytest.fixture
 def eight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharding, "devices", jax.devices)
@@ -127,16 +134,15 @@ def on(mesh: Mesh) -> Any:
     return jax.set_mesh(sharding.make_mesh(mesh))
 
 
-def compare(name: str, mesh: Mesh, **optim: Any) -> tuple[Any, Any]:
+def compare(model: str, mesh: Mesh, **optim: Any) -> tuple[Any, Any]:
     """Asserts equal metrics; gives back the states."""
-    config = config_of(name)
-    config = replace(config, optim=replace(config.optim, **optim))
-    wanted, one = trained(config, None)
+    config = config_of(model, **optim)
+    wanted, one = alone(model, **optim)
     with on(mesh):
         seen, many = trained(config, mesh)
     for key in wanted[0]:
         a, b = ([float(np.mean(row[key])) for row in rows] for rows in (wanted, seen))
-        np.testing.assert_allclose(b, a, rtol=5e-5, atol=1e-6, err_msg=f"{name} {key}")
+        np.testing.assert_allclose(b, a, rtol=5e-5, atol=1e-6, err_msg=f"{model} {key}")
     return one, many
 
 
@@ -146,12 +152,12 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlm_jax.optim.direction", lambda _: optax.identity())
 
 
-def compare_parameters(name: str, mesh: Mesh, **optim: Any) -> None:
-    one, many = compare(name, mesh, lr=0.1, **optim)
+def compare_parameters(model: str, mesh: Mesh, **optim: Any) -> None:
+    one, many = compare(model, mesh, lr=0.1, **optim)
     for part in ("params", "ema"):
         have, want = named(getattr(many, part)), named(getattr(one, part))
         for path, leaf in want.items():
-            np.testing.assert_allclose(have[path], leaf, atol=2e-6, err_msg=f"{name} {path}")
+            np.testing.assert_allclose(have[path], leaf, atol=2e-6, err_msg=f"{model} {path}")
 
 
 @pytest.mark.usefixtures("eight", "plain")
@@ -162,9 +168,13 @@ def test_eight_devices_give_what_one_gives(name: str) -> None:
 
 @pytest.mark.scale
 @pytest.mark.usefixtures("eight", "plain")
-@pytest.mark.parametrize("mesh", MESHES, ids=lambda m: f"{m.data}-{m.fsdp}-{m.tensor}")
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_on_every_mesh_gives_what_one_device_gives(name: str, mesh: Mesh) -> None:
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [*((name, Mesh(2, 2, 2)) for name in MODELS if name not in ("multimodal", "siglip")),
+     *((name, mesh) for name in ("matching", "clip") for mesh in MESHES)],
+    ids=str,
+)  # fmt: skip
+def test_every_model_gives_what_one_device_gives(name: str, mesh: Mesh) -> None:
     compare_parameters(name, mesh)
 
 
