@@ -6,7 +6,7 @@ PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 # A plain torch brings CUDA; where an index offers a CPU build it is a matter of the version.
 TORCH ?= torch
-.PHONY: train test test-all parity lint types format install clean
+.PHONY: train train-2proc test scale test-all parity lint types format install clean
 
 train: install
 	$(BIN)/python experiments/train.py --config vit_tiny --run $(RUN)
@@ -14,6 +14,17 @@ train: install
 
 test: install
 	$(BIN)/python -m pytest $(PARALLEL)
+
+# Two processes on this machine, as a launcher would start them on two hosts.
+train-2proc: install
+	@for i in 0 1; do \
+	  $(BIN)/python experiments/train.py --config vit_tiny --run $(RUN)-2proc \
+	    --coordinator 127.0.0.1:55527 --processes 2 --process $$i & started="$$started $$!"; \
+	done; code=0; for p in $$started; do wait $$p || code=$$?; done; exit $$code
+
+# Many devices, several processes, kills.
+scale: install
+	$(BIN)/python -m pytest $(PARALLEL) -m scale
 
 test-all: install .venv/parity
 	MLM_JAX_TRANSFORMERS_4=.venv-4/bin/python $(BIN)/python -m pytest $(PARALLEL) -m ""

@@ -86,8 +86,9 @@ def slurm(env: Mapping[str, str]) -> Place | None:
         return None
     nodes = env.get("SLURM_STEP_NODELIST") or need(env, "SLURM_JOB_NODELIST", "SLURM")
     port = PORT + int(env.get("SLURM_JOB_ID", "0")) % 4096
-    per_node = env.get("SLURM_NTASKS_PER_NODE", "1")
-    local = int(env["SLURM_LOCALID"]) if per_node != "1" and "SLURM_LOCALID" in env else None
+    per_node = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_NTASKS_PER_NODE", "1")
+    several = re.match(r"1\b", per_node) is None  # such as 4(x2)
+    local = int(need(env, "SLURM_LOCALID", "SLURM")) if several else None
     where = f"{first_host(nodes)}:{port}"
     return Place(where, int(env["SLURM_NTASKS"]), int(env["SLURM_PROCID"]), "SLURM", local)
 
@@ -194,6 +195,8 @@ def join(place: Place | None, timeout: int = TIMEOUT) -> None:
             place.count,
             place.index,
             local_device_ids=own_device(place),
+            # by itself jax would take the one device of the number of the task on its host
+            cluster_detection_method="deactivate",
             initialization_timeout=timeout,
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=HEARTBEAT,

@@ -1,5 +1,6 @@
 """What is saved comes back bit for bit; what is damaged is noticed."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.checkpoint import Checkpoints, digest, manifest, restore_params, steps
+from mlm_jax.checkpoint import (
+    Checkpoints,
+    Saved,
+    digest,
+    manifest,
+    on_one_device,
+    read,
+    restore_params,
+    steps,
+)
 from mlm_jax.config import UserError
 from mlm_jax.paths import named
 
@@ -264,3 +274,55 @@ def test_full_disk_leaves_earlier_steps(tmp_path: Path) -> None:
     assert "steps that are whole: 1" in done.stdout
     wanted = like({"params": {"x": jnp.zeros(1000)}})
     assert restore(tmp_path, wanted).step == 1
+
+
+def hurt(folder: Path, rng: np.random.Generator) -> str:
+    """Flip one bit of a file below `folder`, or cut its end off; what was done."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+    path = files[rng.integers(len(files))]
+    content = bytearray(path.read_bytes())
+    at = int(rng.integers(len(content)))
+    if rng.random() < 0.3:
+        path.write_bytes(content[:at])
+        return f"{path.relative_to(folder)} cut to {at} of {len(content)} bytes"
+    content[at] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content)
+    return f"{path.relative_to(folder)} byte {at} of {len(content)}"
+
+
+def damages(tmp_path: Path, count: int) -> tuple[int, int]:
+    """Of `count` damaged steps: how many are refused, how many come back as they were."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.save(1, trees(1), {"batches": 1, "window": [{"loss": 0.1}]})
+    checkpoints.close()
+    whole = read(tmp_path / "checkpoints", 1, on_one_device)
+    assert isinstance(whole, Saved)
+    refused, harmless = 0, 0
+    for seed in range(count):
+        copy = tmp_path / f"copy-{seed}"
+        shutil.copytree(tmp_path / "checkpoints", copy)
+        done = hurt(copy / "1", np.random.default_rng(seed))
+        saved = read(copy, 1, on_one_device)
+        if isinstance(saved, str):
+            refused += 1
+        else:
+            assert saved.info == whole.info, done
+            for path, leaf in named(whole.trees).items():
+                have = np.asarray(named(saved.trees)[path])
+                assert have.tobytes() == np.asarray(leaf).tobytes(), done
+            harmless += 1
+        shutil.rmtree(copy)
+    return refused, harmless
+
+
+def test_no_damage_loads_in_silence(tmp_path: Path) -> None:
+    refused, _ = damages(tmp_path, 20)
+    assert refused >= 5
+
+
+@pytest.mark.scale
+def test_none_of_five_hundred_damages_loads_in_silence(tmp_path: Path) -> None:
+    refused, harmless = damages(tmp_path, 500)
+    print(f"{refused} refused, {harmless} in bytes that are not read")
+    assert refused + harmless == 500
+    assert refused >= 200

@@ -53,9 +53,11 @@ NONE = dict.fromkeys(FLAGS)
         (NONE, SLURM, Place("gpu07:55650", 8, 5, "SLURM")),
         (
             NONE,
-            {**SLURM, "SLURM_NTASKS_PER_NODE": "4", "SLURM_LOCALID": "1"},
+            {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_LOCALID": "1"},
             Place("gpu07:55650", 8, 5, "SLURM", 1),
         ),
+        (NONE, {**SLURM, "SLURM_STEP_TASKS_PER_NODE": "1(x8)", "SLURM_LOCALID": "0"},
+         Place("gpu07:55650", 8, 5, "SLURM")),
         (NONE, PODS, Place("train-0-0.train:55527", 4, 1, "Kubernetes")),
         (NONE, MPI, Place("127.0.0.1:55527", 2, 1, "MPI", 1)),
         (NONE, {"PMI_SIZE": "2", "PMI_RANK": "0", "MLM_JAX_COORDINATOR": "a:1"},
