@@ -58,10 +58,11 @@ def head(results: Mapping[str, Any], source: str) -> list[str]:
         "- Both sides have the same random weights and inputs, and their outputs were compared"
         " before anything was timed (`difference`: the largest). They ran in turns, in one process."
         " `ratio`: our median time over that of the best of eager and compiled, below 1 is faster;"
-        " `rounds`: least and largest ratio of one round. Beside a rate stands how many times the"
-        " other side's best it is. `spread`: distance of our quartiles over our median. `load`:"
-        " processes that wanted to run, over the last minute; where they are more than the cores,"
-        " torch, whose threads wait for each other, loses more than XLA.",
+        " `of processor`: ratio of the processor's seconds, which other work beside this one does"
+        " not lengthen. `rounds`: least and largest ratio of one round. Beside a rate stands how"
+        " many times the other side's best it is. `spread`: distance of our quartiles over our"
+        " median. `load`: processes that wanted to run, over the last minute; where they are more"
+        " than the cores, torch, whose threads wait for each other, loses more than XLA.",
         f"- FLOPs: {results['formula']}",
         "",
     ]
@@ -92,8 +93,8 @@ def lined(cells: list[list[str]]) -> list[str]:
 
 
 def beside(rows: list[dict[str, Any]]) -> list[list[str]]:
-    table = [["what", "ours", "the other side", "ratio", "of minima", "rounds", "rate", "must",
-              "aim", "difference", "spread", "load"]]  # fmt: skip
+    table = [["what", "ours", "the other side", "ratio", "of minima", "of processor", "rounds",
+              "rate", "must", "aim", "difference", "spread", "load"]]  # fmt: skip
     for row in rows:
         taken = dict(row["seconds"])
         ours = taken.pop("ours")
@@ -101,8 +102,9 @@ def beside(rows: list[dict[str, Any]]) -> list[list[str]]:
         least, most = row["by_round"]
         table.append([
             row["what"], time_of(ours), others, f"**{row['ratio']:.3g}** of {row['best']}",
-            f"{row['ratio_of_minima']:.3g}", f"{least:.3g} to {most:.3g}", rated(row),
-            *row["wanted"], differed(row), f"{100 * ours['spread']:.2g} %", str(row["load"]),
+            f"{row['ratio_of_minima']:.3g}", f"{row.get('processor_ratio', '')}",
+            f"{least:.3g} to {most:.3g}", rated(row), *row["wanted"], differed(row),
+            f"{100 * ours['spread']:.2g} %", str(row["load"]),
         ])  # fmt: skip
     return table
 

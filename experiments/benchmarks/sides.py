@@ -66,11 +66,12 @@ def compare(
     """
     bound = CLOSE[setting.precision] if bound is None else bound
     row = {**row, "precision": setting.precision, "first": {}, "difference": {}, "impossible": {}}
-    wanted = twice(ours, row)
+    once: dict[str, float] = {}
+    wanted = twice(ours, row, once)
     calls = {ours.name: ours.call}
     for side in others:
         try:
-            found = twice(side, row)
+            found = twice(side, row, once)
         except Exception as error:  # torch.compile lets through whatever its compilers raise
             if side.name == "eager":
                 raise
@@ -83,17 +84,28 @@ def compare(
             raise DisagreementError(f"{row['what']}: {side.name} differs by {row['difference']}")
         calls[side.name] = side.call
     print(f"{row['what']}: largest difference {row['difference'] or 'not compared'}", flush=True)
-    taken = in_turns(calls, setting.repeats)
-    row["seconds"] = {name: summary(each) for name, each in taken.items()}
-    mine = taken.pop(ours.name)
-    return row | compared(mine, taken)
+    taken = in_turns(calls, once, setting.repeats)
+    row["seconds"] = {name: summary(each.wall) for name, each in taken.items()}
+    row["processor_seconds"] = {n: summary(each.processor) for n, each in taken.items()}
+    walls = {name: each.wall for name, each in taken.items()}
+    return row | compared(walls.pop(ours.name), walls) | {"processor_ratio": worked(row)}
 
 
-def twice(side: Side, row: Row) -> list[Arrays]:
+def worked(row: Row) -> float:
+    """Our seconds of the processor over the fewest of the other side's ways, by medians."""
+    each = {name: s["median"] for name, s in row["processor_seconds"].items()}
+    return significant(each.pop("ours") / min(each.values()), 3)
+
+
+def twice(side: Side, row: Row, once: dict[str, float]) -> list[Arrays]:
     """What the first two calls give; the seconds of the first go into the row."""
-    results = []
-    row["first"][side.name] = significant(seconds(lambda: results.append(side.call())))
-    results.append(side.call())
+    results: list[Any] = []
+
+    def call() -> None:
+        results.append(side.call())
+
+    row["first"][side.name] = significant(seconds(call))
+    once[side.name] = seconds(call)
     return [side.read(result) for result in results]
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,14 +24,26 @@ def rounds(length: float, wanted: int) -> int:
     return wanted if length < 40 else max(3, min(wanted, round(280 / length)))
 
 
-def in_turns(calls: Mapping[str, Call], wanted: int) -> dict[str, list[float]]:
-    """Seconds of one call of each: A B C, C B A, A B C, ..., after one that is not counted."""
-    once = {name: seconds(call) for name, call in calls.items()}
-    times = {name: max(1, math.ceil(SHORTEST / s)) for name, s in once.items()}
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+class Taken(NamedTuple):
+    """Seconds of one call at each repeat, on the wall and of the processor.
+
+    Those of the processor, over all threads of this process, do not grow by other work beside it;
+    where there are several threads they hold the time that one waits for another awake.
+    """
+
+    wall: list[float]
+    processor: list[float]
+
+
+def in_turns(calls: Mapping[str, Call], once: Mapping[str, float], wanted: int) -> dict[str, Taken]:
+    """A B C, C B A, A B C, ...; `once`: about how long a call takes, already warm."""
+    times = {name: max(1, math.ceil(SHORTEST / once[name])) for name in calls}
+    taken = {name: Taken([], []) for name in calls}
     for turn in range(rounds(sum(once[n] * times[n] for n in calls), wanted)):
         for name in list(calls)[:: -1 if turn % 2 else 1]:
-            taken[name].append(seconds(calls[name], times[name]))
+            before = time.process_time()
+            taken[name].wall.append(seconds(calls[name], times[name]))
+            taken[name].processor.append((time.process_time() - before) / times[name])
     return taken
 
 
