@@ -7,16 +7,13 @@ python experiments/plan.py --published    the planner beside the scaling that ot
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import jax
-
 from mlm_jax import command
-from mlm_jax.config import Config, UserError, cli
+from mlm_jax.config import UserError, cli
 from mlm_jax.planner.hardware import H100, TABLE, Hardware, find
 
 
@@ -37,11 +34,12 @@ def main(argv: Sequence[str]) -> int:
         print(__doc__, *(f"{row.name:<16} {row.source}" for row in TABLE), "", sep="\n")
     hardware = changed(find(own.hardware), own.egress, own.loss)
     config, run = cli(rest, "plan.py")
-    simulate(config)
+    from mlm_jax.planner.compiler import simulate  # after the command line
     from mlm_jax.planner.program import read
     from mlm_jax.planner.report import Plan, largest, text
 
-    print("compiling the step: a large model takes many minutes", file=sys.stderr)
+    simulate(config)
+    print("compiling the step: a large model takes minutes", file=sys.stderr)
     plan = Plan(run.name, config.precision, hardware, read(config))
     print(text(plan), flush=True)
     plan = plan.with_largest(config)
@@ -62,13 +60,6 @@ def changed(hardware: Hardware, egress: float | None, loss: float | None) -> Har
             raise UserError(f"--loss {loss:g}: a share, at least 0 and under 1")
         hardware = replace(hardware, loss=loss)
     return hardware
-
-
-def simulate(config: Config) -> None:
-    """As many devices as the mesh has, on the CPU: before anything asks jax for its devices."""
-    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", math.prod(max(size, 1) for size in sizes))
 
 
 if __name__ == "__main__":

@@ -359,7 +359,7 @@ def eight(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("eight")
 def test_a_plan() -> None:
     config = small(data=2, fsdp=4)
-    program = read(config)
+    program = read(config, elsewhere=False)
     model, _ = model_flops(config)
     assert program.flops == model
     # all but the way back to the pixels, which nobody needs; and nothing twice
@@ -370,7 +370,9 @@ def test_a_plan() -> None:
         a for c in program.collectives for a in axes_of(c.groups, program.axes)
     }
     assert program.memory.temporary < program.cpu_temporary
-    planned = Plan("small", "bfloat16", replace(H100, memory=1e9), program).with_largest(config)
+    planned = Plan("small", "bfloat16", replace(H100, memory=1e9), program).with_largest(
+        config, elsewhere=False
+    )
     assert planned.largest is not None
     assert planned.largest > 32
     assert f"{planned.largest:,}" in largest(planned)

@@ -44,7 +44,12 @@ class Instruction:
             return ()
         return tuple(re.findall(r"%([\w.\-]+)", self.inside))
 
-    @property
+    @cached_property
+    def fusion(self) -> str | None:
+        """The computation that a fusion is made of."""
+        return self.called("calls")[0] if self.opcode == "fusion" else None
+
+    @cached_property
     def bytes(self) -> float:
         return sum(part.bytes for part in self.parts)
 
@@ -89,6 +94,8 @@ class Computation:
 class Module:
     entry: Computation
     computations: dict[str, Computation]
+    products: dict[tuple[str, str], float] = field(default_factory=dict)
+    """What `products` has found: (computation, instruction) -> FLOPs."""
 
     def steps(self) -> Iterator[tuple[Computation, int]]:
         """Computations that are gone through, and how often; those of fusions are not among them.
@@ -128,7 +135,7 @@ class Module:
         return int(constants[0]) if len(constants) == 1 and constants[0].isdigit() else 1
 
     def fused(self, i: Instruction) -> Computation | None:
-        return self.computations[i.called("calls")[0]] if i.opcode == "fusion" else None
+        return None if i.fusion is None else self.computations[i.fusion]
 
 
 # --- reading ---
@@ -190,10 +197,15 @@ def parts(kind: str) -> tuple[Part, ...]:
 def products(module: Module, computation: Computation, i: Instruction) -> float:
     """FLOPs of matrix products and convolutions in an instruction, 2 for each multiply-add."""
     inner = module.fused(i)
-    if inner is not None:
-        return sum(products(module, inner, j) for j in inner.instructions)
-    if i.opcode not in ("dot", "convolution"):
-        return 0.0
+    if inner is None:
+        return multiplied(computation, i) if i.opcode in ("dot", "convolution") else 0.0
+    key = computation.name, i.name
+    if key not in module.products:
+        module.products[key] = sum(products(module, inner, j) for j in inner.instructions)
+    return module.products[key]
+
+
+def multiplied(computation: Computation, i: Instruction) -> float:
     left, right = (computation.by_name[name].parts[0].shape for name in i.operands[:2])
     out = i.parts[0].elements
     if i.opcode == "dot":

@@ -6,8 +6,9 @@ or sent. `Widths` finds float32 values that were, or at once will be, rounded to
 count 2 bytes; so the bytes are those of the program as it was written.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mlm_jax.planner.hlo import Computation, Instruction, Module
 
@@ -150,25 +151,43 @@ def _highest(
     highest: Callable[[Computation], float],
 ) -> float:
     """`peak` of one computation. A value lives until its last use, or the last use of a view."""
-    instructions = computation.instructions
-    owners: dict[str, set[str]] = {}
+    owners: dict[str, list[set[str]]] = {}
+    """Of each part of an instruction's result, the instructions whose bytes it is."""
     last: dict[str, int] = {}
-    for n, i in enumerate(instructions):
-        views = i.opcode in FREE or size(computation, i) == 0
-        under = {o for name in i.operands for o in owners.get(name, ())} if views else set()
-        owners[i.name] = under | {i.name}
-        for name in i.operands:
-            last.update(dict.fromkeys(owners.get(name, ()), n))
-    kept = owners[computation.root.name]  # results have a place of their own
+    for n, i in enumerate(computation.instructions):
+        sources = [owners[name] for name in i.operands]
+        view = i.opcode in FREE or size(computation, i) == 0
+        owners[i.name] = viewed(i, sources) if view else [{i.name}]
+        if not view or i.opcode in ("while", "conditional", "call"):
+            last.update(dict.fromkeys(_all(part for source in sources for part in source), n))
+    kept = _all(owners[computation.root.name])  # results have a place of their own
     ends: dict[int, list[str]] = defaultdict(list)
     for name, n in last.items():
         ends[n].append(name)
-    sizes = {i.name: 0.0 if i.name in kept else size(computation, i) for i in instructions}
+    sizes = {
+        i.name: 0.0 if i.name in kept else size(computation, i) for i in computation.instructions
+    }
     live = most = 0.0
-    for n, i in enumerate(instructions):
+    for n, i in enumerate(computation.instructions):
         live += sizes[i.name]
         most = max(most, live + max((highest(inner) for inner, _ in module.inner(i)), default=0.0))
         live -= sum(sizes[name] for name in ends[n])
         if i.name not in last:
             live -= sizes[i.name]
     return most
+
+
+def viewed(i: Instruction, sources: list[list[set[str]]]) -> list[set[str]]:
+    """Owners of the parts of what has no bytes of its own, from those of its operands."""
+    if i.opcode == "tuple":
+        return [_all(source) for source in sources]
+    if i.opcode == "while":
+        return sources[0]
+    index = re.search(r"\bindex=(\d+)", i.rest)
+    if i.opcode == "get-tuple-element" and index and int(index[1]) < len(sources[0]):
+        return [sources[0][int(index[1])]]
+    return [_all(part for source in sources for part in source)]
+
+
+def _all(parts: Iterable[set[str]]) -> set[str]:
+    return set().union(*parts)

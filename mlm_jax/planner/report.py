@@ -45,9 +45,9 @@ class Plan:
     def limit(self) -> str:
         return self.step.limit if self.fits else "device memory"
 
-    def with_largest(self, config: Config) -> "Plan":
+    def with_largest(self, config: Config, *, elsewhere: bool = True) -> "Plan":
         """Compiles the step of `config` once more, for another batch."""
-        line = growth(config, self.program)
+        line = growth(config, self.program, elsewhere=elsewhere)
         return replace(self, largest=line.largest(self.room, unit_of(config, self.program)))
 
     def mfu(self, flops: float, reached: float = 1.0) -> float:
@@ -149,7 +149,7 @@ def _memory(plan: Plan) -> Iterator[str]:
     yield "\nmemory of a device, GB"
     yield from _lines({name: f"{size / 1e9:.3f}" for name, size in asdict(memory).items()})
     own = f"{plan.program.cpu_temporary / 1e9:.3f}  not part of the sum"
-    yield from _lines({"temporary, kept by the CPU": own})
+    yield from _lines({"temporary, of a CPU": own})
     room = f"of {plan.room / 1e9:.1f}, {100 * ROOM:.0f} % of what it has"
     yield from _lines({"together": f"{memory.total / 1e9:.3f}  {room}"})
 
