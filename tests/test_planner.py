@@ -448,7 +448,7 @@ def main_error(*arguments: str) -> str:
 
 @pytest.mark.slow
 def test_the_large_model_on_64_devices(tmp_path: Path) -> None:
-    """Some 15 minutes on two cores, 8 GB."""
+    """Some 15 minutes on two cores."""
     where = ("--mesh.data", "8", "--mesh.fsdp", "8", "--json", str(tmp_path / "plan.json"))
     done = run("--config", "vit_large", *where, "--hardware", "h100-nvlink-ib")
     assert not done.returncode, done.stderr

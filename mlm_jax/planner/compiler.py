@@ -1,8 +1,8 @@
 """The program that XLA makes of a training step, for devices that are simulated on a CPU.
 
 Of a large model most of the time and memory goes into code for the CPU, which is not wanted, after
-the program is done: 3 minutes and then 15 for `vit_large`. XLA writes the program down in between,
-so another process compiles, and is stopped when the program is there.
+the program is done: 5 minutes and then over 10 for `vit_large` on two busy cores. XLA writes the
+program down in between, so another process compiles, and is stopped when the program is there.
 """
 
 import json
