@@ -21,14 +21,11 @@ from typing import Any, Literal
 import flax.linen as nn
 import tyro
 
+from mlm_jax.errors import UserError as UserError
 from mlm_jax.losses import CaptionMatch, Classes, Contrastive, Loss, Masked
 
 PACKAGES = ("mlm_jax", "experiments")
 """Where the classes of a configuration may live: a saved run imports from nowhere else."""
-
-
-class UserError(Exception):
-    """Something that the user can put right: shown as a message, without a traceback."""
 
 
 @dataclass(frozen=True)

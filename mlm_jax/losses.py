@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from mlm_jax.layers.words import Unsaid
+
 Outputs = Mapping[str, Any]
 Batch = Mapping[str, Any]
 Metrics = dict[str, Float[Array, ""]]
@@ -39,17 +41,24 @@ class Caption:
         return nats / tokens, {"accuracy": right / tokens, "weight": tokens}
 
     def _sums(
-        self, logits: Float[Array, "R M V"], rows: Batch
+        self, logits: Float[Array, "R M V"] | Unsaid, rows: Batch
     ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
         """Nats, tokens that are right, tokens."""
         target = rows["target"][:, 1:]
-        real = jnp.asarray(rows.get("scored", rows["target_mask"])[:, 1:], logits.dtype)
+        real = jnp.asarray(rows.get("scored", rows["target_mask"])[:, 1:], jnp.float32)
+        by_word = logits.pieces if isinstance(logits, Unsaid) else lambda fn, t: fn(logits, t)
+        nats, right = by_word(self._words, target)
+        return (nats * real).sum(), (right * real).sum(), real.sum()
+
+    def _words(
+        self, logits: Float[Array, "R M V"], target: Int[Array, "R M"]
+    ) -> tuple[Float[Array, "R M"], Float[Array, "R M"]]:
+        """Nats of each word, and 1 where it is right."""
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, target)
         if self.smoothing > 0:
             even = optax.softmax_cross_entropy(logits, jnp.ones_like(logits) / logits.shape[-1])
             nats = (1 - self.smoothing) * nats + self.smoothing * even
-        right = (logits.argmax(-1) == target).astype(logits.dtype)
-        return (nats * real).sum(), (right * real).sum(), real.sum()
+        return nats, (logits.argmax(-1) == target).astype(logits.dtype)
 
 
 @dataclass(frozen=True)

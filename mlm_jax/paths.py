@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mlm_jax.config import UserError
+from mlm_jax.errors import UserError
 
 
 def spell(path: Sequence[Any]) -> str:

@@ -8,7 +8,7 @@ puts in what has to be sent (arXiv:2105.04663); the results are those of one dev
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,11 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from mlm_jax.config import Config, Mesh, UserError
+from mlm_jax.errors import UserError
 from mlm_jax.paths import map_named, named
+
+if TYPE_CHECKING:  # it imports the losses, they the layers, and they this
+    from mlm_jax.config import Config, Mesh
 
 Tree = TypeVar("Tree")
 Axes = tuple[str | None, ...]
@@ -70,7 +73,7 @@ def devices() -> list[jax.Device]:
     return jax.devices()
 
 
-def make_mesh(mesh: Mesh) -> jax.sharding.Mesh:
+def make_mesh(mesh: "Mesh") -> jax.sharding.Mesh:
     """Raises: UserError if the axes do not multiply to the devices there are."""
     have = devices()
     sizes = {axis: getattr(mesh, axis) for axis in AXES}
@@ -85,7 +88,7 @@ def make_mesh(mesh: Mesh) -> jax.sharding.Mesh:
     return jax.make_mesh(tuple(sizes.values()), AXES, kinds, devices=have)
 
 
-def fitting(mesh: Mesh, count: int) -> str:
+def fitting(mesh: "Mesh", count: int) -> str:
     """The nearest meshes that take `count` devices, in words of the command line."""
     wanted = np.array([mesh.data or 1, mesh.fsdp, mesh.tensor])
     every = [(count // (f * t), f, t) for f in divisors(count) for t in divisors(count // f)]
@@ -105,7 +108,7 @@ def describe(mesh: jax.sharding.Mesh) -> str:
     return " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
 
 
-def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
+def check_batch(config: "Config", mesh: jax.sharding.Mesh) -> None:
     """Raises: UserError if the pictures of a step, or of validation, cannot be shared out."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     sizes = {"data.batch": (config.data.batch, parts * config.optim.accumulate)}

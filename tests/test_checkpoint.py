@@ -315,12 +315,14 @@ def damages(tmp_path: Path, count: int) -> tuple[int, int]:
     return refused, harmless
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_damage_loads_in_silence(tmp_path: Path) -> None:
     refused, _ = damages(tmp_path, 20)
     assert refused >= 5
 
 
 @pytest.mark.scale
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_none_of_five_hundred_damages_loads_in_silence(tmp_path: Path) -> None:
     refused, harmless = damages(tmp_path, 500)
     print(f"{refused} refused, {harmless} in bytes that are not read")

@@ -1,11 +1,14 @@
 """Layers against literal matrices, brute force, flax's own attention, and published sizes."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlm_jax.decoders import TextDecoder
 from mlm_jax.layers import (
     MLP,
     Attention,
@@ -24,6 +27,8 @@ from mlm_jax.layers import (
 )
 from mlm_jax.layers.attention import rotate
 from mlm_jax.layers.tokens import every, for_rows
+from mlm_jax.losses import Caption
+from mlm_jax.models.gpt import Gpt
 
 KEY = jax.random.key(0)
 
@@ -327,3 +332,28 @@ def test_pooling_reads_real_tokens_only() -> None:
 def test_an_unknown_size_names_those_there_are() -> None:
     with pytest.raises(ValueError, match="one of tiny, small, base, large"):
         transformer("huge")
+
+
+def test_logits_in_pieces_are_the_same_and_never_held_at_once() -> None:
+    """Loss, accuracy and gradients; what the compiled step holds beside its arguments."""
+    rows, length, vocab, width = 4, 50, 3000, 16
+    body = Transformer(width, 1, Block(heads=2))
+    ids = jax.random.randint(jax.random.key(1), (rows, length + 1), 4, vocab)
+    mask = jnp.arange(length + 1) < jnp.array([[length + 1], [30], [9], [1]])
+    batch = {"target": ids, "target_mask": mask}
+    params, results = None, []
+    for pieces in (0, 8):
+        model = Gpt(TextDecoder(vocab, length, body=body, pieces=pieces))
+        params = params or jax.jit(model.init)(jax.random.key(0), batch)["params"]
+
+        def loss(params: Any, model: Any = model) -> Any:
+            outputs = model.apply({"params": params}, batch, train=True)
+            return Caption(0.1)(outputs, batch)
+
+        step = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params).compile()
+        results.append((step(params), step.memory_analysis().temp_size_in_bytes))
+    ((whole, most), (parts, less)) = results
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert most > 4 * rows * length * vocab
+    assert less < most / 2

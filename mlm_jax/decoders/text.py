@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mlm_jax.fusion import Fused
 from mlm_jax.layers import Tokens, Transformer, WordHead, Words, concatenate, prefix_mask
 from mlm_jax.layers.tokens import every
-from mlm_jax.layers.words import word_norm
+from mlm_jax.layers.words import Unsaid, word_norm
 
 
 class TextDecoder(nn.Module):
@@ -19,6 +19,7 @@ class TextDecoder(nn.Module):
     `fused.prefix` stands before the words and looks at all of itself; the words look at it and
     back at themselves. `fused.memory` and `fused.gated` are read inside the blocks.
     `head` "bert" has BERT's layers before the output matrix (BLIP's decoder, arXiv:2201.12086).
+    With `pieces` training leaves the logits to the loss, that many words of a row at a time.
     Where the collection "cache" is mutable, the first call may bring many words and each later
     one brings the next word alone (see `Attention`).
     """
@@ -27,12 +28,15 @@ class TextDecoder(nn.Module):
     length: int = 32
     head: Literal["tied", "bert"] = "tied"
     body: Transformer = field(default_factory=Transformer)
+    pieces: int = 0
 
     def setup(self) -> None:
         block = self.body.block
         self.words = Words(self.vocab, self.length, self.body.width, **word_norm(block))
         self.prefix = nn.Dense(self.body.width)
         if self.head == "bert":
+            if self.pieces:
+                raise ValueError(f"pieces {self.pieces}: of a tied head alone")
             self.to_words = WordHead(self.vocab, block.activation, block.norm, block.eps)
 
     def __call__(
@@ -42,9 +46,11 @@ class TextDecoder(nn.Module):
         mask: Bool[Array, "B N"] | None = None,
         *,
         train: bool = False,
-    ) -> Float[Array, "B N V"]:
+    ) -> Float[Array, "B N V"] | Unsaid:
         """`mask` is False at padding, on either side: places count the real words only."""
         x = self.states(ids, fused, mask, train=train)
+        if train and self.pieces:
+            return self.words.unsaid(x, self.pieces)
         attend = self.words.attend
         logits = attend(x) if self.head == "tied" else self.to_words(x, attend)
         return logits.astype(jnp.float32)

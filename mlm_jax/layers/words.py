@@ -1,15 +1,60 @@
 """From words to vectors and back."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mlm_jax.layers.embed import Positions
 from mlm_jax.layers.transformer import ACTIVATIONS, Activation, Block, Norm
 from mlm_jax.sharding import gather, spread
+
+Tree = TypeVar("Tree")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Unsaid:
+    """Logits of words that were not computed yet: `states` times the words' own vectors.
+
+    Those of a long text over a large vocabulary are the largest array of a training step; a loss
+    can take them a few words of each row at a time (`pieces`) and keep none.
+    """
+
+    states: Float[Array, "B N D"]
+    table: Float[Array, "V D"]
+    words: int = field(metadata={"static": True})
+
+    def pieces(self, fn: Callable[..., Tree], *others: Array) -> Tree:
+        """`fn(logits, *others)` of all words of a row, in float32, `words` at a time.
+
+        `others` (B, N) come in the same pieces. The results (B, n) are joined to (B, N). Backwards
+        the logits of a piece are computed once more (arXiv:1604.06174).
+        """
+        rows, length = self.states.shape[:2]
+        count = -(-length // self.words)
+
+        def cut(x: Array) -> Array:
+            room = [(0, 0), (0, count * self.words - length), *[(0, 0)] * (x.ndim - 2)]
+            apart = jnp.pad(x, room).reshape(rows, count, self.words, *x.shape[2:])
+            return apart.swapaxes(0, 1)
+
+        @jax.checkpoint
+        def piece(states: Array, others: tuple[Array, ...]) -> Tree:
+            logits = spread(states @ self.table.T, last="tensor")
+            return fn(logits.astype(jnp.float32), *others)
+
+        def join(x: Array) -> Array:
+            return x.swapaxes(0, 1).reshape(rows, -1)[:, :length]
+
+        results = jax.lax.map(
+            lambda cuts: piece(*cuts), (cut(self.states), tuple(map(cut, others)))
+        )
+        return jax.tree.map(join, results)
 
 
 class Words(nn.Module):
@@ -47,6 +92,10 @@ class Words(nn.Module):
         if self.norm != "none":
             x = self.normed(x)
         return self.drop(x, deterministic=not train)
+
+    def unsaid(self, x: Float[Array, "B N D"], words: int) -> Unsaid:
+        """The same logits, to be computed `words` at a time."""
+        return Unsaid(x, gather(self.table.embedding), words)
 
     def attend(self, x: Float[Array, "B N D"]) -> Float[Array, "B N V"]:
         """Logits by the same vectors: the output matrix is tied to the input's."""

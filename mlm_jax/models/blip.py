@@ -24,7 +24,7 @@ class BlipAnswerer(nn.Module):
     text: TextEncoder = field(default_factory=TextEncoder)
     decoder: TextDecoder = field(default_factory=TextDecoder)
 
-    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
         """Logits over the next word at each of target[:, :-1], float32 (R, M - 1, V)."""
         fused = self.encode(batch, train=train)
         return {"logits": self.decoder(batch["target"][:, :-1], fused, train=train)}

@@ -5,7 +5,6 @@ from dataclasses import field
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder
@@ -27,7 +26,7 @@ class Captioner(nn.Module):
         if self.bridge:
             self.across = nn.Dense(self.decoder.body.width)
 
-    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
         """Logits over the next word at each of target[:, :-1], float32 (R, M - 1, V)."""
         fused = self.encode(batch, train=train)
         return {"logits": self.decoder(batch["target"][:, :-1], fused, train=train)}

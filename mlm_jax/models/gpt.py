@@ -5,7 +5,6 @@ from dataclasses import field
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.fusion import Fused
@@ -19,7 +18,7 @@ class Gpt(nn.Module):
 
     decoder: TextDecoder = field(default_factory=TextDecoder)
 
-    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
         groups = {"logits": batch, **({"also": batch["also"]} if "also" in batch else {})}
         return {
             name: self.decoder(rows["target"][:, :-1], Fused(), train=train)

@@ -36,7 +36,7 @@ class Multimodal(nn.Module):
     decoder: TextDecoder = field(default_factory=TextDecoder)
     matching: Matching = field(default_factory=Matching)
 
-    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
         """Logits over the next word at each of target[:, :-1], float32 (R, M - 1, V).
 
         "logits" for the texts of the batch itself, "also" for those of its `also`. With matching
@@ -44,7 +44,7 @@ class Multimodal(nn.Module):
         """
         image = self.image(batch["image"], train=train)
 
-        def logits(rows: Mapping[str, Any]) -> Float[Array, "R M V"]:
+        def logits(rows: Mapping[str, Any]) -> Any:
             fused = self._fuse(image, rows, train)
             return self.decoder(rows["target"][:, :-1], fused, train=train)
 
