@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,31 @@ def test_parts_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
     assert runner.unfit(nothing, replace(setting, device="gpu"), 9) == "not for a gpu"
     absent = replace(nothing, needs=("jax", "no_such_module", "no_such.module"))
     assert runner.unfit(absent, setting, 9) == "not installed: no_such_module, no_such.module"
+
+
+def test_a_process_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, "
+        "file=sys.stderr, flush=True); time.sleep(60 * (len(sys.argv) > 1)); sys.exit(3)"
+    )
+    command, errors = [sys.executable, "-c", code], tmp_path / "stderr"
+    problem = runner.ended(command, dict(os.environ), errors, 30)
+    assert problem == errors.read_text().strip()
+    assert "minutes" in runner.ended([*command, "wait"], dict(os.environ), errors, 0.5)
+    for pid in (problem, errors.read_text().strip()):
+        assert not pid or not alive(int(pid))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs in five seconds from now."""
+    for _ in range(50):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return False  # ended, though nobody waited for it
+        except FileNotFoundError:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def test_every_part_is_one_that_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

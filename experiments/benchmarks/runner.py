@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,18 +151,26 @@ def part(
     own = to_text(replace(setting, folder=folder))
     command = [sys.executable, "-m", "experiments.benchmarks.child", name, own, str(written)]
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
-    problem = ""
-    try:
-        done = subprocess.run(
-            command, env={**os.environ, **cache, **more}, stderr=subprocess.PIPE, text=True,
-            timeout=max(budget.left(), 0.2) * 60, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            problem = done.stderr.strip()[-800:] or f"exit code {done.returncode}"
-    except subprocess.TimeoutExpired:
-        problem = "stopped: --minutes were over"
+    seconds = max(budget.left(), 0.2) * 60
+    problem = ended(command, {**os.environ, **cache, **more}, folder / "stderr.txt", seconds)
     lines = written.read_text(encoding="utf-8").splitlines() if written.exists() else []
     return [json.loads(line) for line in lines], problem
+
+
+def ended(command: Sequence[str], environment: dict[str, str], errors: Path, seconds: float) -> str:
+    """Run a process and end all that it started with it; what went wrong, "" if nothing."""
+    with errors.open("w", encoding="utf-8") as out:
+        child = subprocess.Popen(command, env=environment, stderr=out, start_new_session=True)
+        try:
+            code = child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return "stopped: --minutes were over"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    told = errors.read_text(encoding="utf-8", errors="replace").strip()[-800:]
+    return (told or f"exit code {code}") if code else ""
 
 
 def left_out(parts: Mapping[str, Any]) -> dict[str, str]:
