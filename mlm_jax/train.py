@@ -59,6 +59,7 @@ def prepare(
         return config.model.init(jax.random.key(config.seed), blank)["params"]
 
     params = jax.eval_shape(initial_params)
+    sharding.check_params(params)
     tx = optim.build(config.optim, config.steps, params)
 
     def initial_state(params: Any) -> State:
@@ -92,7 +93,7 @@ def make_step(config: Config, tx: optax.GradientTransformation) -> jax.stages.Wr
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         grads, metrics = gradients(config, state.params, batch, key)
-        squares = jnp.stack([jnp.vdot(g, g) for g in moving(config, grads)])
+        squares = jnp.stack([jnp.square(g).sum() for g in moving(config, grads)])
         finite = jnp.isfinite(jnp.append(squares, metrics["loss"]))
         done = state.step - state.skipped
 
@@ -250,7 +251,6 @@ def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
 
 def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
     shapes, tx, begin = prepare(config, next(feed.batches(0, Stop())))
-    sharding.check_params(shapes.params, jax.sharding.get_mesh())
     run.require_space((config.keep + config.keep_best + 1) * size(shapes))
     saved = checkpoints.restore(trees(shapes))
     start = saved.step if saved else 0

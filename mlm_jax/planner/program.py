@@ -83,10 +83,9 @@ def read(config: Config, *, elsewhere: bool = True) -> Program:
     """
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config, mesh)
-    sharding.check_params(initial(config), mesh)
-    flops, causal = model_flops(config)
     start = time.monotonic()
     state, batch, _ = parts(config, mesh)
+    flops, causal = model_flops(config)
     module = hlo.parse((apart if elsewhere else here)(config))
     widths = Widths(module)
     return Program(
