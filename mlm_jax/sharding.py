@@ -91,7 +91,7 @@ def make_mesh(mesh: "Mesh") -> jax.sharding.Mesh:
 def fitting(mesh: "Mesh", count: int) -> str:
     """The nearest meshes that take `count` devices, in words of the command line."""
     wanted = np.array([mesh.data or 1, mesh.fsdp, mesh.tensor])
-    every = [(count // (f * t), f, t) for f in divisors(count) for t in divisors(count // f)]
+    every = [(count // (f * t), f, t) for t in divisors(count) for f in divisors(count // t)]
     every.sort(key=lambda sizes: float(np.abs(np.log(np.array(sizes) / wanted)).sum()))
     listed = [
         " ".join(f"--mesh.{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
@@ -168,7 +168,7 @@ def ends(path: str) -> Iterator[str]:
 
 
 def check_params(params: Any) -> None:
-    """Raises: UserError if the mesh that is set cannot share out a parameter, or it is not known."""
+    """Raises: UserError for a parameter that the mesh cannot share out, or that is not known."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return

@@ -292,11 +292,10 @@ def test_a_batch_that_does_not_divide() -> None:
 
 @pytest.mark.usefixtures("eight")
 def test_heads_that_do_not_divide() -> None:
-    params = parameters(MODELS["gpt"][0], batch_of(config_of("gpt"), 0))
-    with pytest.raises(
-        UserError, match=r"does not divide the 4 of .* --mesh.tensor can be 1, 2, 4"
-    ):
-        sharding.check_params(params, sharding.make_mesh(Mesh(1, 1, 8)))
+    config = config_of("gpt")
+    wrong = r"does not divide the 4 of .* --mesh.tensor can be 1, 2, 4"
+    with on(Mesh(1, 1, 8)), pytest.raises(UserError, match=wrong):
+        prepare(config, batch_of(config, 0))
 
 
 # --- processes ---
