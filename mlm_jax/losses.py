@@ -44,7 +44,7 @@ class Caption:
         self, logits: Float[Array, "R M V"] | Unsaid, rows: Batch
     ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
         """Nats, tokens that are right, tokens."""
-        target = rows["target"][:, 1:]
+        target = jnp.asarray(rows["target"][:, 1:])
         real = jnp.asarray(rows.get("scored", rows["target_mask"])[:, 1:], jnp.float32)
         by_word = logits.pieces if isinstance(logits, Unsaid) else lambda fn, t: fn(logits, t)
         nats, right = by_word(self._words, target)
