@@ -416,8 +416,8 @@ def out_of_range(config: Config) -> Iterator[str]:
                     "optim.weight_decay", "optim.clip")}  # fmt: skip
     for low, keys in at_least.items():
         yield from (f"{k} is {values[k]}: at least {low}" for k in keys if not values[k] >= low)
-    if config.keep_best and not config.eval_every:
-        yield "keep_best: which is best is not known where eval_every is 0"
+    if config.keep_best and (not config.eval_every or config.save_every % config.eval_every):
+        yield f"keep_best: eval_every {config.eval_every} must divide save_every, to know the best"
     for key in ("optim.b1", "optim.b2", "optim.ema"):
         if not 0 <= values[key] < 1:
             yield f"{key} is {values[key]}: at least 0 and under 1"

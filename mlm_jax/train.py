@@ -267,21 +267,21 @@ def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
     with signals() as stop, Progress(config, start) as progress:
         log = Log(config, run, progress, shapes.params, saved.info["window"] if saved else [])
         batches = feed.batches(start, stop)
-        batch, watched = next(batches), None
+        batch = next(batches)
         for number in range(start + 1, config.steps + 1):
             state, metrics = step(state, sharding.put(batch))
             log.push(number, metrics)
 
             last = number == config.steps or stop.signal is not None
+            scores: dict[str, float] = {}
             if config.eval_every and (number % config.eval_every == 0 or number == config.steps):
                 log.flush()
                 scores = validate(state.ema or state.params, tests)
                 log.write(number, scores)
-                watched = scores[WATCHED]
 
             if last or number % config.save_every == 0:
                 log.flush()
-                checkpoints.save(number, trees(state), info(state, log.window), watched)
+                checkpoints.save(number, trees(state), info(state, log.window), scores.get(WATCHED))
             if last:
                 break
             batch = next(batches)

@@ -204,6 +204,7 @@ def test_shared_module_in_an_experiment_is_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"steps": 0}, "steps is 0: at least 1"),
+        ({"keep_best": 1, "eval_every": 300, "save_every": 400}, "eval_every 300 must divide"),
         ({"optim": Optim(accumulate=3)}, "data.batch 64 is not divisible by optim.accumulate 3"),
         ({"optim": Optim(lr=float("nan"))}, "optim.lr is nan"),
         ({"optim": Optim(ema=1.0)}, "optim.ema is 1.0: at least 0 and under 1"),

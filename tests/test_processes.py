@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import toy
 
+from experiments.soak import free_port
 from mlm_jax.checkpoint import steps
 from mlm_jax.config import UserError
 from mlm_jax.processes import Place, find, first_host
@@ -103,12 +103,6 @@ def test_first_host_of_a_list(nodes: str, host: str) -> None:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy.write_pictures(tmp_path_factory.mktemp("toy") / "pictures")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def start(pictures: Path, run: Path, count: int, *words: str, **each: str) -> list[Any]:

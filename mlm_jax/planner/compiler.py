@@ -29,8 +29,6 @@ OPTIONS: dict[str, str | bool] = {
     "xla_llvm_disable_expensive_passes": True,
     "xla_disable_hlo_passes": "cpu-all-reduce-combiner",  # sums stay told apart
 }
-
-
 WRITTEN = "*jit_step.cpu_after_optimizations.txt"
 THEN = "*jit_step.cpu_after_optimizations-*"
 """What XLA writes next: the program is then whole."""
