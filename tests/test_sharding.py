@@ -159,7 +159,7 @@ def compare_parameters(model: str, mesh: Mesh, **optim: Any) -> None:
 
 
 @pytest.mark.usefixtures("eight", "plain")
-@pytest.mark.parametrize("name", ["multimodal", "siglip"])
+@pytest.mark.parametrize("name", [pytest.param("multimodal", marks=pytest.mark.scale), "siglip"])
 def test_eight_devices_give_what_one_gives(name: str) -> None:
     compare_parameters(name, Mesh(2, 2, 2))
 
