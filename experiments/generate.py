@@ -1,8 +1,10 @@
-"""Describe a picture, answer a question about it, or write on from a text, with a trained run.
+"""Describe what is shown, answer a question about it, name it, or write on from a text.
 
 python experiments/generate.py --run runs/gpt_tiny --prompt "a small red"
 python experiments/generate.py --run runs/vit_tiny --image picture.png
 python experiments/generate.py --run runs/vit_tiny --image picture.png --question "..."
+python experiments/generate.py --run runs/video_qa_tiny --video clip.mp4 --question "..."
+python experiments/generate.py --run runs/video_tiny --video clip.mp4
 """
 
 import json
@@ -16,7 +18,9 @@ from typing import Any, Literal
 import tyro
 
 from mlm_jax import command
-from mlm_jax.config import UserError
+from mlm_jax.config import SENSES, UserError
+
+EVENTS, CLASSES = 10, 5  # how many are shown where --n does not say
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class Arguments:
     """The run directory."""
     image: Path | None = None
     """PNG, JPEG, WebP, BMP or GIF; a model of text alone takes none."""
+    video: Path | None = None
+    """MP4, WebM, GIF, ...; for models of clips."""
+    audio: Path | None = None
+    """WAV, FLAC, MP3, Ogg, or a video with sound; for models of sounds."""
     prompt: str = ""
     """What a model of text alone goes on from."""
     messages: Path | None = None
@@ -44,7 +52,7 @@ class Arguments:
     """Sampling: among the likeliest words that have this probability between them."""
     beams: int = 4
     n: int = 1
-    """How many texts; more than one needs --method sample or beam."""
+    """How many texts, which for more than one need --method sample or beam; classes, or events."""
     seed: int = 0
     """Sampling."""
 
@@ -54,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
     refuse_unread(given)
     # after the command line: a typo is answered at once
     from mlm_jax.generate import How
-    from mlm_jax.trained import chat, go_on, open_trained, read_picture, unknown
+    from mlm_jax.losses import Classes, Spans
+    from mlm_jax.trained import chat, classify, go_on, look, open_trained, unknown, watch_for_events
     from mlm_jax.trained import tell as tell_of
 
     trained = open_trained(given.run)
@@ -63,11 +72,22 @@ def main(argv: Sequence[str]) -> int:
         if words:
             print(f"note: {given.run} has never seen: {', '.join(words)}", file=sys.stderr)
     how = How(given.method, given.temperature, given.top_k, given.top_p, given.beams)
-    image = None if given.image is None else read_picture(trained, given.image)
+    files = {key: path for key in SENSES if (path := getattr(given, key)) is not None}
+    if files and isinstance(trained.config.loss, Spans):
+        for event in watch_for_events(trained, files)[: given.n if given.n > 1 else EVENTS]:
+            print(
+                f"{event.start:6.2f} to {event.end:6.2f} s  {event.label}  ({share(event.score)})"
+            )
+        return 0
+    shown = look(trained, files) if files else None
+    if shown is not None and isinstance(trained.config.loss, Classes):
+        for text, probability in classify(trained, shown)[: given.n if given.n > 1 else CLASSES]:
+            print(f"{text}  ({share(probability)})")
+        return 0
     if given.messages is not None:
-        tell = partial(chat, trained, read_messages(given.messages), image)
-    elif image is not None:
-        tell = partial(tell_of, trained, image, given.question, answers=given.answers)
+        tell = partial(chat, trained, read_messages(given.messages), shown)
+    elif shown is not None:
+        tell = partial(tell_of, trained, shown, given.question, answers=given.answers)
     else:
         tell = partial(go_on, trained, given.prompt)
     told = tell(how=how, count=given.n, seed=given.seed)
@@ -78,10 +98,11 @@ def main(argv: Sequence[str]) -> int:
 
 def refuse_unread(given: Arguments) -> None:
     """Raises: UserError for what would be passed over in silence."""
-    if given.image is not None and given.prompt:
+    shown = any(getattr(given, key) is not None for key in SENSES)
+    if shown and given.prompt:
         raise UserError("--prompt is for a model of text alone, which takes no --image")
-    if given.image is None and (given.question or given.answers):
-        raise UserError("--question and --answers are about an --image")
+    if not shown and (given.question or given.answers):
+        raise UserError("--question and --answers are about an --image, a --video or an --audio")
     if given.messages is not None and (given.question or given.prompt or given.answers):
         raise UserError("--messages say all that is said: no --question, --answers or --prompt")
 

@@ -28,7 +28,7 @@ import numpy as np
 import tyro
 
 from mlm_jax import command
-from mlm_jax.config import Config, UserError, load, picture_size
+from mlm_jax.config import Config, UserError, load
 from mlm_jax.data import sources
 from mlm_jax.data.records import Source
 from mlm_jax.data.transforms import decode_for
@@ -146,8 +146,7 @@ class Experiment:
         """All pictures that are labelled or told in some run, in the order of train, once."""
         count = max(self.ends(fraction)[1] for fraction in self.given.fractions if fraction < 100)
         path = self.given.out / f"pictures-{count}.npz"
-        size = picture_size(self.config)
-        assert size is not None
+        size = self.config.model.image.size
         if not path.exists():
             decode = decode_for(self.config.data, size)
             source = sources.open_source(self.config.data, f"{self.config.data.train}[:{count}]")

@@ -22,7 +22,7 @@ import flax.linen as nn
 import tyro
 
 from mlm_jax.errors import UserError as UserError
-from mlm_jax.losses import CaptionMatch, Classes, Contrastive, Loss, Masked
+from mlm_jax.losses import CaptionMatch, Classes, Contrastive, Loss, Masked, Spans
 
 PACKAGES = ("mlm_jax", "experiments")
 """Where the classes of a configuration may live: a saved run imports from nowhere else."""
@@ -33,13 +33,22 @@ class Fields:
     """Names of the columns in the user's own data."""
 
     image: str = "image"
+    """The name of a picture file, or its number in an .npz."""
     captions: str = "captions"
     question: str = "question"
     answers: str = "answers"
     messages: str = "messages"
     """A conversation: a list of {"role": "user" or "assistant", "content": text}."""
     label: str = "label"
-    """The class of a picture: a text or a whole number."""
+    """The class of a picture, a clip or a sound: a text or a whole number."""
+    video: str = "video"
+    """The name of a video file, or a list of the names of pictures."""
+    rate: str = "rate"
+    """Of a list of pictures: how many there are to a second."""
+    audio: str = "audio"
+    """The name of a sound file, or of a video with sound."""
+    events: str = "events"
+    """What happens in a clip, and when: a list of [label, start, end], in seconds."""
     taught: str = "taught"
     """The class that a teacher gave it, where model.taught learns from one."""
     split: str = "split"
@@ -50,11 +59,11 @@ class Data:
     """What is read, and how it becomes batches."""
 
     name: str = "world"
-    """`world`, `world/224px`, a prepared TFDS set, or a path: *.jsonl, *.jsonl.gz, a folder."""
+    """`world`, `clips`, `world/224px`, a prepared TFDS set, or a path: *.jsonl(.gz), a folder."""
     root: str = "data"
     """The folder that holds prepared sets; the world is built there on first use."""
     images: tuple[str, ...] = ()
-    """Further places of the pictures that rows name: folders, .zip, .npz."""
+    """Further places of the files that rows name: folders, .zip, .npz."""
     fields: Fields = field(default_factory=Fields)
     train: str = "train"
     """Split to learn from, in TFDS syntax: train, train[:90%], a+b."""
@@ -71,6 +80,8 @@ class Data:
     """The folder of a published checkpoint, whose own rules count instead of `resize`."""
     shift: int = 0
     """Augmentation: shift by up to this many pixels."""
+    events: int = 8
+    """Most events of a clip, where the loss asks for them."""
     text_length: int = 32
     """Tokens of the question or prompt."""
     target_length: int = 32
@@ -285,7 +296,7 @@ def override(config: Config, argv: Sequence[str], title: str = "") -> Config:
         description=Config.__doc__,
         args=list(argv),
         default=typed(**parts(config)),
-        config=(tyro.conf.FlagConversionOff,),
+        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )
     return Config(**parts(given))
 
@@ -433,7 +444,7 @@ def contradictions(config: Config) -> Iterator[str]:
     reads = any(hasattr(getattr(model, part, None), "vocab") for part in ("text", "decoder"))
     if reads and not data.texts:
         yield "data.captions and data.questions are both 0: nothing would be learned"
-    if data.texts and isinstance(config.loss, Classes | Masked) and not reads:
+    if data.texts and isinstance(config.loss, Classes | Masked | Spans) and not reads:
         yield "the loss reads no texts: data.captions and data.questions must be 0"
     if reads and isinstance(config.loss, Classes) and data.captions != 1:
         yield f"data.captions is {data.captions}: one text has one class, so it must be 1"
@@ -477,9 +488,13 @@ def unmatched(config: Config) -> Iterator[str]:
         )
 
 
-def picture_size(config: Config) -> tuple[int, int] | None:
-    """(height, width) of the pictures that the model takes; None where it takes none."""
-    return getattr(getattr(config.model, "image", None), "size", None)
+SENSES = ("image", "video", "audio")
+
+
+def senses(config: Config) -> dict[str, Any]:
+    """What the model takes of a record besides texts, each with the encoder that reads it."""
+    found = {key: getattr(config.model, key, None) for key in SENSES}
+    return {key: encoder for key, encoder in found.items() if encoder is not None}
 
 
 def inline(config: Config) -> bool:
@@ -487,7 +502,7 @@ def inline(config: Config) -> bool:
     return (
         hasattr(config.model, "decoder")
         and not hasattr(config.model, "text")
-        and (picture_size(config) is None)
+        and not senses(config)
     )
 
 

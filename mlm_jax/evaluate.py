@@ -23,13 +23,13 @@ from jaxtyping import Array, Float, Int
 from PIL import Image
 
 from mlm_jax import baselines
-from mlm_jax.config import UserError, picture_size
+from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
-from mlm_jax.evaluators import classes, matching, probe, retrieval, words
+from mlm_jax.evaluators import classes, matching, probe, retrieval, spans, words
 from mlm_jax.generate import decode, encode, generate, rank
-from mlm_jax.losses import Classes
+from mlm_jax.losses import Classes, Spans
 from mlm_jax.metrics import (
     F1,
     Figure,
@@ -47,18 +47,22 @@ from mlm_jax.models.mae import Mae
 from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
 from mlm_jax.trained import Trained, open_trained
-from mlm_jax.world import scene
-from mlm_jax.world.grade import grade_caption
+from mlm_jax.world import clip, scene
+from mlm_jax.world.grade import CaptionGrade, grade_caption
+from mlm_jax.world.watch import StoryGrade, grade_story
 
 Batch = Mapping[str, np.ndarray]
 Example = tuple[Pair, Batch]
 
+SHOWN_KEYS = ("image", "video", "audio", "audio_length")
+TARGET_KEYS = ("target", "target_mask", "scored")
 PICTURES = 256  # read at a time
 ROWS = 256  # texts to a batch
 GROUPS = (1, 2, 4, 8, 16)  # how many texts of a picture may share its encoding
 RANKED = 16  # pictures to a batch of ranking
 RECALLS = (1, 5, 10)
 SHOWN, WRONG = 16, 8  # pictures in the report
+STRIP = 8  # frames of a clip in the report
 
 
 def evaluate(
@@ -82,10 +86,10 @@ def evaluate(
     if name:
         data = replace(data, name=name, test="test", images=())
         trained = trained._replace(config=replace(trained.config, data=data))
-    pictures = picture_size(trained.config) is not None
-    source = sources.open_source(data, data.test if split == "test" else split, pictures)
-    kind = Classes if isinstance(trained.config.loss, Classes) else type(trained.config.model)
-    other = EVALUATORS.get(kind)
+    asked = data.test if split == "test" else split
+    source = sources.open_source(data, asked, trained.take.needs)
+    by_loss = EVALUATORS.get(type(trained.config.loss))
+    other = by_loss or EVALUATORS.get(type(trained.config.model))
     if other is not None:
         figures = other(trained, source, limit)
         save(trained, split, figures, {"shown": [], "wrong": []})
@@ -133,9 +137,10 @@ EVALUATORS: dict[type, Callable[[Trained, Source, int | None], dict[str, Figure]
     Bert: words.fill,
     Gpt: words.write,
     Classes: classes.evaluate,
+    Spans: spans.evaluate,
     Mae: probe.evaluate,
 }
-"""By the model, or the loss: what is measured instead of captions and answers."""
+"""By the loss, or else the model: what is measured instead of captions and answers."""
 
 
 # --- what the model writes ---
@@ -196,13 +201,19 @@ def batches(examples: Sequence[Example], texts: int) -> Iterator[tuple[np.ndarra
         real += [False] * (ROWS - len(real))
         part += [part[-1]] * (size - len(part))
         rows = [group[min(i, len(group) - 1)] for group in part for i in range(texts)]
-        image = np.stack([examples[group[0]][1]["image"] for group in part])
-        yield np.array(real), {key: value[rows] for key, value in whole.items()} | {"image": image}
+        texts_of = {key: value[rows] for key, value in whole.items()}
+        yield np.array(real), texts_of | stack_shown([examples[group[0]] for group in part])
 
 
 def stack_texts(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    keys = ("text", "text_mask", "target", "target_mask", "scored")
+    keys = ("text", "text_mask", *TARGET_KEYS)
     return loader.trim({key: np.stack([arrays[key] for _, arrays in examples]) for key in keys})
+
+
+def stack_shown(examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """What is seen and heard."""
+    keys = [key for key in SHOWN_KEYS if key in examples[0][1]]
+    return {key: np.stack([arrays[key] for _, arrays in examples]) for key in keys}
 
 
 def by_picture(examples: Sequence[Example]) -> list[list[int]]:
@@ -219,9 +230,8 @@ def cheapest(examples: Sequence[Example]) -> int:
 
 def chunks(trained: Trained, source: Source, limit: int | None) -> Iterator[list[Example]]:
     """All examples of PICTURES pictures at a time."""
-    config = trained.config
-    size = picture_size(config)
-    examples = loader.eval_pairs(config.data, source, trained.tokenizer, size, limit)
+    data = trained.config.data
+    examples = loader.eval_pairs(data, source, trained.tokenizer, trained.take, limit)
     pictures = (list(own) for _, own in groupby(examples, key=lambda each: each[0].index))
     while chunk := list(islice(pictures, PICTURES)):
         yield list(chain.from_iterable(chunk))
@@ -261,11 +271,20 @@ def result(pair: Pair, said: Said) -> Result:
         exact = agreement(said.text, pair.references)
         counts |= {"captions": 1, "exact": exact}
         return Result(pair, said.text, exact, counts)
-    grade = grade_caption(said.text, scene.from_json(pair.truth))
+    grade = graded(said.text, pair.truth)
     whole = float(grade.wholly_right)
     counts |= {"captions": 1, "whole": whole, "invented_objects": grade.invented_objects}
     counts |= {name: getattr(grade, name) for name in FACTS}
+    if isinstance(grade, StoryGrade) and grade.expected > 3:
+        counts |= {"stories": 1, "in_order": float(grade.in_order)}
     return Result(pair, said.text, whole, counts, tuple(grade.missed), tuple(grade.invented))
+
+
+def graded(text: str, truth: str) -> CaptionGrade | StoryGrade:
+    """A caption held against the JSON of a scene or a clip."""
+    if '"events"' in truth:
+        return grade_story(text, clip.from_json(truth))
+    return grade_caption(text, scene.from_json(truth))
 
 
 FACTS = ("told", "right", "expected", "recalled")
@@ -306,8 +325,8 @@ def add_ranks(trained: Trained, results: Sequence[Result], again: Iterable[list[
     model, params = trained.config.model, trained.params
     for part in parts(again):
         whole = part + [part[-1]] * (RANKED - len(part))
-        batch = stack_texts(whole) | {"image": np.stack([arrays["image"] for _, arrays in whole])}
-        asked = {key: batch[key] for key in ("image", "text", "text_mask")}
+        batch = stack_texts(whole) | stack_shown(whole)
+        asked = {key: array for key, array in batch.items() if key not in TARGET_KEYS}
         fused = encode(model, params, asked)
         scores = np.asarray(rank(model, params, fused, target[:, :cut], mask[:, :cut]))
         for (pair, _), row in zip(part, scores, strict=False):
@@ -346,6 +365,8 @@ def statistics(columns: set[str]) -> dict[str, Statistic]:
         found["caption/facts_f1"] = F1("captions")
         found["caption/wholly_right"] = Ratio("whole", "captions", "captions")
         found["caption/invented"] = Ratio("invented_objects", "captions", "captions")
+        if "stories" in columns:
+            found["caption/in_order"] = Ratio("in_order", "stories", "stories")
     elif "exact" in columns:
         found["caption/exact"] = Ratio("exact", "captions", "captions")
     for k in RECALLS:
@@ -367,8 +388,12 @@ def statistics(columns: set[str]) -> dict[str, Statistic]:
 def example(picture: Sequence[Result], chunk: Sequence[Example]) -> dict[str, Any]:
     """One picture for the report: what was said, what is right, what is wrong with it."""
     index = picture[0].pair.index
-    image = next(arrays["image"] for pair, arrays in chunk if pair.index == index)
-    shown: dict[str, Any] = {"image": png(image), "where": picture[0].pair.where, "questions": []}
+    seen = next(arrays for pair, arrays in chunk if pair.index == index)
+    shown: dict[str, Any] = {
+        "image": png(picture_of(seen)),
+        "where": picture[0].pair.where,
+        "questions": [],
+    }
     for each in picture:
         told = {"text": each.text, "score": each.score, "references": list(each.pair.references)}
         if each.pair.kind == CAPTION:
@@ -376,6 +401,18 @@ def example(picture: Sequence[Result], chunk: Sequence[Example]) -> dict[str, An
         else:
             shown["questions"].append({"question": each.pair.question} | told)
     return shown
+
+
+def picture_of(seen: Batch) -> np.ndarray:
+    """A picture, some frames of a clip in a row, or the loudness of a sound over its time."""
+    if "image" in seen:
+        return seen["image"]
+    if "video" in seen:
+        frames = seen["video"][:: max(1, len(seen["video"]) // STRIP)]
+        return np.concatenate([*frames], axis=1)
+    loud = abs(seen["audio"].astype(np.int32)) / 32768
+    columns = np.array([part.max() for part in np.array_split(loud, 192)])
+    return np.where(abs(np.linspace(-1, 1, 48))[:, None] <= columns, 40, 235).astype(np.uint8)
 
 
 def png(image: np.ndarray) -> str:

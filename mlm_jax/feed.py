@@ -15,14 +15,14 @@ from mlm_jax.config import (
     check_labels,
     check_vocab,
     inline,
-    picture_size,
+    senses,
 )
 from mlm_jax.data import labels, loader, sources, tokenizers
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source
 from mlm_jax.data.tokenizers import Tokenizer
-from mlm_jax.data.transforms import keep_preprocessor, with_kept
-from mlm_jax.losses import Classes
+from mlm_jax.data.transforms import Shift, Take, keep_preprocessor, take_for, with_kept
+from mlm_jax.losses import Classes, Spans
 from mlm_jax.run import Run
 from mlm_jax.stop import Stop
 
@@ -36,6 +36,7 @@ class Feed:
     config: Config
     tokenizer: Tokenizer
     labels: Labels | None
+    take: Take
     source: Source
     share: tuple[int, int]
 
@@ -48,7 +49,7 @@ class Feed:
     def held_out(self) -> list[Batch]:
         """The same config.eval_examples pictures of data.test each time, or all if fewer."""
         data = self.config.data
-        source = sources.open_source(data, data.test, picture_size(self.config) is not None)
+        source = sources.open_source(data, data.test, self.take.needs)
         count = min(self.config.eval_examples, len(source))
         data = replace(data, shift=0, batch=min(data.batch, count))
         stream = in_step(self._stream(data, source, 0, 0), Stop())
@@ -59,7 +60,7 @@ class Feed:
             data,
             source,
             self.tokenizer,
-            picture_size(self.config),
+            replace(self.take, shift=Shift(data.shift)),
             seed,
             start,
             self.labels,
@@ -90,11 +91,11 @@ def in_step(batches: Iterator[Batch], stop: Stop) -> Iterator[Batch]:
 
 
 def open_feed(config: Config, run: Run, mesh: jax.sharding.Mesh) -> Feed:
-    size = picture_size(config)
-    if size is not None:
-        keep_preprocessor(config.data, size, run.path)
+    given = senses(config)
+    if "image" in given:
+        keep_preprocessor(config.data, given["image"].size, run.path)
         config = replace(config, data=with_kept(config.data, run.path))
-    source = sources.open_source(config.data, config.data.train, size is not None)
+    source = sources.open_source(config.data, config.data.train, given)
     if run.tokenizer.exists():
         tokenizer = tokenizers.load(run.tokenizer)
     else:
@@ -105,7 +106,9 @@ def open_feed(config: Config, run: Run, mesh: jax.sharding.Mesh) -> Feed:
     check_vocab(config, tokenizer.size)
     check_hidden(config, tokenizer)
     known = open_labels(config, run, source)
-    return Feed(config, tokenizer, known, source, sharding.share(mesh))
+    spans = isinstance(config.loss, Spans)
+    take = take_for(config.data, given, known.classes if known and spans else ())
+    return Feed(config, tokenizer, None if spans else known, take, source, sharding.share(mesh))
 
 
 def check_hidden(config: Config, tokenizer: Tokenizer) -> None:
@@ -126,7 +129,7 @@ def check_hidden(config: Config, tokenizer: Tokenizer) -> None:
 
 def open_labels(config: Config, run: Run, source: Source) -> Labels | None:
     """The classes of the training split, where the loss is of classes. Raises: UserError."""
-    if not isinstance(config.loss, Classes):
+    if not isinstance(config.loss, Classes | Spans):
         return None
     if not run.classes.exists():
         labels.save(run.classes, labels.classes_of(source))

@@ -176,6 +176,65 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class Spans:
+    """Is an event of a class going on, and from when to when? (ActionFormer, 2202.07925, 3.4)
+
+    The focal loss of every time and class (arXiv:1708.02002, equation 5), and of the times within
+    an event 1 less the distance IoU of its span (arXiv:1911.08287, equation 6), both over the
+    number of those times. Of two events of a class at once the shorter counts. Metrics: `iou`, the
+    mean of those times, and `weight`, their number.
+    """
+
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        logits, reach = outputs["present"], outputs["reach"]
+        present, span = wanted_spans(batch, logits.shape[1], logits.shape[2])
+        target = present.astype(logits.dtype)
+        nats = optax.sigmoid_focal_loss(logits, target, alpha=self.alpha, gamma=self.gamma)
+        middle = middles(logits.shape[1])[:, None]
+        said = jnp.stack([middle - reach[..., 0], middle + reach[..., 1]], axis=-1)
+        iou, distance = overlap(said, span)
+        times = jnp.maximum(target.sum(), 1)
+        loss = nats.sum() / times + ((1 - iou + distance) * target).sum() / times
+        return loss, {"iou": (iou * target).sum() / times, "weight": times}
+
+
+def middles(times: int) -> Float[Array, "T"]:
+    """The middle of each of so many times, as a share of the clip."""
+    return (jnp.arange(times) + 0.5) / times
+
+
+def wanted_spans(
+    batch: Batch, times: int, labels: int
+) -> tuple[Bool[Array, "B T C"], Float[Array, "B T C 2"]]:
+    """At each time of each class whether an event is going on, and its span; 0 where none is."""
+    middle, span = middles(times), batch["span"]
+    inside = (middle >= span[..., :1]) & (middle < span[..., 1:])  # B E T
+    inside &= batch["event_mask"][..., None]
+    of_class = jax.nn.one_hot(batch["event"], labels, dtype=bool)  # B E C
+    here = inside[..., None] & of_class[:, :, None]  # B E T C
+    length = (span[..., 1] - span[..., 0])[..., None, None]
+    shortest = jnp.where(here, length, jnp.inf).argmin(1)  # B T C
+    chosen = jax.vmap(lambda rows, at: rows[at])(span, shortest)
+    present = here.any(1)
+    return present, jnp.where(present[..., None], chosen, 0)
+
+
+def overlap(
+    one: Float[Array, "*B 2"], two: Float[Array, "*B 2"]
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """IoU of two spans, and the square of the distance of their middles over that of their hull."""
+    both = jnp.minimum(one[..., 1], two[..., 1]) - jnp.maximum(one[..., 0], two[..., 0])
+    shared = jnp.maximum(both, 0)
+    either = (one[..., 1] - one[..., 0]) + (two[..., 1] - two[..., 0]) - shared
+    hull = jnp.maximum(one[..., 1], two[..., 1]) - jnp.minimum(one[..., 0], two[..., 0])
+    apart = (one.sum(-1) - two.sum(-1)) / 2
+    return shared / jnp.maximum(either, 1e-6), jnp.square(apart / jnp.maximum(hull, 1e-6))
+
+
+@dataclass(frozen=True)
 class Masked:
     """Mean squared error over the hidden patches alone (arXiv:2111.06377, section 3)."""
 

@@ -95,21 +95,30 @@ def bootstrap(
     for row, counts in zip(table, pictures, strict=True):
         for name, value in counts.items():
             row[place[name]] = value
-    rng = np.random.default_rng(seed)
-    count = len(pictures)
-    drawn = np.empty((resamples, len(names)))
-    for i in range(resamples):
-        times = np.bincount(rng.integers(0, count, count), minlength=count)
-        drawn[i] = times @ table
+    drawn = redrawn(len(pictures), resamples=resamples, seed=seed) @ table
     whole = dict(zip(names, table.sum(0)[:, None], strict=True))
     again = dict(zip(names, drawn.T, strict=True))
     return {name: _figure(each, whole, again) for name, each in statistics.items()}
 
 
+def redrawn(count: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, "S N"]:
+    """How often each of `count` pictures is drawn, in each of the resamples."""
+    rng = np.random.default_rng(seed)
+    times = np.empty((resamples, count))
+    for row in times:
+        row[:] = np.bincount(rng.integers(0, count, count), minlength=count)
+    return times
+
+
 def _figure(statistic: Statistic, whole: Sums, again: Sums) -> Figure:
-    values = statistic(again)
-    low, high = np.percentile(values[~np.isnan(values)], (2.5, 97.5)).tolist()
-    return Figure(float(statistic(whole)[0]), low, high, round(float(whole[statistic.n][0])))
+    values = np.concatenate([statistic(whole), statistic(again)])
+    return figure_of(values, round(float(whole[statistic.n][0])))
+
+
+def figure_of(values: Float[np.ndarray, " S"], n: int) -> Figure:
+    """The first value, between the percentiles of the others, which are of redrawn pictures."""
+    low, high = np.percentile(values[1:][~np.isnan(values[1:])], (2.5, 97.5)).tolist()
+    return Figure(float(values[0]), low, high, n)
 
 
 # --- answers ---

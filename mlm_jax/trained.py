@@ -1,7 +1,7 @@
 """A trained run, asked: captions, answers, conversations, texts that go on."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
 
 from mlm_jax.checkpoint import restore_params
-from mlm_jax.config import Config, Fields, UserError, inline, picture_size, read
-from mlm_jax.data import CAPTION_PROMPT, tokenizers
+from mlm_jax.config import SENSES, Config, Fields, UserError, inline, read, senses
+from mlm_jax.data import CAPTION_PROMPT, labels, tokenizers
 from mlm_jax.data.loader import trim
 from mlm_jax.data.pictures import MAX_BYTES
-from mlm_jax.data.records import BadRecord
+from mlm_jax.data.records import BadRecord, Record
 from mlm_jax.data.rows import parse_chat
 from mlm_jax.data.tokenizers import Tokenizer
-from mlm_jax.data.transforms import Tokenise, decode_for, with_kept
+from mlm_jax.data.transforms import Take, Tokenise, take_for, with_kept
+from mlm_jax.detect import detect, spans
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import (
     GREEDY,
@@ -51,6 +51,15 @@ class Trained(NamedTuple):
         return {"bos": t.bos, "eos": t.eos, "pad": t.pad, "length": length}
 
     @property
+    def take(self) -> Take:
+        """What of a record is seen and heard, and how it becomes arrays."""
+        return take_for(self.config.data, senses(self.config))
+
+    def take_events(self, classes: tuple[str, ...]) -> Take:
+        """The same with the events of clips, of these classes."""
+        return take_for(self.config.data, senses(self.config), classes)
+
+    @property
     def tokenise(self) -> Tokenise:
         data = self.config.data
         return Tokenise(self.tokenizer, data.text_length, data.target_length, inline(self.config))
@@ -65,23 +74,78 @@ def open_trained(run: Path) -> Trained:
     return Trained(run, config, tokenizer, jax.device_put(params), step)
 
 
-def require_writer(trained: Trained, pictures: bool) -> None:
-    """Raises: UserError where the model does not write, or not about what it is given."""
-    name = type(trained.config.model).__name__
+def require_writer(trained: Trained) -> None:
+    """Raises: UserError where the model does not write."""
     if not hasattr(getattr(trained.config.model, "decoder", None), "vocab"):
+        name = type(trained.config.model).__name__
         raise UserError(f"{trained.path} is a {name}, which writes nothing: see evaluate.py")
-    if pictures != (picture_size(trained.config) is not None):
-        wanted = "a --prompt, and no --image" if pictures else "an --image"
-        raise UserError(f"{trained.path} is a {name}: it takes {wanted}")
 
 
-def read_picture(trained: Trained, path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """The picture as the run saw its own. Raises: BadRecord, OSError."""
-    require_writer(trained, pictures=True)
-    if path.stat().st_size > MAX_BYTES:
-        raise BadRecord(str(path), "image", f"over {MAX_BYTES >> 20} MiB, the most accepted")
-    decode = decode_for(trained.config.data, trained.config.model.image.size)
-    return decode(path.read_bytes(), str(path))
+def require_given(trained: Trained, given: Collection[str]) -> None:
+    """Raises: UserError where the model takes others of image, video and audio."""
+    name = type(trained.config.model).__name__
+    wanted = trained.take.needs
+    if {*given} != {*wanted}:
+        takes = " and ".join(f"--{key}" for key in wanted) or "a --prompt"
+        refused = [f"--{key}" for key in given if key not in wanted]
+        no_more = f", and no {' or '.join(refused)}" if refused else ""
+        raise UserError(f"{trained.path} is a {name}: it takes {takes}{no_more}")
+
+
+Shown = dict[str, np.ndarray]
+"""What is seen and heard, as arrays without the axis of the batch."""
+
+
+def look(trained: Trained, files: Mapping[str, Path]) -> Shown:
+    """Files by "image", "video" and "audio", as the run saw its own. Raises: BadRecord, OSError."""
+    require_given(trained, files)
+    return trained.take(record_of(files))
+
+
+def record_of(files: Mapping[str, Path]) -> Record:
+    given: dict[str, Any] = dict(files)
+    for key, path in files.items():
+        if not path.is_file():
+            raise UserError(f"--{key} {path}: no such file")
+        if key == "image":
+            if path.stat().st_size > MAX_BYTES:
+                raise BadRecord(str(path), key, f"over {MAX_BYTES >> 20} MiB, the most accepted")
+            given[key] = path.read_bytes()
+    return Record(", ".join(map(str, files.values())), **given)
+
+
+class Happened(NamedTuple):
+    """An event, in seconds."""
+
+    label: str
+    start: float
+    end: float
+    score: float
+
+
+def watch_for_events(trained: Trained, files: Mapping[str, Path]) -> list[Happened]:
+    """What happens in a clip, and when, the surest first. Raises: BadRecord, UserError."""
+    require_given(trained, files)
+    watch = trained.take.video
+    assert watch is not None
+    frames, seconds = watch(record_of(files))
+    batch = {"video": frames[None]}
+    score, span = detect(trained.config.model, trained.params, batch)
+    names = labels.load(trained.path / "classes.json")
+    return [
+        Happened(names[each.label], each.start * seconds, each.end * seconds, each.score)
+        for each in spans(np.asarray(score)[0], np.asarray(span)[0])
+    ]
+
+
+def classify(trained: Trained, shown: Shown) -> list["Told"]:
+    """Names of classes with their probabilities, the likeliest first."""
+    batch = {key: array[None] for key, array in shown.items()}
+    outputs: Any = trained.config.model.apply({"params": trained.params}, batch)
+    share = np.asarray(jax.nn.softmax(outputs["logits"][0]))
+    names = labels.load(trained.path / "classes.json")
+    order = np.argsort(-share[: len(names)], kind="stable")
+    return [Told(names[i], float(share[i])) for i in order]
 
 
 def unknown(tokenizer: Tokenizer, text: str) -> list[str]:
@@ -99,7 +163,7 @@ class Told(NamedTuple):
 
 def tell(
     trained: Trained,
-    image: np.ndarray,
+    shown: Shown,
     question: str = "",
     *,
     how: How = GREEDY,
@@ -107,18 +171,19 @@ def tell(
     seed: int = 0,
     answers: Sequence[str] = (),
 ) -> list[Told]:
-    """Captions of a picture, or answers to a question about it, each with its probability.
+    """Captions of what is shown, or answers to a question about it, each with its probability.
 
-    `image`: uint8 (H, W, 3) of the run's own size. `count` samples, or the best `count` beams;
+    `shown`: as `look` gives it. `count` samples, or the best `count` beams;
     greedy knows one. With `answers`, all of these, likeliest first, among which the probability is
     shared out. Raises: BadRecord for a text that is too long, UserError where none is read.
     """
+    require_writer(trained)
     model = trained.config.model
     if question and not hasattr(model, "text"):
         raise UserError(f"{trained.path} is a {type(model).__name__}, which reads no questions")
     row = trained.tokenise(question or CAPTION_PROMPT, "", "--question" if question else "prompt")
-    batch = trim({"image": image[None]} | {key: value[None] for key, value in row.items()})
-    asked = {key: batch[key] for key in ("image", "text", "text_mask")}
+    batch = trim({key: value[None] for key, value in (shown | row).items()})
+    asked = {key: batch[key] for key in (*shown, "text", "text_mask")}
     fused = encode(model, trained.params, asked)
     if answers:
         rows = [trained.tokenise("", answer, "--answers") for answer in answers]
@@ -133,7 +198,8 @@ def go_on(
     trained: Trained, text: str, *, how: How = GREEDY, count: int = 1, seed: int = 0
 ) -> list[Told]:
     """What a model of text alone writes after `text`, which may be empty, in texts as of `tell`."""
-    require_writer(trained, pictures=False)
+    require_writer(trained)
+    require_given(trained, ())
     tokenizer = trained.tokenizer
     ids = jnp.array([[tokenizer.bos, *tokenizer.encode(text)]], jnp.int32)
     room = trained.config.model.decoder.length - ids.shape[1] + 1
@@ -147,7 +213,7 @@ def go_on(
 def chat(
     trained: Trained,
     messages: Sequence[Mapping[str, Any]],
-    image: np.ndarray | None = None,
+    shown: Shown | None = None,
     *,
     how: How = GREEDY,
     count: int = 1,
@@ -157,7 +223,9 @@ def chat(
 
     `messages` are those of a row of a user's own data (see `Fields.messages`). Raises: BadRecord.
     """
-    require_writer(trained, pictures=image is not None)
+    shown = shown or {}
+    require_writer(trained)
+    require_given(trained, [key for key in SENSES if key in shown])
     if not isinstance(messages, list | tuple):
         raise BadRecord("--messages", "messages", "no list; accepted: a list of messages")
     unanswered = [*messages, {"role": "assistant", "content": "..."}]
@@ -174,9 +242,10 @@ def chat(
         most = trained.config.model.decoder.length
         raise BadRecord("--messages", "text", f"{whole.shape[1]} tokens; accepted are {most}")
     fused = Fused()
-    if image is not None:
+    if shown:
         row = trained.tokenise(asked.text, "", "--messages")
-        batch = {"image": image[None], **{k: row[k][None] for k in ("text", "text_mask")}}
+        rows = shown | {key: row[key] for key in ("text", "text_mask")}
+        batch = {key: array[None] for key, array in rows.items()}
         fused = encode(trained.config.model, trained.params, batch)
     prompt = Prompt(whole, jnp.ones_like(whole, bool))
     return write(trained, fused, how=how, count=count, seed=seed, prompt=prompt, room=room)

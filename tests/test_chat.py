@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import toy
 
@@ -24,7 +23,7 @@ from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.models.multimodal import Multimodal
-from mlm_jax.trained import chat, open_trained, read_picture
+from mlm_jax.trained import chat, look, open_trained
 
 BODY = Transformer(32, 1, Block(heads=2))
 CHAT = [
@@ -102,7 +101,7 @@ def config(data: Path, model: Any) -> Any:
 
 def test_gpt_learns_a_conversation_without_pictures(tmp_path: Path) -> None:
     data = conversations(tmp_path / "data", pictures=False)
-    assert len(open_source(Data(str(data)), "train", pictures=False)) == 18
+    assert len(open_source(Data(str(data)), "train", ())) == 18
     with pytest.raises(UserError, match="image"):
         open_source(Data(str(data)), "train")
     model = Gpt(TextDecoder(32, 24, body=replace(BODY)))
@@ -136,7 +135,7 @@ def test_the_multimodal_model_learns_a_conversation_about_a_picture(tmp_path: Pa
     assert train.train(config(data, model), tmp_path / "run") == 0
     trained = open_trained(tmp_path / "run")
     for number, colour in enumerate(("red", "green", "blue")):
-        image = np.asarray(read_picture(trained, data / f"{number}.png"))
+        image = look(trained, {"image": data / f"{number}.png"})
         asked = [{"role": "user", "content": "what is it"},
                  {"role": "assistant", "content": "i see"},
                  {"role": "user", "content": "which colour"}]  # fmt: skip

@@ -15,6 +15,7 @@ from mlm_jax import evaluate as verb
 from mlm_jax.checkpoint import Checkpoints
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import sources, tokenizers
+from mlm_jax.data.transforms import Take, decode_for
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fusion
@@ -96,7 +97,7 @@ def one_by_one(run: Path):
     model, data, t = trained.config.model, trained.config.data, trained.tokenizer
     apply = jax.jit(lambda batch: model.apply({"params": trained.params}, batch)["logits"])
     source = sources.open_source(data, "test")
-    pairs = verb.loader.eval_pairs(data, source, t, (8, 8))
+    pairs = verb.loader.eval_pairs(data, source, t, Take(decode_for(data, (8, 8))))
     for pair, arrays in pairs:
         batch = {key: value[None] for key, value in arrays.items()}
         logprobs = np.asarray(jax.nn.log_softmax(apply(batch)))[0]

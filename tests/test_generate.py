@@ -269,4 +269,4 @@ def test_a_model_that_writes_nothing_says_so(kind, tmp_path):
     model = {"mae": Mae(), "clip": Clip()}[kind]
     run = Trained(tmp_path, Config(model, Caption()), None, {}, 1)
     with pytest.raises(UserError, match="which writes nothing"):
-        require_writer(run, pictures=True)
+        require_writer(run)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from mlm_jax.config import load, picture_size
+from mlm_jax.config import load
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fused, Fusion, Kind
@@ -18,6 +18,7 @@ from mlm_jax.layers import Block, Tokens, Transformer, transformer
 from mlm_jax.layers.tokens import every
 from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import Multimodal, multimodal
+from mlm_jax.pretrained.store import example
 
 KEY = jax.random.key(0)
 KINDS = get_args(Kind)
@@ -307,8 +308,5 @@ def test_caption_loss_equals_a_sum_by_hand() -> None:
 )
 def test_experiments_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
     config = load(name)
-    size = picture_size(config) or (8, 8)
-    ids = jnp.zeros((1, 8), jnp.int32)
-    batch = {"image": jnp.zeros((1, *size, 3), jnp.uint8), "target": ids, "target_mask": ids == 0}
-    shapes = jax.eval_shape(config.model.init, KEY, batch)["params"]
+    shapes = jax.eval_shape(config.model.init, KEY, example(config.model))["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from mlm_jax import sharding
-from mlm_jax.config import Config, Data, Mesh, Optim, UserError, load, names, picture_size
+from mlm_jax.config import Config, Data, Mesh, Optim, UserError, load, names
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fusion
@@ -38,6 +38,7 @@ from mlm_jax.models.matching import Matching
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.models.vit import Vit
 from mlm_jax.paths import named
+from mlm_jax.pretrained.store import example
 from mlm_jax.train import make_step, prepare
 
 BODY = Transformer(16, 1, Block(heads=4))
@@ -215,10 +216,7 @@ def parameters(model: nn.Module, batch: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", names())
 def test_every_parameter_of_every_experiment_is_known(name: str) -> None:
     config = load(name)
-    size = picture_size(config) or (8, 8)
-    ids = jnp.zeros((1, 8), jnp.int32)
-    texts = {"text": ids, "target": ids, "text_mask": ids == 0, "target_mask": ids == 0}
-    params = parameters(config.model, texts | {"image": jnp.zeros((1, *size, 3), jnp.uint8)})
+    params = parameters(config.model, example(config.model))
     for path, leaf in named(params).items():
         assert len(sharding.axes_of(path, leaf)) == leaf.ndim
 

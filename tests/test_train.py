@@ -25,6 +25,7 @@ from mlm_jax import train as training
 from mlm_jax.checkpoint import restore_params, steps
 from mlm_jax.config import Config, Optim, UserError
 from mlm_jax.data import loader, sources, tokenizers
+from mlm_jax.data.transforms import Take, decode_for
 from mlm_jax.losses import Caption
 from mlm_jax.paths import named
 from mlm_jax.train import State, train
@@ -379,7 +380,9 @@ def test_a_checkpoint_of_other_code_is_refused(folder: Path, finished: Path) -> 
 def batches_of(config: Config) -> Iterator[Any]:
     source = sources.open_source(config.data, config.data.train)
     tokenizer = tokenizers.build(config.data, source)
-    return loader.train_batches(config.data, source, tokenizer, toy.SIZE, config.seed, 0)
+    return loader.train_batches(
+        config.data, source, tokenizer, Take(decode_for(config.data, toy.SIZE)), config.seed, 0
+    )
 
 
 @pytest.mark.usefixtures("poisoned")

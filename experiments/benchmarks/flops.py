@@ -122,7 +122,7 @@ def forward(model: Any, *, read: int = 0, written: int = 0, predicted: int | Non
     if isinstance(model, BlipAnswerer):
         asked = text(model.text, read, image_tokens(model.image))
         return image(model.image).plus(asked).plus(decoder(model.decoder, written, read))
-    if isinstance(model, Multimodal):
+    if isinstance(model, Multimodal) and model.image is not None:
         seen = image_tokens(model.image)
         fused = text(model.text, read).plus(fusion(model.fusion, seen, read))
         writes = decoder(model.decoder, written, seen + read)

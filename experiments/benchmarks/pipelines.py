@@ -12,7 +12,7 @@ from experiments.benchmarks.loading import BATCH, SIZE, WORKERS
 from mlm_jax.config import Data
 from mlm_jax.data import loader, sources, tokenizers
 from mlm_jax.data.records import Source
-from mlm_jax.data.transforms import Tokenise, decode_for
+from mlm_jax.data.transforms import Take, Tokenise, decode_for
 
 LENGTH = 32
 
@@ -25,7 +25,9 @@ def opened(folder: Path) -> tuple[Data, Source, tokenizers.Tokenizer]:
 
 def ours(folder: Path) -> Callable[[], Iterator[Any]]:
     data, source, tokenizer = opened(folder)
-    return lambda: loader.train_batches(data, source, tokenizer, SIZE, seed=0)
+    return lambda: loader.train_batches(
+        data, source, tokenizer, Take(decode_for(data, SIZE)), seed=0
+    )
 
 
 class Pictures:

@@ -12,10 +12,10 @@ from mlm_jax.models.multimodal import multimodal
 
 model = multimodal(
     "tiny", patch=8, pixels=64, vocab=64, stem="conv",
-    text_depth=1, fusion_depth=1, decoder_depth=2,
+    image_depth=2, text_depth=1, fusion_depth=1, decoder_depth=2,
 )  # fmt: skip
 config = Config(
-    model=replace(model, image=replace(model.image, body=replace(model.image.body, depth=2))),
+    model=model,
     loss=Caption(),
     data=Data(
         name=f"{REAL}/easy_vqa/{{split}}.jsonl",

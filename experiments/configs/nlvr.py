@@ -11,13 +11,12 @@ from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import multimodal
 
 model = multimodal(
-    "tiny", patch=16, pixels=48, vocab=512, stem="conv", text_length=48,
-    text_depth=1, fusion_depth=2, decoder_depth=1,
+    "tiny", patch=16, pixels=(64, 256), vocab=512, stem="conv", text_length=48,
+    image_depth=2, text_depth=1, fusion_depth=2, decoder_depth=1,
     image_rotary=10.0, decoder_rotary=100.0, qk_norm=True, dropout=0.1,
 )  # fmt: skip
-image = replace(model.image, size=(64, 256), body=replace(model.image.body, depth=2))
 config = Config(
-    model=replace(model, image=image),
+    model=model,
     loss=Caption(),
     data=Data(
         name=f"{REAL}/nlvr/{{split}}.jsonl",

@@ -7,12 +7,12 @@ python experiments/train.py --config nlvr_more
 from dataclasses import replace
 
 from experiments.configs.nlvr import config as nlvr
-from experiments.configs.nlvr import image, model
+from experiments.configs.nlvr import model
 from mlm_jax.config import Config
 
 config: Config = replace(
     nlvr,
-    model=replace(model, image=image, decoder=replace(model.decoder, length=64)),
+    model=replace(model, decoder=replace(model.decoder, length=64)),
     data=replace(
         nlvr.data,
         name="data/nlvr/{split}.jsonl",

@@ -16,12 +16,12 @@ from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import multimodal
 
 model = multimodal(
-    "tiny", patch=16, pixels=48, vocab=64, text_depth=1, decoder_depth=1, qk_norm=True,
+    "tiny", patch=16, pixels=48, vocab=64, qk_norm=True,
+    image_depth=1, text_depth=1, decoder_depth=1,
 )  # fmt: skip
 config = Config(
     model=replace(
         model,
-        image=replace(model.image, body=replace(model.image.body, depth=1)),
         fusion=Fusion(
             "joint", body=replace(transformer("tiny", dropout=0.1, qk_norm=True), depth=4)
         ),

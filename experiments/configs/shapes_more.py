@@ -11,12 +11,13 @@ from mlm_jax.config import Config
 from mlm_jax.models.multimodal import multimodal
 
 model = multimodal(
-    "tiny", patch=16, pixels=48, vocab=64, text_depth=1, fusion_depth=3, decoder_depth=1,
+    "tiny", patch=16, pixels=48, vocab=64,
+    image_depth=3, text_depth=1, fusion_depth=3, decoder_depth=1,
     image_rotary=10.0, decoder_rotary=100.0, qk_norm=True,
 )  # fmt: skip
 config: Config = replace(
     shapes,
-    model=replace(model, image=replace(model.image, body=replace(model.image.body, depth=3))),
+    model=model,
     data=replace(shapes.data, name="data/shapes/{split}.jsonl", batch=16, questions=17),
     optim=replace(shapes.optim, lr=3e-3),
     steps=1_500,

@@ -20,7 +20,7 @@ from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import BadRecord, DataError, Record, Source
 from mlm_jax.data.tokenizers import Tokenizer
-from mlm_jax.data.transforms import Decode, Pick, Shift, Tokenise, decode_for
+from mlm_jax.data.transforms import Pick, Take, Tokenise
 
 log = logging.getLogger("mlm_jax.data")
 Batch = dict[str, Any]
@@ -56,11 +56,10 @@ class Account:
 
 @dataclass
 class Example:
-    """A position in the stream to the arrays of one picture, with its texts and labels."""
+    """A position in the stream to the arrays of one record, with its texts and labels."""
 
     account: Account
-    decode: Decode | None
-    shift: Shift
+    take: Take
     pick: Pick
     tokenise: Tokenise
     labels: Labels | None
@@ -77,12 +76,13 @@ class Example:
         raise DataError(f"{self.account.data.name}: no usable record")
 
     def arrays(self, record: Record, rng: np.random.Generator) -> Batch:
-        """image (1, H, W, 3), label (1,), text and target rows (texts, length), those of `also`."""
+        """What is seen and heard (1, ...), label (1,), text and target rows (texts, length), and
+        those of `also`.
+        """
         arrays: Batch = {}
         if self.labels is not None:
             arrays |= {key: number[None] for key, number in self.labels(record).items()}
-        if self.decode is not None:
-            arrays["image"] = self.shift(self.decode(record.image, record.key), rng)[None]
+        arrays |= {key: array[None] for key, array in self.take(record, rng).items()}
         groups = [
             stack([{key: row[None] for key, row in self.tokenise(*text).items()} for text in texts])
             for texts in self.pick(record, rng)
@@ -98,7 +98,7 @@ def train_batches(
     data: Data,
     source: Source,
     tokenizer: Tokenizer,
-    size: tuple[int, int] | None,
+    take: Take,
     seed: int,
     start: int = 0,
     labels: Labels | None = None,
@@ -110,16 +110,15 @@ def train_batches(
     `share` (i, n): of each batch the i-th of n equal parts alone, which is then not trimmed, since
     what the batch needs is known to all parts together.
 
-    Without a `size` pictures are not read and batches have their texts alone; with `labels` they
-    have labels too, and a picture without one is a broken record. `inline` is that of `Tokenise`.
+    With `labels` batches have labels too, and a record without one is a broken one. `inline` is
+    that of `Tokenise`.
     Rows are cut to what the batch needs (`trim`). The stream depends on the data, the seed and
     nothing else: not on data.threads, not on where it was resumed. Raises DataError when too many
     records are broken.
     """
     example = Example(
         account=Account(data, source),
-        decode=size and decode_for(data, size),
-        shift=Shift(data.shift),
+        take=take,
         pick=Pick(data.captions, data.questions),
         tokenise=Tokenise(tokenizer, data.text_length, data.target_length, inline),
         labels=labels,
@@ -222,17 +221,15 @@ def eval_pairs(
     data: Data,
     source: Source,
     tokenizer: Tokenizer,
-    size: tuple[int, int] | None,
+    take: Take,
     limit: int | None = None,
     inline: bool = False,
 ) -> Iterator[tuple[Pair, Batch]]:
-    """Every picture with its texts once, in order, as arrays of one row; broken records left out.
+    """Every record with its texts once, in order, as arrays of one row; broken ones left out.
 
-    Without a `size` pictures are not read.
     `limit`: at most that many pictures, evenly spread over the source.
     """
     account = Account(data, source)
-    decode = size and decode_for(data, size)
     tokenise = Tokenise(tokenizer, data.text_length, data.target_length, inline)
     count = len(source) if limit is None else min(limit, len(source))
 
@@ -240,7 +237,7 @@ def eval_pairs(
         index = position * len(source) // count
         try:
             record = source[index]
-            image = {"image": decode(record.image, record.key)} if decode else {}
+            taken = take(record)
         except BadRecord as error:
             account.report(index, error)
             return []
@@ -248,7 +245,7 @@ def eval_pairs(
         for pair in pairs_of(record, index, data):
             try:
                 texts = tokenise(pair.question, pair.target, pair.where, pair.then)
-                pairs.append((pair, image | texts))
+                pairs.append((pair, taken | texts))
             except BadRecord as error:
                 account.report(index, error)
         return pairs
@@ -257,25 +254,24 @@ def eval_pairs(
         yield from pairs
 
 
-def eval_pictures(
-    data: Data, source: Source, size: tuple[int, int], labels: Labels, limit: int | None = None
+def eval_labelled(
+    data: Data, source: Source, take: Take, labels: Labels | None, limit: int | None = None
 ) -> Iterator[Batch]:
-    """Every picture with its label once, in order, as arrays of one row; broken ones left out.
+    """Every record with its label once, in order, as arrays of one row; broken ones left out.
 
     `limit`: at most that many pictures, evenly spread over the source.
     """
     account = Account(data, source)
-    decode = decode_for(data, size)
     count = len(source) if limit is None else min(limit, len(source))
 
     def read(position: int) -> list[Batch]:
         index = position * len(source) // count
         try:
             record = source[index]
-            return [{"image": decode(record.image, record.key), **labels(record)}]
+            return [take(record) | (labels(record) if labels else {})]
         except BadRecord as error:
             account.report(index, error)
             return []
 
-    for pictures in grain.MapDataset.range(count).map(read).to_iter_dataset(_options(data)):
-        yield from pictures
+    for rows in grain.MapDataset.range(count).map(read).to_iter_dataset(_options(data)):
+        yield from rows

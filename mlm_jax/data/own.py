@@ -1,58 +1,63 @@
-"""A user's own data: rows of a JSONL, or a folder of pictures with captions beside them."""
+"""A user's own data: rows of a JSONL, or a folder of files with captions beside them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.config import Data, Fields
-from mlm_jax.data.pictures import Arrays, Place, find, open_place
-from mlm_jax.data.records import BadRecord, DataError, Question, Record, texts_of
+from mlm_jax.config import SENSES, Data, Fields
+from mlm_jax.data.pictures import Arrays, Place, find, find_file, open_place
+from mlm_jax.data.records import BadRecord, DataError, Event, Question, Record, texts_of
 from mlm_jax.data.rows import (
+    SUFFIXES,
     column,
     packed,
     parse_captions,
     parse_chat,
+    parse_events,
     parse_label,
     parse_questions,
+    parse_rate,
+    read_files,
     read_jsonl,
     read_pairs,
-    read_pictures,
 )
 from mlm_jax.data.splits import Part
 
-Row = tuple[int | str, dict[str, Any]]  # the number of a line or the name of a picture
+Row = tuple[int | str, dict[str, Any]]  # the number of a line or the name of a file
+Names = tuple[str, ...]  # one, or those of the frames of a clip
 
 
 def is_own(name: str) -> bool:
     """Whether a name is a path of the user's own rather than a set below data.root."""
-    if name == "world" or name.startswith("world/"):
+    if name.partition("/")[0] in ("world", "clips"):
         return False
     return name.endswith((".jsonl", ".jsonl.gz")) or "{split}" in name or Path(name).is_dir()
 
 
 @dataclass
 class Entry:
-    """The rows that share a picture, in file order."""
+    """The rows that share a picture, clip or sound, in file order."""
 
-    image: str
+    files: dict[str, Names]
     where: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     caption_rows: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     label: str = ""
     taught: str = ""
+    rate: float = 0.0
+    events: tuple[Event, ...] = ()
 
 
 @dataclass
 class Rows:
-    """Records of a user's own rows: texts in memory, pictures read when asked for."""
+    """Records of a user's own rows: texts in memory, files read when asked for."""
 
     entries: Sequence[Entry]
     places: Sequence[Place]
     rows: int
     broken: dict[str, str]
-    pictures: bool = True
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -62,13 +67,23 @@ class Rows:
         entry = self.entries[index]
         return Record(
             key=entry.where[0],
-            image=find(self.places, entry.image, entry.where[0]) if self.pictures else b"",
             captions=tuple(entry.captions),
             questions=tuple(entry.questions),
             caption_rows=tuple(entry.caption_rows),
             label=entry.label,
             taught=entry.taught,
+            rate=entry.rate,
+            events=entry.events,
+            **{key: self._read(key, names, entry.where[0]) for key, names in entry.files.items()},
         )
+
+    def _read(self, key: str, names: Names, where: str) -> Any:
+        """Pictures, and what is small or in an archive, as bytes; else where it lies."""
+        if key == "image":
+            return find(self.places, names[0], where)
+        if len(names) > 1 or (names[0].lower().endswith(SUFFIXES["image"]) and key == "video"):
+            return tuple(find(self.places, name, where) for name in names)
+        return find_file(self.places, names[0], where, key)
 
     def where(self, index: int) -> tuple[str, ...]:
         return tuple(self.entries[index].where)
@@ -78,33 +93,36 @@ class Rows:
             yield from texts_of(tuple(entry.captions), tuple(entry.questions))
 
     def labels(self) -> Iterator[str]:
-        return (entry.label for entry in self.entries if entry.label)
+        for entry in self.entries:
+            yield from [entry.label] if entry.label else [event.label for event in entry.events]
 
 
-def open_own(data: Data, part: Part, pictures: bool = True) -> Rows:
+def open_own(data: Data, part: Part, needs: Collection[str] = ("image",)) -> Rows:
     """Open one term of a split; broken rows are left out and named. Raises DataError.
 
-    Without `pictures` none is looked for, and rows need not name any.
+    Rows must name a file for each of `needs`, and no other is looked for.
     """
     path = _file(data.name, part)
     broken: dict[str, str] = {}
     places = [open_place(Path(name.replace("{split}", part.name))) for name in data.images]
     fields = Fields() if path.is_dir() else data.fields
-    rows: list[Row] = list(_rows(path, data.texts, broken))
+    kinds = tuple(key for key in SENSES if key in needs)
+    rows: list[Row] = list(_rows(path, data.texts, kinds, broken))
     total = len(rows) + len(broken)
     if "{split}" not in data.name:
         rows = _of_split(rows, path, part, fields.split, broken)
     folder = path if path.is_dir() else path.parent
     add = _add_texts if data.texts else _add_labels
-    entries = _group(rows, path, fields, places, broken, add, pictures)
+    entries = _group(rows, path, fields, places, broken, add, kinds)
     chosen = [entries[i] for i in part.select(len(entries))]
-    return Rows(chosen, places or [open_place(folder)], total, broken, pictures)
+    return Rows(chosen, places or [open_place(folder)], total, broken)
 
 
-def _rows(path: Path, texts: bool, broken: dict[str, str]) -> Iterator[Row]:
+def _rows(path: Path, texts: bool, kinds: tuple[str, ...], broken: dict[str, str]) -> Iterator[Row]:
     if not path.is_dir():
         return read_jsonl(path, broken)
-    return read_pairs(path, broken) if texts else read_pictures(path)
+    kind = kinds[0] if kinds else "image"
+    return read_pairs(path, kind, broken) if texts else read_files(path, kind)
 
 
 def _file(name: str, part: Part) -> Path:
@@ -155,27 +173,31 @@ def _group(
     places: Sequence[Place],
     broken: dict[str, str],
     add: Callable[[Entry, dict[str, Any], str, Fields], None],
-    pictures: bool,
+    kinds: tuple[str, ...],
 ) -> list[Entry]:
-    """Gather rows by picture, in the order in which the pictures first occur.
+    """Gather rows by what they name, in the order in which that first occurs.
 
-    Without `pictures` a row that names none stands for itself.
+    Where no `kinds` are needed a row that names no picture stands for itself.
     """
     numbered = any(isinstance(place, Arrays) for place in places)
-    entries: dict[str, Entry] = {}
+    entries: dict[tuple[Names, ...], Entry] = {}
     for row, values in rows:
         where = f"{path}:{row}"
         try:
             number = row - 1 if numbered and isinstance(row, int) else None
-            alone = not pictures and column(values, fields.image) is None
-            image = where if alone else _image(values, where, fields.image, number)
-            entry = entries.get(image, Entry(image))
+            alone = not kinds and column(values, fields.image) is None
+            files = {
+                key: _names(values, where, key, getattr(fields, key), number)
+                for key in kinds or ("image",) * (not alone)
+            }
+            key = tuple(files.values()) or ((where,),)
+            entry = entries.get(key, Entry(files if kinds else {}))
             add(entry, values, where, fields)
         except BadRecord as error:
             broken[where] = f"{error.key}: {error.reason}"
             continue
         entry.where.append(where)
-        entries[image] = entry
+        entries[key] = entry
     return list(entries.values())
 
 
@@ -190,6 +212,7 @@ def _add_texts(entry: Entry, values: dict[str, Any], where: str, fields: Fields)
     entry.captions.extend(captions)
     entry.caption_rows.extend([where] * len(captions))
     entry.questions.extend(questions)
+    entry.rate = parse_rate(values, where, fields.rate) or entry.rate
 
 
 def _class_of(values: dict[str, Any], where: str, fields: Fields) -> str:
@@ -208,6 +231,8 @@ def _add_labels(entry: Entry, values: dict[str, Any], where: str, fields: Fields
         other = f"{label!r}, but {entry.label!r} in {entry.where[0]}"
         raise BadRecord(where, fields.label, f"{other}; accepted: one class for a picture")
     entry.label, entry.taught = label or entry.label, taught or entry.taught
+    entry.events += parse_events(values, where, fields.events)
+    entry.rate = parse_rate(values, where, fields.rate) or entry.rate
 
 
 def _wanted(values: dict[str, Any], fields: Fields) -> str:
@@ -217,12 +242,20 @@ def _wanted(values: dict[str, Any], fields: Fields) -> str:
     )
 
 
-def _image(values: dict[str, Any], where: str, key: str, number: int | None) -> str:
+ACCEPTED = {
+    "image": "the name of a picture file",
+    "video": "the name of a video file, or a list of those of the pictures of a clip",
+    "audio": "the name of a sound file",
+}
+
+
+def _names(values: dict[str, Any], where: str, kind: str, key: str, number: int | None) -> Names:
     value = column(values, key)
     if value is None and number is not None:
-        return str(number)
+        return (str(number),)
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value:
-        raise BadRecord(where, key, "missing; accepted: the name of a picture file")
-    return value
+        return (str(value),)
+    names = value if kind == "video" and isinstance(value, list) and value else [value]
+    if not all(isinstance(name, str) and name for name in names):
+        raise BadRecord(where, key, f"missing; accepted: {ACCEPTED[kind]}")
+    return tuple(names)

@@ -7,9 +7,9 @@ archives read member by member in memory and never extracted, numpy files never 
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import (
@@ -92,6 +92,9 @@ class Place(Protocol):
     def read(self, name: str) -> bytes | np.ndarray | None:
         """The encoded file or array of that name, None if it is not here."""
 
+    def place(self, name: str) -> bytes | Path | None:
+        """The file of that name: where it lies, or its bytes where it is packed."""
+
     def names(self) -> Sequence[str]:
         """The names that are here, for suggestions."""
 
@@ -108,6 +111,10 @@ class Folder:
             return None
         with file.open("rb") as stream:
             return _bounded(stream.read(MAX_BYTES + 1))
+
+    def place(self, name: str) -> Path | None:
+        file = self.path / name
+        return file if file.is_file() else None
 
     def names(self) -> Sequence[str]:
         return [file.name for file in self.path.iterdir()]
@@ -130,6 +137,9 @@ class Zip:
         with self.archive.open(self.members[name]) as stream:
             return _bounded(stream.read(MAX_BYTES + 1))
 
+    def place(self, name: str) -> bytes | None:
+        return self.read(name)
+
     def names(self) -> Sequence[str]:
         return list(self.members)
 
@@ -145,6 +155,9 @@ class Arrays:
         if not name.isdecimal() or int(name) >= len(self.images):
             return None
         return self.images[int(name)]
+
+    def place(self, name: str) -> None:
+        """Pictures alone."""
 
     def names(self) -> Sequence[str]:
         return [str(row) for row in range(len(self.images))]
@@ -191,17 +204,31 @@ def open_place(path: Path) -> Place:
 
 def find(places: Sequence[Place], name: str, where: str) -> bytes | np.ndarray:
     """Read the picture `name` from the first place that has it; raises BadRecord."""
+    found: bytes | np.ndarray = _first([(p, p.read) for p in places], name, where, "image")
+    return found
+
+
+def find_file(places: Sequence[Place], name: str, where: str, key: str) -> bytes | Path:
+    """The video or sound `name` in the first place that has it; raises BadRecord."""
+    found: bytes | Path = _first([(p, p.place) for p in places], name, where, key)
+    return found
+
+
+def _first(
+    reads: Sequence[tuple[Place, Callable[[str], Any]]], name: str, where: str, key: str
+) -> Any:
     path = PureWindowsPath(name)  # reads both kinds of slash, and drives
     if path.anchor or ".." in path.parts:
-        raise BadRecord(where, "image", f"{name!r} leaves its folder; accepted: a relative name")
-    for place in places:
+        raise BadRecord(where, key, f"{name!r} leaves its folder; accepted: a relative name")
+    for place, read in reads:
         try:
-            found = place.read(name)
+            found = read(name)
         except Exception as error:  # a damaged member of an archive raises almost anything
-            raise BadRecord(where, "image", f"{name!r} in {place.path}: {error}") from error
+            raise BadRecord(where, key, f"{name!r} in {place.path}: {error}") from error
         if found is not None:
             return found
-    raise BadRecord(where, "image", f"{name!r} is not in {_places(places)}{_nearest(places, name)}")
+    places = [place for place, _ in reads]
+    raise BadRecord(where, key, f"{name!r} is not in {_places(places)}{_nearest(places, name)}")
 
 
 def _places(places: Sequence[Place]) -> str:

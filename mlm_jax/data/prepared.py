@@ -1,34 +1,44 @@
 """Sets prepared by TFDS below data.root, the embedded world among them, read without TensorFlow."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from mlm_jax.config import Data, Fields
-from mlm_jax.data.records import BadRecord, DataError, Question, Record, Source, texts_of
+from mlm_jax.config import SENSES, Data, Fields
+from mlm_jax.data.records import (
+    BadRecord,
+    DataError,
+    Event,
+    Question,
+    Record,
+    Sounding,
+    Source,
+    texts_of,
+)
 from mlm_jax.data.rows import parse_captions, parse_label, parse_questions
 from mlm_jax.data.splits import parse
-from mlm_jax.world import scene
+from mlm_jax.world import clip, scene
+from mlm_jax.world.sound import SAMPLES
 
-WORLD = "world"
-TRUTH = "scene"
+TRUTH = {"world": "scene", "clips": "clip"}
 WORLD_CORPUS = 2_000  # records of the world that hold all of its words many times over
 
 
-def open_prepared(data: Data, split: str) -> Source:
+def open_prepared(data: Data, split: str, needs: Collection[str] = ("image",)) -> Source:
     """Open a split of the world (built when missing) or of a prepared set; raises DataError."""
-    if data.name.partition("/")[0] == WORLD:
+    kind = data.name.partition("/")[0]
+    if kind in TRUTH:
         from mlm_jax.world.builder import prepare
 
-        builder = prepare(data.root, data.name.partition("/")[2] or "48px")
+        builder: Any = prepare(data.root, data.name)
         fields = Fields(question="questions/question", answers="questions/answer")
-        return _open(builder, data, split, fields, TRUTH)
+        return _open(builder, data, split, fields, needs, TRUTH[kind])
     builder = tfds.builder_from_directory(str(_directory(Path(data.root), data.name)))
-    return _open(builder, data, split, data.fields)
+    return _open(builder, data, split, data.fields, needs)
 
 
 def _directory(root: Path, name: str) -> Path:
@@ -62,12 +72,21 @@ def _prepared(root: Path) -> list[Path]:
     return [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
 
 
-def _open(builder: Any, data: Data, split: str, fields: Fields, truth: str = "") -> Source:
+def _open(
+    builder: Any,
+    data: Data,
+    split: str,
+    fields: Fields,
+    needs: Collection[str],
+    truth: str = "",
+) -> Source:
     name, features = data.name, builder.info.features
-    if fields.image not in features:
-        raise DataError(
-            f"{name}: no feature {fields.image!r} but {sorted(features)} (--data.fields.image)"
-        )
+    media = {key: getattr(fields, key) for key in SENSES if key in needs}
+    for key, column in media.items():
+        if column not in features:
+            raise DataError(
+                f"{name}: no feature {column!r} but {sorted(features)} (--data.fields.{key})"
+            )
     texts, labels = (
         (fields.captions, fields.question, fields.answers),
         (fields.label, fields.taught),
@@ -81,10 +100,10 @@ def _open(builder: Any, data: Data, split: str, fields: Fields, truth: str = "")
     kept = {
         key: feature
         for key, feature in features.items()
-        if key in {fields.image, truth, "kind"} | columns
+        if key in {*media.values(), truth, fields.rate, "kind"} | columns
     }
     raw = _raw(builder, name, split)
-    return Prepared(f"{name} {split}", raw, kept, fields, data.texts, truth)
+    return Prepared(f"{name} {split}", raw, kept, fields, media, data.texts, truth)
 
 
 def _raw(builder: Any, name: str, split: str) -> Any:
@@ -106,28 +125,40 @@ def _raw(builder: Any, name: str, split: str) -> Any:
         ) from error
 
 
+class Encoded(tfds.decode.SkipDecoding):
+    """Leaves pictures as files, those of a clip as well, which TFDS does not foresee."""
+
+    def decode_batch_example_np(self, serialized: Any) -> Any:
+        return serialized
+
+
 @dataclass
 class Prepared:
-    """Records of a TFDS set; only the named features are parsed, pictures stay encoded."""
+    """Records of a TFDS set; only the named features are parsed, pictures stay encoded.
+
+    `media`: image, video and audio, as far as they are read, and the features that they are.
+    """
 
     name: str
     raw: Any  # serialised records by index; reading a damaged one raises
     features: Mapping[str, Any]
     fields: Fields
+    media: Mapping[str, str]
     read_texts: bool = True  # or else labels
     truth: str = ""
     broken: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rows = len(self.raw)
-        rest = {key: value for key, value in self.features.items() if key != self.fields.image}
+        rest = {k: v for k, v in self.features.items() if k not in self.media.values()}
         self.parser = tfds.features.FeaturesDict(dict(self.features))
         aside = (self.truth, "kind") if self.read_texts else ()
         self.rest_parser = tfds.features.FeaturesDict(
             {key: value for key, value in rest.items() if key not in aside}
         )
         self.names = {key: _names(value) for key, value in rest.items()}
-        self.classes = scene.CLASSES if self.truth else _classes(rest.get(self.fields.label))
+        known = {"scene": scene.CLASSES, "clip": clip.KINDS}
+        self.classes = known.get(self.truth) or _classes(rest.get(self.fields.label))
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -135,9 +166,10 @@ class Prepared:
     def __getitem__(self, index: int) -> Record:
         if index >= len(self):
             raise IndexError(index)
-        decoders = {self.fields.image: tfds.decode.SkipDecoding()}
+        pictures = [column for key, column in self.media.items() if key != "audio"]
+        decoders = dict.fromkeys(pictures, Encoded())
         values = self._parse(index, self.parser, decoders)
-        return self._record(values, index, values[self.fields.image])
+        return self._record(values, index)
 
     def where(self, index: int) -> tuple[str, ...]:
         return (f"{self.name}:{index}",)
@@ -168,14 +200,37 @@ class Prepared:
                 self.where(index)[0], "record", f"cannot be parsed ({error})"
             ) from error
 
-    def _record(self, values: dict[str, Any], index: int, image: Any) -> Record:
+    def _record(self, values: dict[str, Any], index: int) -> Record:
         (where,) = self.where(index)
+        record = Record(where, **self._media(values))
         if not self.read_texts:
             label, taught = self._labels(values, index)
-            return Record(where, image, label=label, taught=taught)
+            return replace(record, label=label, taught=taught, events=self._events(values))
         captions, questions = self._texts(values, index)
-        truth = values[self.truth].decode() if self.truth else ""
-        return Record(where, image, captions, questions, truth, (where,) * len(captions))
+        return replace(
+            record,
+            captions=captions,
+            questions=questions,
+            truth=values[self.truth].decode() if self.truth else "",
+            caption_rows=(where,) * len(captions),
+        )
+
+    def _media(self, values: dict[str, Any]) -> dict[str, Any]:
+        found = {key: values[column] for key, column in self.media.items()}
+        if "video" in found:
+            rate = clip.RATE if self.truth else values.get(self.fields.rate, 0.0)
+            found |= {"video": tuple(found["video"]), "rate": float(rate)}
+        if "audio" in found:
+            sampled = getattr(self.features[self.media["audio"]], "_sample_rate", None)
+            found["audio"] = Sounding(found["audio"], SAMPLES if self.truth else sampled or 0)
+        return found
+
+    def _events(self, values: dict[str, Any]) -> tuple[Event, ...]:
+        """Those of a clip of the world, in seconds."""
+        if self.truth != TRUTH["clips"]:
+            return ()
+        told = clip.from_json(values[self.truth].decode()).events
+        return tuple(Event(e.kind, e.start / clip.RATE, e.end / clip.RATE) for e in told)
 
     def _texts(
         self, values: dict[str, Any], index: int
@@ -189,9 +244,12 @@ class Prepared:
         return captions, questions
 
     def _labels(self, values: dict[str, Any], index: int) -> tuple[str, str]:
-        """The class, and that by a teacher; of the world, the name of its one object."""
+        """The class, and that by a teacher; of the world, the name of its one object or event."""
         if self.truth:
-            return scene.name(scene.from_json(values[self.truth].decode())), ""
+            text = values[self.truth].decode()
+            if self.truth == TRUTH["clips"]:
+                return clip.name(clip.from_json(text)), ""
+            return scene.name(scene.from_json(text)), ""
         (where,) = self.where(index)
         named = self._named(values)
         label, taught = (

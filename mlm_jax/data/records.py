@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,26 +38,47 @@ class Question:
     then: tuple[tuple[str, str], ...] = ()
 
 
+class Sounding(NamedTuple):
+    """Samples (S,) or (S, channels) of any dtype, so many a second."""
+
+    samples: np.ndarray
+    rate: float
+
+
+class Event(NamedTuple):
+    """What happens from `start` to `end`, in seconds."""
+
+    label: str
+    start: float
+    end: float
+
+
 @dataclass(frozen=True)
 class Record:
-    """A picture and its texts; where none are read (`Data.texts`), its label and no texts.
+    """A picture, clip or sound and its texts; where none are read (`Data.texts`), its label.
 
     A text of a user's own that stands for itself may have a label as well.
 
-    key: "file:row" of the first row.  image: an encoded file, or uint8 (H, W, 3).
+    key: "file:row" of the first row.  image: an encoded file, or uint8 (H, W, 3).  video: an
+    encoded file or where it lies, or pictures, of which there are `rate` a second.  audio: an
+    encoded file or where it lies, or samples.  events: what happens in the clip.
     truth: the scene of the embedded world as JSON, "" elsewhere.
     caption_rows: "file:row" of every caption.  label: its class by name, and taught: that which a
     teacher gave it; "" where there is none.
     """
 
     key: str
-    image: bytes | np.ndarray
+    image: bytes | np.ndarray = b""
     captions: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
     truth: str = ""
     caption_rows: tuple[str, ...] = ()
     label: str = ""
     taught: str = ""
+    video: bytes | Path | tuple[bytes | np.ndarray, ...] = b""
+    rate: float = 0.0
+    audio: bytes | Path | Sounding = b""
+    events: tuple[Event, ...] = ()
 
 
 @runtime_checkable
@@ -83,7 +105,7 @@ class Source(Protocol):
         """Every caption, question and answer, without reading pictures."""
 
     def labels(self) -> Iterator[str]:
-        """The label of every record that has one, without reading pictures."""
+        """The label of every record that has one, and of its events, without reading pictures."""
 
 
 def texts_of(captions: tuple[str, ...], questions: tuple[Question, ...]) -> Iterator[str]:

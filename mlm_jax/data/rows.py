@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.config import Fields
-from mlm_jax.data.pictures import SUFFIXES
-from mlm_jax.data.records import BadRecord, DataError, Question
+from mlm_jax.data.clips import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from mlm_jax.data.pictures import SUFFIXES as PICTURES
+from mlm_jax.data.records import BadRecord, DataError, Event, Question
 
+SUFFIXES = {"image": PICTURES, "video": VIDEO_SUFFIXES, "audio": SOUND_SUFFIXES + VIDEO_SUFFIXES}
 _NUMBERS = (bool, int, float)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -71,33 +74,34 @@ def _type(value: object) -> str:
     )
 
 
-def read_pairs(folder: Path, broken: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, {"image", "captions"}) for every picture with a .txt of its name, by name.
+def read_pairs(
+    folder: Path, kind: str, broken: dict[str, str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, {kind, "captions"}) for every file of a kind with a .txt of its name, by name.
 
-    Every line of the .txt is a caption; the name of the picture stands for the row.
+    Every line of the .txt is a caption; the name of the file stands for the row.
     """
-    pictures = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
-    for picture in sorted(pictures):
-        text = picture.with_suffix(".txt")
+    for name, row in read_files(folder, kind):
+        text = (folder / name).with_suffix(".txt")
         try:
             captions = text.read_bytes().decode("utf-8").splitlines()
         except FileNotFoundError:
-            broken[f"{folder}:{picture.name}"] = (
+            broken[f"{folder}:{name}"] = (
                 f"captions: {text.name} is missing; accepted: a text file with a caption a line"
             )
         except UnicodeDecodeError as error:
-            broken[f"{folder}:{picture.name}"] = (
+            broken[f"{folder}:{name}"] = (
                 f"captions: {text.name} has invalid UTF-8 at byte {error.start}; accepted: UTF-8"
             )
         else:
             lines = [line for line in captions if line.strip()]
-            yield picture.name, {"image": picture.name, "captions": lines or ""}
+            yield name, {**row, "captions": lines or ""}
 
 
-def read_pictures(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, {"image"}) for every picture, by name."""
-    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    yield from ((name, {"image": name}) for name in names)
+def read_files(folder: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, {kind}) for every file of a kind ("image", "video", "audio"), by name."""
+    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES[kind])
+    yield from ((name, {kind: name}) for name in names)
 
 
 def column(row: Mapping[str, Any], path: str) -> Any:
@@ -180,6 +184,49 @@ def parse_label(row: Mapping[str, Any], where: str, key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | bytes | int):
         raise BadRecord(where, key, f"a JSON {_type(value)}; accepted: a text or a whole number")
     return _text(value, where, key)
+
+
+def parse_events(row: Mapping[str, Any], where: str, key: str) -> tuple[Event, ...]:
+    """The events of a row, () when it has none; raises BadRecord.
+
+    Each is [label, start, end] or {"label": ..., "start": ..., "end": ...}, in seconds.
+    """
+    value = column(row, key)
+    if value is None:
+        return ()
+    accepted = "accepted: a list of [label, start, end], in seconds"
+    if not isinstance(value, list):
+        raise BadRecord(where, key, f"a JSON {_type(value)}; {accepted}")
+    events = []
+    for one in value:
+        parts = [one.get(part) for part in Event._fields] if isinstance(one, Mapping) else one
+        if not isinstance(parts, list) or len(parts) != 3:
+            raise BadRecord(where, key, f"an event is {one!r}; {accepted}")
+        label, *times = parts
+        if not all(_is_number(time) for time in times):
+            raise BadRecord(where, key, f"the times of {label!r} are {times}; {accepted}")
+        start, end = map(float, times)
+        if not 0 <= start < end:
+            times_ = f"{label!r} begins at {start} and ends at {end}"
+            raise BadRecord(where, key, f"{times_}; accepted: 0 <= start < end, in seconds")
+        events.append(Event(_text(label, where, key), start, end))
+    return tuple(events)
+
+
+def parse_rate(row: Mapping[str, Any], where: str, key: str) -> float:
+    """Pictures a second, 0 where a row does not say; raises BadRecord."""
+    value = column(row, key)
+    if value is None:
+        return 0.0
+    if not _is_number(value) or not value > 0:
+        raise BadRecord(where, key, f"{value!r}; accepted: pictures a second, over 0")
+    return float(value)
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 def _question(

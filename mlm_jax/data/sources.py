@@ -1,13 +1,13 @@
-"""Sources: random access to the pictures and texts of any kind of data, by one name.
+"""Sources: random access to the files and texts of any kind of data, by one name.
 
-"world", "world/224px"              the embedded world, built below data.root on first use
+"world", "clips", "world/224px"     the embedded world, built below data.root on first use
 "coco_captions", "voc/2007:5.0.0"   a set prepared by TFDS below data.root
 "mine.jsonl", "mine/{split}.jsonl"  rows of a user's own, also .jsonl.gz
-"mine/"                             a folder with data.jsonl, or pictures with .txt captions
+"mine/"                             a folder with data.jsonl, or files with .txt captions
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from mlm_jax.config import Data
 from mlm_jax.data.own import is_own, open_own
@@ -21,13 +21,13 @@ log = logging.getLogger("mlm_jax.data")
 NAMED = 5  # broken rows named in full while a file is read; validate.py names all
 
 
-def open_source(data: Data, split: str, pictures: bool = True) -> Source:
+def open_source(data: Data, split: str, needs: Collection[str] = ("image",)) -> Source:
     """Open a split; broken rows are left out and logged.
 
-    Without `pictures` the user's own rows need not have any: for models of text alone.
+    `needs`: which of image, video and audio are read; the user's own rows need not have others.
     Raises DataError when nothing is usable or more than data.max_broken of the rows are broken.
     """
-    source = read_source(data, split, pictures)
+    source = read_source(data, split, needs)
     for where, reason in list(source.broken.items())[:NAMED]:
         log.warning("broken row left out: %s: %s", where, reason)
     if len(source.broken) > NAMED:
@@ -48,12 +48,12 @@ def _first(source: Source) -> str:
     return ""
 
 
-def read_source(data: Data, split: str, pictures: bool = True) -> Source:
+def read_source(data: Data, split: str, needs: Collection[str] = ("image",)) -> Source:
     """Open a split without judging how much of it is broken; `broken` holds what was left out."""
     if is_own(data.name):
-        parts: list[Source] = [open_own(data, part, pictures) for part in parse(split)]
+        parts: list[Source] = [open_own(data, part, needs) for part in parse(split)]
         return parts[0] if len(parts) == 1 else Joined(parts)
-    return open_prepared(data, split)
+    return open_prepared(data, split, needs)
 
 
 class Joined:

@@ -1,15 +1,17 @@
 """Transforms of one record on its way into a batch: frozen dataclasses with __call__."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from mlm_jax.config import Data, UserError
+from mlm_jax.config import SENSES, Data, UserError
 from mlm_jax.data import CAPTION_PROMPT
+from mlm_jax.data.clips import Frames, read_frames, read_sound
 from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record
 from mlm_jax.data.tokenizers import Tokenizer
@@ -64,6 +66,129 @@ def decode_for(data: Data, size: tuple[int, int]) -> Decode:
     return Decode(size, published=published)
 
 
+@dataclass(frozen=True)
+class Watch:
+    """A clip to `count` frames, evenly spread over its time, each as `decode` makes it."""
+
+    count: int
+    decode: Decode
+
+    def __call__(self, record: Record) -> Frames:
+        """uint8 (count, H, W, 3), and how long the clip is, in seconds; raises BadRecord."""
+        if isinstance(record.video, bytes | Path) and not self.decode.published:
+            size, resize = self.decode.size, self.decode.resize
+            return read_frames(record.video, self.count, size, resize, record.key)
+        if isinstance(record.video, bytes | Path):
+            raise UserError("--data.preprocessor: for pictures, not for video files")
+        have = len(record.video)
+        if not have:
+            raise BadRecord(record.key, "video", "no frames; accepted: at least one")
+        shown = [have * (2 * i + 1) // (2 * self.count) for i in range(self.count)]
+        seen = {i: self.decode(record.video[i], record.key) for i in dict.fromkeys(shown)}
+        return Frames(np.stack([seen[i] for i in shown]), have / record.rate if record.rate else 0)
+
+
+@dataclass(frozen=True)
+class Listen:
+    """A sound to `samples` samples, `rate` a second; silence follows one that is shorter."""
+
+    samples: int
+    rate: int
+
+    def __call__(self, record: Record) -> dict[str, np.ndarray]:
+        """audio int16 (samples,), and audio_length; raises BadRecord."""
+        wave = read_sound(record.audio, self.samples, self.rate, record.key)
+        whole = np.zeros(self.samples, np.int16)
+        whole[: len(wave)] = wave
+        return {"audio": whole, "audio_length": np.array(len(wave), np.int32)}
+
+
+@dataclass(frozen=True)
+class Take:
+    """What a model takes of a record besides texts and labels; {} where that is nothing.
+
+    Where the collection of `events` is not empty those of the clip as well: `events` are the names
+    of their classes, of which a clip has at most `most`.
+    """
+
+    image: Decode | None = None
+    video: Watch | None = None
+    audio: Listen | None = None
+    shift: "Shift | None" = None
+    events: tuple[str, ...] = ()
+    most: int = 0
+
+    def __call__(
+        self, record: Record, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
+        """Arrays of one row, without the axis of the batch; raises BadRecord.
+
+        With `rng` pictures are shifted.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        seconds = 0.0
+        if self.image:
+            arrays["image"] = self.image(record.image, record.key)
+        if self.video:
+            arrays["video"], seconds = self.video(record)
+        if self.audio:
+            arrays |= self.audio(record)
+        if self.shift and rng is not None:
+            for key in ("image", "video"):
+                if key in arrays:
+                    arrays[key] = self.shift(arrays[key], rng)
+        if self.events:
+            arrays |= self._spans(record, seconds)
+        return arrays
+
+    def __bool__(self) -> bool:
+        return bool(self.needs)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Which of image, video and audio are read."""
+        return tuple(key for key in SENSES if getattr(self, key))
+
+    def _spans(self, record: Record, seconds: float) -> dict[str, np.ndarray]:
+        """event (most,), the class; span (most, 2) as shares of the clip; event_mask (most,)."""
+        event = np.zeros(self.most, np.int32)
+        span = np.zeros((self.most, 2), np.float32)
+        if len(record.events) > self.most:
+            many = f"{len(record.events)} events; --data.events {self.most} accepts no more"
+            raise BadRecord(record.key, "events", many)
+        if record.events and not seconds:
+            raise BadRecord(record.key, "rate", "missing; accepted: pictures a second, for events")
+        for i, (label, start, end) in enumerate(record.events):
+            if label not in self.events:
+                known = f"one of the {len(self.events)} classes of the training split"
+                raise BadRecord(record.key, "events", f"{label!r}; accepted: {known}")
+            if not 0 <= start < end or end > seconds * (1 + 1e-3) + 0.05:
+                inside = f"0 <= start < end <= {seconds:.3f}, the length of the clip in seconds"
+                raise BadRecord(
+                    record.key, "events", f"{label!r} from {start} to {end}; accepted: {inside}"
+                )
+            event[i] = self.events.index(label)
+            span[i] = start / seconds, min(end / seconds, 1)
+        return {
+            "event": event,
+            "span": span,
+            "event_mask": np.arange(self.most) < len(record.events),
+        }
+
+
+def take_for(data: Data, senses: Mapping[str, Any], events: tuple[str, ...] = ()) -> Take:
+    """How records become what the encoders `senses` read. Raises: UserError."""
+    image, video, audio = (senses.get(key) for key in SENSES)
+    return Take(
+        image=image and decode_for(data, image.size),
+        video=video and Watch(video.frames, Decode(video.size, data.resize)),
+        audio=audio and Listen(audio.samples, audio.mel.rate),
+        shift=Shift(data.shift),
+        events=events,
+        most=data.events if events else 0,
+    )
+
+
 def keep_preprocessor(data: Data, size: tuple[int, int], run: Path) -> None:
     """Copy data.preprocessor into a run that has no copy yet. Raises: UserError."""
     if not data.preprocessor or (run / PREPROCESSOR).exists():
@@ -81,7 +206,7 @@ def with_kept(data: Data, run: Path) -> Data:
 
 @dataclass(frozen=True)
 class Shift:
-    """Move a picture by up to `pixels` either way; the edge is repeated into the gap."""
+    """Move a picture, or a whole clip, by up to `pixels` either way; the edge is repeated."""
 
     pixels: int
 
@@ -89,10 +214,10 @@ class Shift:
         if not self.pixels:
             return image
         down, right = rng.integers(-self.pixels, self.pixels + 1, size=2)
-        height, width = image.shape[:2]
+        height, width = image.shape[-3:-1]
         rows = np.clip(np.arange(height) - down, 0, height - 1)
         columns = np.clip(np.arange(width) - right, 0, width - 1)
-        return image[rows][:, columns]
+        return image[..., rows, :, :][..., columns, :]
 
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids, which are real, which are scored

@@ -1,4 +1,4 @@
-"""Validation: every row and every picture is read, and every broken row is named.
+"""Validation: every row and every file is read, and every broken row is named.
 
 python experiments/validate.py --data.name mine.jsonl [--data.images pictures.zip ...]
 python experiments/validate.py --config NAME [--data.train ... --data.test ...]
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 import grain
 import tyro
 
-from mlm_jax.config import Config, Data, inline, load, picture_size
+from mlm_jax.config import Config, Data, inline, load, senses
 from mlm_jax.data.own import is_own
 from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record, Source
 from mlm_jax.data.sources import read_source
 from mlm_jax.data.splits import parse
 from mlm_jax.data.tokenizers import build
-from mlm_jax.data.transforms import Text, Tokenise
+from mlm_jax.data.transforms import Take, Text, Tokenise, take_for
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,14 @@ def validate(data: Data, split: str, config: Config | None = None) -> int:
 
     With a `config` as its model reads them: one of text alone needs no pictures.
     """
-    pictures = config is None or picture_size(config) is not None
-    source = read_source(data, split, pictures)
+    take = None if config is None else take_for(data, senses(config))
+    source = read_source(data, split, ("image",) if take is None else take.needs)
     broken = set(source.broken)
     for where, reason in source.broken.items():
         print(f"{where}: {reason}")
     alone = config is not None and inline(config)
     tokenise = Tokenise(build(data, source), data.text_length, data.target_length, alone)
-    checked = grain.MapDataset.range(len(source)).map(
-        lambda i: problems(source, i, tokenise, pictures)
-    )
+    checked = grain.MapDataset.range(len(source)).map(lambda i: problems(source, i, tokenise, take))
     options = grain.ReadOptions(data.threads, prefetch_buffer_size=max(1, 64 * data.threads))
     for errors in checked.to_iter_dataset(options):
         for error in errors:
@@ -84,13 +82,15 @@ def validate(data: Data, split: str, config: Config | None = None) -> int:
 
 
 def problems(
-    source: Source, index: int, tokenise: Tokenise, pictures: bool = True
+    source: Source, index: int, tokenise: Tokenise, take: Take | None = None
 ) -> list[BadRecord]:
-    """What is wrong with a record: once for each of its rows when the picture is."""
+    """What is wrong with a record: once for each of its rows when a file is."""
     try:
         record = source[index]
-        if pictures:
+        if take is None:
             check_picture(record)
+        else:
+            take(record)
     except BadRecord as error:
         return [BadRecord(where, error.key, error.reason) for where in source.where(index)]
     return list(text_problems(record, tokenise))

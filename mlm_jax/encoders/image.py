@@ -5,6 +5,7 @@ from functools import partial
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -50,6 +51,11 @@ class ImageEncoder(nn.Module):
         return height // self.patch, width // self.patch
 
     @property
+    def takes(self) -> jax.ShapeDtypeStruct:
+        """One picture."""
+        return jax.ShapeDtypeStruct((*self.size, 3), jnp.uint8)
+
+    @property
     def extra(self) -> tuple[str, ...]:
         """Learned tokens before those of the patches."""
         there = {"class_token": self.class_token, "distillation_token": self.distillation_token}
@@ -69,7 +75,7 @@ class ImageEncoder(nn.Module):
         """
         if image.shape[1:3] != self.size:
             raise ValueError(f"pictures of {image.shape[1:3]} pixels, the model takes {self.size}")
-        x = self._stem()(self._normalise(image))
+        x = self._stem()(normalised(self, image, self.mean, self.std))
         tokens = every(x.reshape(len(x), -1, self.body.width))
         for name in reversed(self.extra):
             first = self.param(name, nn.initializers.zeros_init(), (1, 1, x.shape[-1]))
@@ -101,14 +107,21 @@ class ImageEncoder(nn.Module):
         """Column and row of each token, from 1; learned tokens stand at 0, 0."""
         return jnp.concatenate([jnp.zeros((len(self.extra), 2)), 1.0 + grid_places(*self.grid)])
 
-    def _normalise(
-        self, image: UInt8[Array, "B height width 3"] | Float[Array, "B height width 3"]
-    ) -> Float[Array, "B height width 3"]:
-        """Pixels in the dtype the parameters are in, so that bfloat16 stays bfloat16."""
-        dtype = jnp.float32
-        if not self.is_initializing():
-            dtype = self.variables["params"]["positions"]["table"].dtype
-        if image.dtype == jnp.uint8:
-            mean, std = jnp.array(self.mean, jnp.float32), jnp.array(self.std, jnp.float32)
-            image = (image.astype(jnp.float32) / 255 - mean) / std
-        return image.astype(dtype)
+
+def normalised(
+    encoder: nn.Module,
+    pixels: UInt8[Array, "*B 3"] | Float[Array, "*B 3"],
+    mean: Colour,
+    std: Colour,
+) -> Float[Array, "*B 3"]:
+    """Pixels in the dtype the encoder's parameters are in, so that bfloat16 stays bfloat16.
+
+    Those of a floating dtype are taken as normalised already.
+    """
+    dtype = jnp.float32
+    if not encoder.is_initializing():
+        dtype = jax.tree.leaves(encoder.variables["params"])[0].dtype
+    if pixels.dtype == jnp.uint8:
+        centre, spread = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
+        pixels = (pixels.astype(jnp.float32) / 255 - centre) / spread
+    return pixels.astype(dtype)

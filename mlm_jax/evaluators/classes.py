@@ -1,4 +1,4 @@
-"""Classes: how often ViT, or BERT of texts, names the right one, and how evenly over them."""
+"""Classes: how often a model of pictures, clips, sounds or texts names the right one."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,10 +11,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from mlm_jax.config import UserError, picture_size
+from mlm_jax.config import UserError
 from mlm_jax.data import labels, loader, sources
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import BadRecord, Source
+from mlm_jax.data.transforms import Take
 from mlm_jax.metrics import Figure, Ratio, Statistic, Sums, bootstrap, divide
 from mlm_jax.trained import Trained
 
@@ -26,14 +27,15 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
     """Accuracy, top-5, macro F1, and the accuracy of the commonest class of training."""
     data, model = trained.config.data, trained.config.model
     classes = labels.load(trained.path / "classes.json")
-    size = picture_size(trained.config)
-    common = commonest_class(sources.open_source(data, data.train, size is not None), classes)
+    take = trained.take
+    common = commonest_class(sources.open_source(data, data.train, take.needs), classes)
     counts = []
-    if size is None:
-        rows = labelled_texts(trained, source, Labels(classes), limit)
+    if take:
+        rows = loader.eval_labelled(data, source, take, Labels(classes), limit)
     else:
-        rows = loader.eval_pictures(data, source, size, Labels(classes), limit)
-    for batch, right in batches(rows):
+        rows = labelled_texts(trained, source, Labels(classes), limit)
+    for batch, count in batches(rows):
+        right = batch.pop("label")[:count].tolist()
         best = np.asarray(likeliest(model, trained.params, batch))
         counts += [judged(row, label, common) for row, label in zip(best, right, strict=False)]
     if not counts:
@@ -47,7 +49,7 @@ def labelled_texts(
     """Every text with its label once, as arrays of one row; those without one are left out."""
     data = trained.config.data
     account = loader.Account(data, source)
-    for pair, row in loader.eval_pairs(data, source, trained.tokenizer, None, limit):
+    for pair, row in loader.eval_pairs(data, source, trained.tokenizer, Take(), limit):
         try:
             label = known(source[pair.index])
         except BadRecord as error:
@@ -103,13 +105,13 @@ def commonest_class(train: Source, classes: tuple[str, ...]) -> int:
     return classes.index(counted.most_common(1)[0][0])
 
 
-def batches(rows: Iterable[loader.Batch]) -> Iterator[tuple[loader.Batch, list[int]]]:
-    """BATCH rows as one, the last filled up with copies, and the labels of the real ones."""
+def batches(rows: Iterable[loader.Batch]) -> Iterator[tuple[loader.Batch, int]]:
+    """BATCH rows as one, the last filled up with copies, and how many are real."""
     rows = iter(rows)
     while part := list(islice(rows, BATCH)):
         whole = part + [part[-1]] * (BATCH - len(part))
         batch = {key: np.stack([row[key] for row in whole]) for key in part[0]}
-        yield batch, [int(row["label"]) for row in part]
+        yield batch, len(part)
 
 
 @partial(jax.jit, static_argnames="model")

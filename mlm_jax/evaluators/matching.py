@@ -29,7 +29,7 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
     `match/hard`: the right one with one word changed, `match/colour`, ... by its kind.
     """
     config = trained.config
-    rows = loader.eval_pairs(config.data, source, trained.tokenizer, config.model.image.size, limit)
+    rows = loader.eval_pairs(config.data, source, trained.tokenizer, trained.take, limit)
     told = [(pair, batch["image"]) for pair, batch in rows if pair.kind == CAPTION]
     if not told:
         return {}

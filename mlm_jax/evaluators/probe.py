@@ -60,15 +60,15 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
 
 
 def read(trained: Trained, source: Source, classes: tuple[str, ...], limit: int | None) -> Pictures:
-    data, size = trained.config.data, trained.config.model.image.size
-    rows = list(loader.eval_pictures(data, source, size, Labels(classes), limit))
+    known = Labels(classes)
+    rows = list(loader.eval_labelled(trained.config.data, source, trained.take, known, limit))
     return Pictures(*(np.stack([row[key] for row in rows]) for key in Pictures._fields))
 
 
 def seen(eyes: ImageEncoder, params: Any, image: np.ndarray) -> Array:
     """The mean of the patch tokens, (len(image), D)."""
-    rows: list[dict[str, Any]] = [{"image": each, "label": 0} for each in image]
-    found = [tokens_mean(eyes, params, part)[: len(real)] for part, real in batches(rows)]
+    rows: list[dict[str, Any]] = [{"image": each} for each in image]
+    found = [tokens_mean(eyes, params, part["image"])[:real] for part, real in batches(rows)]
     return jnp.concatenate(found)
 
 

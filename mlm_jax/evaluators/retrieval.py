@@ -62,7 +62,7 @@ def embed(
     config = trained.config
     texts: list[str] = []
     found: list[list[np.ndarray]] = [[], []]
-    rows = loader.eval_pairs(config.data, source, trained.tokenizer, config.model.image.size, limit)
+    rows = loader.eval_pairs(config.data, source, trained.tokenizer, trained.take, limit)
     told = ((pair, batch) for pair, batch in rows if pair.kind == CAPTION)
     for pairs, batch, real in full(told):
         texts += [pair.target for pair in pairs]

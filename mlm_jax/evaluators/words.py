@@ -15,6 +15,7 @@ from mlm_jax.config import UserError, inline
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION
 from mlm_jax.data.records import Source
+from mlm_jax.data.transforms import Take
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Prompt, generate
 from mlm_jax.metrics import Figure, Perplexity, Ratio, Statistic, bootstrap
@@ -231,7 +232,7 @@ def compare(model: Any, params: Any, ids: Array) -> tuple[Array, Array]:
 
 def train_source(trained: Trained) -> Source:
     data = trained.config.data
-    return sources.open_source(data, data.train, pictures=False)
+    return sources.open_source(data, data.train, ())
 
 
 def texts_of(
@@ -239,7 +240,7 @@ def texts_of(
 ) -> Iterator[tuple[loader.Pair, Batch]]:
     """Every text with its arrays; no picture is read. Raises: UserError where there is none."""
     config = trained.config
-    rows = loader.eval_pairs(config.data, source, trained.tokenizer, None, limit, inline(config))
+    rows = loader.eval_pairs(config.data, source, trained.tokenizer, Take(), limit, inline(config))
     none = True
     for row in rows:
         none = False

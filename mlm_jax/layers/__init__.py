@@ -5,7 +5,7 @@ width, T frames, C channels, V vocabulary.
 """
 
 from mlm_jax.layers.attention import Attention
-from mlm_jax.layers.embed import ConvStem, PatchStem, Positions
+from mlm_jax.layers.embed import ConvStem, PatchStem, Positions, TubeletStem
 from mlm_jax.layers.pool import Pool
 from mlm_jax.layers.tokens import Tokens, causal_mask, concatenate, prefix_mask
 from mlm_jax.layers.transformer import MLP, SIZES, Block, Norm, Transformer, transformer
@@ -23,6 +23,7 @@ __all__ = [
     "Positions",
     "Tokens",
     "Transformer",
+    "TubeletStem",
     "WordHead",
     "Words",
     "causal_mask",

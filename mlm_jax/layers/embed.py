@@ -52,6 +52,13 @@ def sine_cosine(height: int, width: int, dim: int) -> Float[Array, "N D"]:
     return 2**0.5 * jnp.concatenate([f(a) for a in angles for f in (jnp.sin, jnp.cos)], axis=-1)
 
 
+def sines(length: int, dim: int) -> Float[Array, "N D"]:
+    """Sine and cosine in turn of each place (arXiv:1706.03762, section 3.5)."""
+    pair = jnp.arange(dim) // 2 * 2
+    angle = jnp.arange(length)[:, None] / 10_000 ** (pair / dim)
+    return jnp.where(jnp.arange(dim) % 2 == 0, jnp.sin(angle), jnp.cos(angle))
+
+
 def grid_places(height: int, width: int) -> Float[Array, "N 2"]:
     """Column and row of each place of a grid, from 0, in row-major order."""
     row, column = jnp.divmod(jnp.arange(height * width), width)
@@ -72,6 +79,23 @@ class PatchStem(nn.Module):
             self.width, window, window, padding="VALID", use_bias=self.bias, name="patches"
         )
         return conv(image)
+
+
+class TubeletStem(nn.Module):
+    """One linear map of each tubelet: `patch` pixels on a side, `tube` frames long (ViViT, 3.2)."""
+
+    width: int
+    tube: int
+    patch: int
+
+    @nn.compact
+    def __call__(self, video: Float[Array, "B T height width C"]) -> Float[Array, "B t h w D"]:
+        count, frames, height, width, channels = video.shape
+        t, p = self.tube, self.patch
+        parts = video.reshape(
+            count, frames // t, t, height // p, p, width // p, p, channels
+        ).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+        return nn.DenseGeneral(self.width, axis=(-4, -3, -2, -1), name="tubelets")(parts)
 
 
 class ConvStem(nn.Module):

@@ -1,4 +1,4 @@
-"""The multimodal model: image encoder + text encoder -> fusion -> text decoder."""
+"""The multimodal model: encoders of what is seen, heard and asked -> fusion -> text decoder."""
 
 from collections.abc import Mapping
 from dataclasses import field, replace
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mlm_jax.decoders import TextDecoder
-from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.encoders import AudioEncoder, ImageEncoder, TextEncoder, VideoEncoder
 from mlm_jax.fusion import Fused, Fusion
-from mlm_jax.layers import Tokens, Transformer, transformer
+from mlm_jax.layers import Tokens, Transformer, concatenate, transformer
 from mlm_jax.layers.tokens import for_rows
 from mlm_jax.models.matching import Matching, choose_others, own_texts
 
@@ -21,8 +21,10 @@ from mlm_jax.models.matching import Matching, choose_others, own_texts
 class Multimodal(nn.Module):
     """Captions and answers from one set of parameters: the text says what is wanted.
 
-    A picture is encoded once for all of its texts; rows of text are then pictures times texts
-    (see `mlm_jax.data` for them and for `also`).
+    What it is about is a picture, a clip, a sound, or several of them, one after the other: the
+    encoders that are there say which; they share a width. Wherever a picture is spoken of below
+    and in `Fusion`, it stands for all of these. A picture is encoded once for all of its texts;
+    rows of text are then pictures times texts (see `mlm_jax.data` for them and for `also`).
 
     Where `matching` is on, the targets of the batch itself are held against its pictures as well,
     right ones and wrong ones (arXiv:2201.12086, section 3.2): the text is then asked about as a
@@ -30,11 +32,13 @@ class Multimodal(nn.Module):
     fusion can, and what the captions are written by learns from it.
     """
 
-    image: ImageEncoder = field(default_factory=ImageEncoder)
+    image: ImageEncoder | None = field(default_factory=ImageEncoder)
     text: TextEncoder = field(default_factory=TextEncoder)
     fusion: Fusion = field(default_factory=Fusion)
     decoder: TextDecoder = field(default_factory=TextDecoder)
     matching: Matching = field(default_factory=Matching)
+    video: VideoEncoder | None = None
+    audio: AudioEncoder | None = None
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
         """Logits over the next word at each of target[:, :-1], float32 (R, M - 1, V).
@@ -42,7 +46,7 @@ class Multimodal(nn.Module):
         "logits" for the texts of the batch itself, "also" for those of its `also`. With matching
         also what `_matched` gives.
         """
-        image = self.image(batch["image"], train=train)
+        image = self.look(batch, train=train)
 
         def logits(rows: Mapping[str, Any]) -> Any:
             fused = self._fuse(image, rows, train)
@@ -57,14 +61,28 @@ class Multimodal(nn.Module):
 
     def encode(self, batch: Mapping[str, Any], *, train: bool = False) -> Fused:
         """What the decoder reads for each row of text; all parts have these rows."""
-        fused = self._fuse(self.image(batch["image"], train=train), batch, train)
+        fused = self._fuse(self.look(batch, train=train), batch, train)
         return for_rows(len(batch["text"]), fused)
+
+    def look(self, batch: Mapping[str, Any], *, train: bool = False) -> Tokens:
+        """What is seen and heard. Raises: ValueError where nothing is, or widths differ."""
+        seen = []
+        if self.image is not None:
+            seen.append(self.image(batch["image"], train=train))
+        if self.video is not None:
+            seen.append(self.video(batch["video"], train=train))
+        if self.audio is not None:
+            seen.append(self.audio(batch["audio"], batch.get("audio_length"), train=train))
+        widths = {tokens.x.shape[-1] for tokens in seen}
+        if len(widths) != 1:
+            raise ValueError(f"widths of what is seen and heard {sorted(widths)}: must be one")
+        return concatenate(*seen)
 
     def match(self, batch: Mapping[str, Any]) -> Float[Array, "R"]:
         """The probability that each target of the batch tells its picture. Raises: ValueError."""
         if self.matching.negatives == "off":
             raise ValueError("the model has learnt no matching: --model.matching.negatives hard")
-        image = for_rows(len(batch["target"]), self.image(batch["image"]))
+        image = for_rows(len(batch["target"]), self.look(batch))
         text = self.text(batch["target"], batch["target_mask"])
         return nn.sigmoid(self._match(image, text, batch["target"][:, :1], False))
 
@@ -111,12 +129,13 @@ def multimodal(
     size: str,
     *,
     patch: int,
-    pixels: int,
+    pixels: int | tuple[int, int],
     vocab: int,
     text_length: int = 32,
     text_types: int = 0,
     target_length: int = 32,
     stem: Literal["patch", "conv"] = "patch",
+    image_depth: int | None = None,
     text_depth: int | None = None,
     fusion_depth: int | None = None,
     decoder_depth: int | None = None,
@@ -136,7 +155,11 @@ def multimodal(
 
     return Multimodal(
         image=ImageEncoder(
-            (pixels, pixels), patch, stem, place_again=True, body=body(rotary=image_rotary)
+            (pixels, pixels) if isinstance(pixels, int) else pixels,
+            patch,
+            stem,
+            place_again=True,
+            body=body(image_depth, rotary=image_rotary),
         ),
         text=TextEncoder(
             vocab, text_length, text_types, body=body(text_depth, order="post", eps=1e-12)

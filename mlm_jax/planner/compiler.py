@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from mlm_jax import sharding
-from mlm_jax.config import Config, from_json, picture_size, to_json
-from mlm_jax.losses import Classes
+from mlm_jax.config import Config, from_json, senses, to_json
+from mlm_jax.losses import Classes, Spans
 from mlm_jax.train import State, make_step, prepare
 
 OPTIONS: dict[str, str | bool] = {
@@ -71,14 +71,22 @@ def initial(config: Config) -> Any:
 
 def example(config: Config) -> dict[str, Any]:
     """Shapes of a batch as `mlm_jax.data` makes them, its texts at their full length."""
-    data, batch = config.data, {}
-    size = picture_size(config)
-    if size is not None:
-        batch["image"] = jax.ShapeDtypeStruct((data.batch, *size, 3), jnp.uint8)
+    data = config.data
+    batch: dict[str, Any] = {}
+    for key, encoder in senses(config).items():
+        one = encoder.takes
+        batch[key] = jax.ShapeDtypeStruct((data.batch, *one.shape), one.dtype)
+        if key == "audio":
+            batch["audio_length"] = jax.ShapeDtypeStruct((data.batch,), jnp.int32)
     if isinstance(config.loss, Classes):
         label = jax.ShapeDtypeStruct((data.batch,), jnp.int32)
         taught = {"taught": label} if getattr(config.model, "taught", False) else {}
         batch |= {"label": label} | taught
+    if isinstance(config.loss, Spans):
+        rows = (data.batch, data.events)
+        batch["event"] = jax.ShapeDtypeStruct(rows, jnp.int32)
+        batch["span"] = jax.ShapeDtypeStruct((*rows, 2), jnp.float32)
+        batch["event_mask"] = jax.ShapeDtypeStruct(rows, jnp.bool_)
     first, *more = [texts(config, n) for n in (data.captions, data.questions) if n] or [{}]
     return batch | first | ({"also": more[0]} if more else {})
 

@@ -1,8 +1,9 @@
-"""The world as a TFDS set, written as ArrayRecord without TensorFlow.
+"""The world as TFDS sets, written as ArrayRecord without TensorFlow.
 
-    python -m mlm_jax.world.builder data 48px
+    python -m mlm_jax.world.builder data world/48px
+    python -m mlm_jax.world.builder data clips/48px
 
-`VERSION` is the name of the folder: every change of the world is a change of the version, and a
+The version is the name of the folder: every change of the world is a change of the version, and a
 set that was built before is left alone.
 """
 
@@ -21,26 +22,28 @@ from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mlm_jax.world.examples import SPLITS, examples
-
-VERSION = "1.3.0"
+from mlm_jax.world.clip import RATE
+from mlm_jax.world.examples import SPLITS, Kind, examples
+from mlm_jax.world.sound import SAMPLES
 
 
 @dataclass
 class WorldConfig(tfds.core.BuilderConfig):
     """`size` in pixels; `train` and `rest` are examples, `rest` in each of the other splits.
 
-    `objects` in each scene; 0: one to three.
+    `objects` in each scene or clip; 0: one to three. `frames` of a clip.
     """
 
     size: int = 48
     train: int = 40_000
     rest: int = 2_000
     objects: int = 0
+    frames: int = 0
 
     @property
     def total(self) -> int:
@@ -49,10 +52,55 @@ class WorldConfig(tfds.core.BuilderConfig):
     @property
     def needed(self) -> int:
         """Bytes on the disk, generously: TFDS writes everything twice, and then deletes one."""
-        return self.total * (self.size**2 + 4_000) * 2
+        return self.total * (max(self.frames, 1) * self.size**2 + 40 * self.frames**2 + 4_000) * 2
 
 
-class World(tfds.core.GeneratorBasedBuilder):
+TEXT = tfds.features.Text()
+TEXTS = {
+    "captions": tfds.features.Sequence(TEXT),
+    "questions": tfds.features.Sequence({"kind": TEXT, "question": TEXT, "answer": TEXT}),
+}
+
+
+class Made(tfds.core.GeneratorBasedBuilder):
+    """What the sets of the world share; made without downloads."""
+
+    SKIP_REGISTRATION = True
+
+    def _described(self, features: dict[str, Any]) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(features | TEXTS),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+        meter = Meter(f"building {self.name}/{self.builder_config.name}", self.builder_config.total)
+        return {split: self._generate_examples(split, meter) for split in SPLITS}
+
+    def _generate_examples(
+        self, split: str, meter: "Meter"
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        config = self.builder_config
+        total = config.train if split == "train" else config.rest
+        kind = Kind(self.name, config.size, config.objects, config.frames)
+        made = examples(split, total, kind, processes=os.cpu_count() or 1)
+        for index, example in enumerate(made):
+            yield index, {key: encoded(value) for key, value in example.items()}
+            meter.advance()
+
+
+def encoded(value: Any) -> Any:
+    """Bytes of pictures as the files that TFDS takes them for."""
+    if isinstance(value, bytes):
+        return io.BytesIO(value)
+    if isinstance(value, list) and isinstance(value[0], bytes):
+        return [io.BytesIO(each) for each in value]
+    return value
+
+
+class World(Made):
     """Pictures of coloured shapes with captions, questions and the whole truth.
 
     image     uint8 (size, size, 3), PNG
@@ -62,7 +110,7 @@ class World(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "world"
-    VERSION = tfds.core.Version(VERSION)
+    VERSION = tfds.core.Version("1.3.0")
     BUILDER_CONFIGS = (
         WorldConfig(name="48px"),
         WorldConfig(name="96px", size=96),
@@ -75,34 +123,44 @@ class World(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size
-        text = tfds.features.Text()
-        features = tfds.features.FeaturesDict(
+        image = tfds.features.Image(shape=(size, size, 3), encoding_format="png")
+        return self._described({"image": image, "scene": TEXT})
+
+
+class Clips(Made):
+    """Clips of coloured shapes that do something, with sound, captions, questions and the truth.
+
+    video     uint8 (frames, size, size, 3), PNG
+    audio     int16 (samples,), SAMPLES a second
+    captions  up to 4 texts, each of which tells every event
+    questions up to 8 times kind, question, answer
+    clip      JSON for `clip.from_json`
+    """
+
+    name = "clips"
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = (
+        WorldConfig(name="48px", train=16_000, rest=1_000, frames=16),
+        WorldConfig(name="112px", size=112, train=8_000, rest=500, frames=32),
+        WorldConfig(name="tiny", train=64, rest=32, frames=16),
+        WorldConfig(name="one", train=12_000, rest=1_000, objects=1, frames=16),
+        WorldConfig(name="one_tiny", train=64, rest=32, objects=1, frames=16),
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size, frames = self.builder_config.size, self.builder_config.frames
+        samples = round(frames / RATE * SAMPLES)
+        image = tfds.features.Image(shape=(size, size, 3), encoding_format="png")
+        return self._described(
             {
-                "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
-                "captions": tfds.features.Sequence(text),
-                "questions": tfds.features.Sequence(
-                    {"kind": text, "question": text, "answer": text}
-                ),
-                "scene": text,
+                "video": tfds.features.Sequence(image, length=frames),  # Video needs TensorFlow
+                "audio": tfds.features.Tensor(shape=(samples,), dtype=np.int16, encoding="zlib"),
+                "clip": TEXT,
             }
         )
-        return tfds.core.DatasetInfo(
-            builder=self, description=self.__doc__, features=features, disable_shuffling=True
-        )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        meter = Meter(f"building {self.name}/{self.builder_config.name}", self.builder_config.total)
-        return {split: self._generate_examples(split, meter) for split in SPLITS}
 
-    def _generate_examples(
-        self, split: str, meter: "Meter"
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        config = self.builder_config
-        total = config.train if split == "train" else config.rest
-        made = examples(split, total, config.size, config.objects, processes=os.cpu_count() or 1)
-        for index, example in enumerate(made):
-            yield index, {**example, "image": io.BytesIO(example["image"])}
-            meter.advance()
+BUILDERS: dict[str, type[Made]] = {"world": World, "clips": Clips}
 
 
 class Meter:
@@ -142,7 +200,7 @@ class Meter:
             self.bar.stop()
 
 
-def prepare(root: str | Path, config_name: str = "48px") -> World:
+def prepare(root: str | Path, name: str = "world/48px") -> Made:
     """The set below `root`, built if it is not there; ready for `as_data_source`.
 
     The version's folder appears, complete, in one rename: what an interrupted build leaves is never
@@ -150,46 +208,52 @@ def prepare(root: str | Path, config_name: str = "48px") -> World:
 
     ValueError for an unknown config; OSError, saying what to do, if `root` cannot take the set.
     """
-    names = [config.name for config in World.BUILDER_CONFIGS]
-    if config_name not in names:
-        near = get_close_matches(config_name, names, 1)
-        hint = f"; did you mean world/{near[0]}?" if near else ""
-        raise ValueError(f"no world/{config_name}{hint} There are: {', '.join(names)}")
+    kind, _, config = name.partition("/")
+    config = config or "48px"
+    names = [each.name for each in BUILDERS[kind].BUILDER_CONFIGS]
+    if config not in names:
+        near = get_close_matches(config, names, 1)
+        hint = f"; did you mean {kind}/{near[0]}?" if near else ""
+        raise ValueError(f"no {kind}/{config}{hint} There are: {', '.join(names)}")
     root = Path(root).expanduser()
-    if not (root / World.name / config_name / VERSION).is_dir():
-        build(root, config_name)
-    return load(root, config_name)
+    builder = load(root, kind, config)
+    if not Path(builder.data_dir).is_dir():
+        build(root, builder)
+        builder = load(root, kind, config)
+    return builder
 
 
-def load(root: Path, config_name: str) -> World:
-    return World(config=config_name, data_dir=str(root), file_format="array_record")
+def load(root: Path, kind: str, config: str) -> Made:
+    return BUILDERS[kind](config=config, data_dir=str(root), file_format="array_record")
 
 
-def build(root: Path, config_name: str) -> None:
-    folder = root / World.name / config_name
+def build(root: Path, builder: Made) -> None:
+    folder = Path(builder.data_dir).parent
+    name = f"{builder.name}/{builder.builder_config.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder / ".lock"):
-            if (folder / VERSION).is_dir():  # built by another process, for which we have waited
+            if Path(
+                builder.data_dir
+            ).is_dir():  # built by another process, for which we have waited
                 return
             for left in folder.glob("incomplete.*"):
                 shutil.rmtree(left)
-            builder = load(root, config_name)
             room(folder, builder.builder_config.needed)
             with quiet(), tempfile.TemporaryDirectory() as downloads:
                 builder.download_and_prepare(download_dir=downloads)
     except OSError as error:
-        raise refusal(root, config_name, error) from error
+        raise refusal(root, name, error) from error
     except RuntimeError as error:  # how the writer reports a disk that fills up
         if "No space left" not in str(error):
             raise
-        raise refusal(root, config_name, OSError(ENOSPC, os.strerror(ENOSPC))) from error
+        raise refusal(root, name, OSError(ENOSPC, os.strerror(ENOSPC))) from error
 
 
-def refusal(root: Path, config_name: str, error: OSError) -> OSError:
+def refusal(root: Path, name: str, error: OSError) -> OSError:
     return OSError(
         error.errno,
-        f"cannot build world/{config_name} below {root}: {error.strerror or error}. "
+        f"cannot build {name} below {root}: {error.strerror or error}. "
         "Name a writable folder with enough room, such as --data.root DIR",
     )
 

@@ -1,8 +1,8 @@
-"""Scene -> picture, anti-aliased at any resolution, in numpy.
+"""Scene -> picture and clip -> pictures, anti-aliased at any resolution, in numpy.
 
 A shape is a signed distance: negative inside, in radii, for points given relative to the object's
 centre. Its coverage of a pixel is the distance in pixels, cut off half a pixel on either side of
-the outline. Only the patch around an object is computed. A clip is a sequence of scenes.
+the outline. Only the patch around an object is computed.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from math import ceil, cos, floor, hypot, pi, sin
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mlm_jax.world.clip import TURN, TURNED, Clip, track
 from mlm_jax.world.scene import COLOURS, Background, Object, Scene
 
 Row = Float[np.ndarray, "1 W"]
@@ -60,25 +61,47 @@ DISTANCE: dict[str, Callable[[Row, Column], Plane]] = {
 
 def render(scene: Scene, size: int = 48) -> UInt8[np.ndarray, "H W 3"]:
     """A square picture, `size` pixels (32 to 512) on a side."""
-    if not 32 <= size <= 512:
-        raise ValueError(f"size is {size}, must be 32 to 512 pixels")
-    picture = background(scene.background, size)
+    picture = background(scene.background, in_range(size))
     for thing in scene.objects:
         paint(picture, thing)
     return (picture + 0.5).astype(np.uint8)
 
 
-def paint(picture: Float[np.ndarray, "H W 3"], thing: Object) -> None:
-    """Blend an object into the picture (levels 0 to 255), in place."""
-    rows, columns = patch(thing, len(picture))
-    alpha = coverage(thing, len(picture), rows, columns)[..., None]
+def play(clip: Clip, size: int = 48) -> UInt8[np.ndarray, "T H W 3"]:
+    """The frames of a clip, `size` pixels (32 to 512) on a side."""
+    pictures = np.repeat(background(clip.background, in_range(size))[None], clip.frames, axis=0)
+    for which, thing in enumerate(clip.objects):
+        moves = track(clip.events, which, clip.frames)
+        for picture, x, y, radius, turns, opacity in zip(pictures, *moves, strict=True):
+            if opacity:
+                there = thing._replace(
+                    x=thing.x + float(x), y=thing.y + float(y), radius=thing.radius * float(radius)
+                )
+                paint(picture, there, float(turns) * TURN.get(thing.shape, 0.0), float(opacity))
+    return (pictures + 0.5).astype(np.uint8)
+
+
+def in_range(size: int) -> int:
+    if not 32 <= size <= 512:
+        raise ValueError(f"size is {size}, must be 32 to 512 pixels")
+    return size
+
+
+def paint(
+    picture: Float[np.ndarray, "H W 3"], thing: Object, angle: float = 0.0, opacity: float = 1.0
+) -> None:
+    """Blend an object into the picture (levels 0 to 255), in place; `angle` in radians."""
+    rows, columns = patch(thing, len(picture), turned=bool(angle))
+    alpha = opacity * coverage(thing, len(picture), rows, columns, angle)[..., None]
     colour = np.minimum(np.array(COLOURS[thing.colour], np.float32) * thing.shade, 255)
     picture[rows, columns] += alpha * (colour - picture[rows, columns])
 
 
-def patch(thing: Object, size: int, margin: float = 1.0) -> tuple[slice, slice]:
+def patch(
+    thing: Object, size: int, margin: float = 1.0, turned: bool = False
+) -> tuple[slice, slice]:
     """Rows and columns of the picture that an object can touch, and `margin` pixels around."""
-    reach = 1.1 * thing.radius * size + margin
+    reach = (TURNED if turned else 1.1) * thing.radius * size + margin
 
     def span(centre: float) -> slice:
         low, high = floor(centre * size - reach), ceil(centre * size + reach)
@@ -87,12 +110,18 @@ def patch(thing: Object, size: int, margin: float = 1.0) -> tuple[slice, slice]:
     return span(thing.y), span(thing.x)
 
 
-def coverage(thing: Object, size: int, rows: slice, columns: slice) -> Plane:
+def coverage(thing: Object, size: int, rows: slice, columns: slice, angle: float = 0.0) -> Plane:
     """How much of each pixel of a patch the object covers, 0 to 1."""
     scale = thing.radius * size
     y = (np.arange(rows.start, rows.stop, dtype=np.float32) + (0.5 - thing.y * size)) / scale
     x = (np.arange(columns.start, columns.stop, dtype=np.float32) + (0.5 - thing.x * size)) / scale
-    distance = DISTANCE[thing.shape](x[None], y[:, None]) * scale
+    across, down = x[None], y[:, None]
+    if angle:
+        across, down = (
+            across * cos(angle) + down * sin(angle),
+            down * cos(angle) - across * sin(angle),
+        )
+    distance = DISTANCE[thing.shape](across, down) * scale
     return np.minimum(np.maximum(0.5 - distance, 0), 1)
 
 

@@ -15,13 +15,14 @@ from conftest import encoded, picture
 from mlm_jax.config import Data, Fields
 from mlm_jax.data import labels
 from mlm_jax.data.labels import Labels, classes_of
-from mlm_jax.data.loader import eval_pictures, train_batches
+from mlm_jax.data.loader import eval_labelled, train_batches
 from mlm_jax.data.records import DataError
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
+from mlm_jax.data.transforms import Decode, Take
 from mlm_jax.world import scene
 
-SIZE = (12, 16)
+TAKE = Take(Decode((12, 16)))
 
 
 def data(path: Path, **keys) -> Data:
@@ -44,7 +45,7 @@ def test_batches_have_pictures_and_labels_alone(own: Callable) -> None:
     known = data(own(rows("cat", "dog", "cat", "owl"), 4))
     source = open_source(known, "train")
     names = Labels(classes_of(source))
-    stream = train_batches(known, source, build(known, source), SIZE, 0, labels=names)
+    stream = train_batches(known, source, build(known, source), TAKE, 0, labels=names)
     seen = list(islice(stream, 4))
     assert all(set(batch) == {"image", "label"} for batch in seen)
     assert seen[0]["label"].dtype == np.int32
@@ -52,9 +53,9 @@ def test_batches_have_pictures_and_labels_alone(own: Callable) -> None:
         for image, label in zip(batch["image"], batch["label"], strict=True):
             (at,) = [i for i in range(4) if (image == picture(i)).all()]
             assert names.classes[label] == ("cat", "dog", "cat", "owl")[at]
-    found = list(eval_pictures(known, source, SIZE, names))
+    found = list(eval_labelled(known, source, TAKE, names))
     assert [int(each["label"]) for each in found] == [0, 1, 0, 2]
-    assert len(list(eval_pictures(known, source, SIZE, names, limit=2))) == 2
+    assert len(list(eval_labelled(known, source, TAKE, names, limit=2))) == 2
 
 
 def test_the_teacher_says_otherwise_where_it_says_anything(own: Callable) -> None:
@@ -68,7 +69,7 @@ def test_the_teacher_says_otherwise_where_it_says_anything(own: Callable) -> Non
 def test_no_label_is_needed_where_none_is_asked_for(own: Callable) -> None:
     known = data(own([{"image": "0.png"}, {"image": "1.png"}], 2))
     source = open_source(known, "train")
-    batch = next(train_batches(known, source, build(known, source), SIZE, 0))
+    batch = next(train_batches(known, source, build(known, source), TAKE, 0))
     assert set(batch) == {"image"}
     with pytest.raises(DataError, match=r"no labels.*--data\.fields\.label"):
         classes_of(source)
@@ -110,7 +111,7 @@ def test_a_picture_has_one_class(own: Callable) -> None:
 def test_a_class_that_training_had_not_is_a_broken_record(own: Callable) -> None:
     known = data(own(rows("a", "zebra"), 2))
     source = open_source(known, "train")
-    found = list(eval_pictures(known, source, SIZE, Labels(("a",))))
+    found = list(eval_labelled(known, source, TAKE, Labels(("a",))))
     assert len(found) == 1
     reason = "label: 'zebra'; accepted: one of the 1 classes of the training split"
     assert source.broken == {f"{known.name}:2": reason}

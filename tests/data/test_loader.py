@@ -14,9 +14,15 @@ from mlm_jax.data.loader import eval_pairs, train_batches, trim
 from mlm_jax.data.records import DataError
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
-from mlm_jax.data.transforms import Decode
+from mlm_jax.data.transforms import Decode, Shift, Take
 
 SIZE = (12, 16)
+
+
+def take(data: Data, size: tuple[int, int] | None) -> Take:
+    return Take(size and Decode(size), shift=Shift(data.shift))
+
+
 COUNT = 10
 
 
@@ -35,7 +41,9 @@ def data(own) -> Data:
 def stream(data: Data, count: int, seed: int = 0, start: int = 0, size=SIZE) -> list[dict]:
     source = open_source(data, "train")
     tokenizer = build(data, source)
-    return list(islice(train_batches(data, source, tokenizer, size, seed, start), count))
+    return list(
+        islice(train_batches(data, source, tokenizer, take(data, size), seed, start), count)
+    )
 
 
 def same(one: list[dict], two: list[dict]) -> bool:
@@ -142,7 +150,7 @@ def test_broken_records_are_counted_and_named_once(damaged, caplog):
     source = open_source(damaged, "train")
     tokenizer = build(damaged, source)
     with caplog.at_level(logging.WARNING, "mlm_jax.data"):
-        list(islice(train_batches(damaged, source, tokenizer, SIZE, 0), 20))
+        list(islice(train_batches(damaged, source, tokenizer, take(damaged, SIZE), 0), 20))
     assert sorted(source.broken) == [f"{damaged.name}:4", f"{damaged.name}:5"]
     assert "not a readable picture" in source.broken[f"{damaged.name}:4"]
     assert "'4.png' is not in" in source.broken[f"{damaged.name}:5"]
@@ -168,7 +176,7 @@ def test_a_text_that_is_too_long_is_a_broken_record(own):
     path = own(lines, pictures=2)
     data = Data(name=str(path), batch=2, target_length=5, max_broken=0.5)
     source = open_source(data, "train")
-    batch = next(train_batches(data, source, build(data, source), SIZE, 0))
+    batch = next(train_batches(data, source, build(data, source), take(data, SIZE), 0))
     assert [number(image) for image in batch["image"]] == [0, 0]
     assert list(source.broken) == [f"{path}:2"]
     assert "--data.target-length 5 accepts 3" in source.broken[f"{path}:2"]
@@ -176,7 +184,7 @@ def test_a_text_that_is_too_long_is_a_broken_record(own):
 
 def pairs(data: Data, limit: int | None = None):
     source = open_source(data, "train")
-    return list(eval_pairs(data, source, build(data, source), SIZE, limit))
+    return list(eval_pairs(data, source, build(data, source), take(data, SIZE), limit))
 
 
 def test_evaluation_meets_every_text_once_in_order(data):

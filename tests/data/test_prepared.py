@@ -18,6 +18,7 @@ from mlm_jax.data.loader import train_batches
 from mlm_jax.data.records import BadRecord, DataError, Question
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
+from mlm_jax.data.transforms import Decode, Take
 
 COUNT = 20
 FEATURES = {
@@ -146,7 +147,9 @@ def test_the_stream_reads_it(root):
     source = open_source(data(root), "train")
     tokenizer = build(data(root), source)
     assert tokenizer.unk not in tokenizer.encode("q5 1 é?")
-    batches = list(islice(train_batches(data(root), source, tokenizer, (12, 16), 0), 5))
+    batches = list(
+        islice(train_batches(data(root), source, tokenizer, Take(Decode((12, 16))), 0), 5)
+    )
     seen = {image.tobytes() for batch in batches for image in batch["image"]}
     assert seen == {picture(i).tobytes() for i in range(COUNT)}
 
@@ -187,7 +190,7 @@ def test_a_damaged_record_is_skipped_and_named(root, tmp_path):
     shard.write_bytes(content)
     source = open_source(data(tmp_path), "train")
     tokenizer = build(data(tmp_path), source)
-    list(islice(train_batches(data(tmp_path), source, tokenizer, (12, 16), 0), 5))
+    list(islice(train_batches(data(tmp_path), source, tokenizer, Take(Decode((12, 16))), 0), 5))
     ((where, reason),) = source.broken.items()
     assert where.startswith("tiny train:")
     assert reason.startswith("record: cannot be parsed (Corrupted")

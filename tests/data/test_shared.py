@@ -8,6 +8,7 @@ from mlm_jax.config import Data, Fields
 from mlm_jax.data.loader import eval_pairs, train_batches
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
+from mlm_jax.data.transforms import Decode, Take
 
 
 def easy_vqa(shared: Path) -> Data:
@@ -110,12 +111,12 @@ def test_they_train_and_evaluate_with_no_change_but_the_config(shared, make):
     data = make(shared)
     source = open_source(data, data.train)
     tokenizer = build(data, source)
-    batch = next(train_batches(data, source, tokenizer, (32, 48), 0))
+    batch = next(train_batches(data, source, tokenizer, Take(Decode((32, 48))), 0))
     assert batch["image"].shape == (64, 32, 48, 3)
     assert batch["image"].std() > 10
     assert not (batch["text"] == tokenizer.unk).any()
     assert not source.broken
     test = open_source(data, data.test)
-    rows = sum(1 for _ in eval_pairs(data, test, tokenizer, (32, 48), 100))
+    rows = sum(1 for _ in eval_pairs(data, test, tokenizer, Take(Decode((32, 48))), 100))
     assert rows >= 100
     assert not test.broken

@@ -9,7 +9,10 @@ from mlm_jax.config import Data
 from mlm_jax.data.loader import eval_pairs, train_batches
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
+from mlm_jax.data.transforms import Decode, Take
 from mlm_jax.world import scene
+
+TAKE = Take(Decode((48, 48)))
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +35,14 @@ def test_records_carry_the_truth_and_the_kinds(data):
 def test_it_trains_and_evaluates(data):
     source = open_source(data, data.train)
     tokenizer = build(data, source)
-    batch = next(train_batches(data, source, tokenizer, (48, 48), 0))
+    batch = next(train_batches(data, source, tokenizer, TAKE, 0))
     assert batch["image"].shape == (8, 48, 48, 3)
     for rows, texts in ((batch, data.captions), (batch["also"], data.questions)):
         assert len(rows["text"]) == 8 * texts
         assert not np.isin(tokenizer.unk, rows["text"])
     assert len(open_source(data, "novel")) == 32
     test = open_source(data, data.test)
-    pairs = [pair for pair, _ in eval_pairs(data, test, tokenizer, (48, 48))]
+    pairs = [pair for pair, _ in eval_pairs(data, test, tokenizer, TAKE)]
     assert [pair.kind for pair in pairs].count("caption") == len(test)
     assert all(scene.from_json(pair.truth).objects for pair in pairs)
     assert not test.broken

@@ -1,0 +1,24 @@
+"""A small ViViT watches, a small BERT asks, a decoder tells the story and answers.
+
+python experiments/train.py --config video_qa_tiny
+"""
+
+from dataclasses import replace
+
+from experiments.configs import video_tiny
+from mlm_jax.config import Config, Data, Optim
+from mlm_jax.losses import Caption
+from mlm_jax.models.multimodal import multimodal
+
+texts = multimodal(
+    "tiny", patch=8, pixels=48, vocab=128, text_depth=1, fusion_depth=1, decoder_depth=2,
+    decoder_rotary=100.0, qk_norm=True, text_length=24,
+)  # fmt: skip
+config = Config(
+    model=replace(texts, image=None, video=replace(video_tiny.eyes)),
+    loss=Caption(),
+    data=Data("clips", batch=32, captions=2, questions=8, text_length=24, target_length=32),
+    optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
+    steps=1_500,
+)
+tiny = replace(config, data=replace(config.data, name="clips/tiny", batch=4), steps=2)

@@ -1,0 +1,232 @@
+"""Video encoder: a transformer over space and time, in one of four ways, by one key.
+
+pooled      each frame on its own, its patches to one vector            (frames as pictures)
+factorised  the same, then a transformer over time                      (ViViT 2103.15691, model 2)
+joint       one attention over all tubelets                             (ViViT model 1, VideoMAE)
+divided     in each block over time, then over space                    (TimeSformer 2102.05095)
+"""
+
+from dataclasses import field
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from mlm_jax.encoders.image import Colour, normalised
+from mlm_jax.layers import ConvStem, Norm, Pool, Positions, Tokens, Transformer, TubeletStem
+from mlm_jax.layers.attention import Attention
+from mlm_jax.layers.tokens import every
+from mlm_jax.layers.transformer import MLP, Block, settings
+
+Kind = Literal["pooled", "factorised", "joint", "divided"]
+
+
+class VideoEncoder(nn.Module):
+    """`frames` pictures of `size` (height, width) pixels to Tokens, in the order of time.
+
+    A tubelet is `patch` pixels on a side and `tube` frames long; the convolutional stem looks at
+    single frames. Of "pooled" and "factorised" there is a token a tubelet of time, of the others
+    one a tubelet, time first, behind the class token where there is one.
+
+    `positions`: a "table" with a row for each tubelet; tables of space and of time "apart"; or
+    "sines" of the number of the tubelet, which are not learned (VideoMAE, arXiv:2203.12602).
+    `body` is over space, or both; `time` of "factorised" alone. Of "joint" the norm at the end may
+    be left out, where one stands behind the mean instead (VideoMAE).
+    """
+
+    frames: int = 16
+    size: tuple[int, int] = (48, 48)
+    patch: int = 16
+    tube: int = 1
+    kind: Kind = "factorised"
+    stem: Literal["patch", "conv"] = "patch"
+    positions: Literal["table", "apart", "sines"] = "apart"
+    class_token: bool = False
+    last_norm: bool = True
+    mean: Colour = (0.5, 0.5, 0.5)
+    std: Colour = (0.5, 0.5, 0.5)
+    body: Transformer = field(default_factory=Transformer)
+    time: Transformer = field(default_factory=Transformer)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tubelets in time, rows and columns. Raises: ValueError."""
+        whole, part = (self.frames, *self.size), (self.tube, self.patch, self.patch)
+        if any(a % b for a, b in zip(whole, part, strict=True)):
+            raise ValueError(f"frames and pixels {whole} do not divide into tubelets of {part}")
+        times, rows, columns = (a // b for a, b in zip(whole, part, strict=True))
+        return times, rows, columns
+
+    @property
+    def takes(self) -> jax.ShapeDtypeStruct:
+        """One clip."""
+        return jax.ShapeDtypeStruct((self.frames, *self.size, 3), jnp.uint8)
+
+    @property
+    def extra(self) -> int:
+        """Learned tokens before the others."""
+        return int(self.class_token and self.kind in ("joint", "divided"))
+
+    @nn.compact
+    def __call__(
+        self,
+        video: UInt8[Array, "B T height width 3"] | Float[Array, "B T height width 3"],
+        *,
+        keep: Int[Array, "B K"] | None = None,
+        train: bool = False,
+    ) -> Tokens:
+        """Pixels of a floating dtype are taken as normalised already.
+
+        Of the tubelets only those in `keep` go into the blocks, where it is given (VideoMAE): of
+        "joint" alone.
+        """
+        if video.shape[1:4] != (self.frames, *self.size):
+            raise ValueError(
+                f"clips of {video.shape[1]} frames of {video.shape[2:4]} pixels,"
+                f" the model takes {self.frames} of {self.size}"
+            )
+        if keep is not None and self.kind != "joint":
+            raise ValueError(f"tubelets are left out: of kind joint, not {self.kind}")
+        if not self.last_norm and self.kind != "joint":
+            raise ValueError(f"the last norm is left out: of kind joint, not {self.kind}")
+        x = self._stem(normalised(self, video, self.mean, self.std))
+        if self.kind in ("pooled", "factorised"):
+            return self._frames(x, train)
+        if self.kind == "divided":
+            return self._divided(x, train)
+        return self._joint(x, keep, train)
+
+    def _stem(self, video: Float[Array, "B T height width 3"]) -> Float[Array, "B t N D"]:
+        width = self.body.width
+        if self.stem == "patch":
+            x = TubeletStem(width, self.tube, self.patch, name="stem")(video)
+        else:
+            if self.tube > 1:
+                raise ValueError(f"tube {self.tube}: a convolutional stem sees single frames")
+            every_frame = video.reshape(-1, *video.shape[2:])
+            x = ConvStem(width, self.patch, name="stem")(every_frame)
+        times, rows, columns = self.grid
+        return x.reshape(len(video), times, rows * columns, width)
+
+    def _frames(self, x: Float[Array, "B t N D"], train: bool) -> Tokens:
+        count, times, places, width = x.shape
+        if self.positions != "apart":
+            raise ValueError(f"positions {self.positions}: of kind {self.kind} they are apart")
+        alone = every(self._in_space(x.reshape(count * times, places, width)))
+        tokens = self.body(alone, train=train)
+        one = Pool("first" if self.class_token else "mean")(tokens).reshape(count, times, width)
+        if self.kind == "pooled":
+            return every(one)
+        one = Positions(times, name="time_positions")(one)
+        return self.time(every(one), train=train)
+
+    def _joint(
+        self, x: Float[Array, "B t N D"], keep: Int[Array, "B K"] | None, train: bool
+    ) -> Tokens:
+        count, times, places, width = x.shape
+        if self.positions == "apart":
+            x = x + self._times(times, width)[:, None]
+            x = self._in_space(x.reshape(count * times, places, width), class_token=False)
+        x = x.reshape(count, times * places, width)
+        if self.positions == "sines":
+            x = x + jnp.asarray(sines(times * places, width), x.dtype)
+        if self.class_token:
+            x = jnp.concatenate([self._class_token(x), x], axis=1)
+        if self.positions == "table":
+            x = Positions(x.shape[1], name="positions")(x)
+        if keep is not None:
+            kept = jnp.take_along_axis(x[:, self.extra :], keep[:, :, None], axis=1)
+            x = jnp.concatenate([x[:, : self.extra], kept], axis=1)
+        if self.last_norm:
+            return self.body(every(x), train=train)
+        tokens = every(x)
+        for i in range(self.body.depth):
+            block = Block(**settings(self.body.block), name=f"block_{i}")
+            tokens = block(tokens, train=train)
+        return tokens
+
+    def _divided(self, x: Float[Array, "B t N D"], train: bool) -> Tokens:
+        """The class token has a position in space and none in time."""
+        count, times, places, width = x.shape
+        if self.positions != "apart" or not self.class_token:
+            raise ValueError("kind divided: positions apart, and a class token")
+        whole = self._in_space(x.reshape(count * times, places, width))
+        first = whole.reshape(count, times, places + 1, width)[:, 0, :1]
+        x = whole[:, 1:].reshape(count, times, places, width) + self._times(times, width)[:, None]
+        for i in range(self.body.depth):
+            first, x = Divided(self.body.block, name=f"block_{i}")(first, x, train)
+        x = jnp.concatenate([first, x.reshape(count, times * places, width)], axis=1)
+        return every(Norm(self.body.block.norm, self.body.block.eps, name="norm")(x))
+
+    def _in_space(
+        self, x: Float[Array, "F N D"], class_token: bool = True
+    ) -> Float[Array, "F M D"]:
+        """Frames with the places of their patches, and behind the class token."""
+        if self.class_token and class_token:
+            x = jnp.concatenate([self._class_token(x), x], axis=1)
+        return Positions(x.shape[1], self.grid[1:], name="positions")(x)
+
+    def _class_token(self, like: Float[Array, "F N D"]) -> Float[Array, "F 1 D"]:
+        first: Array = self.param(
+            "class_token", nn.initializers.zeros_init(), (1, 1, like.shape[-1])
+        )
+        return jnp.broadcast_to(first, (len(like), 1, like.shape[-1]))
+
+    def _times(self, times: int, width: int) -> Float[Array, "t D"]:
+        table: Array = self.param("times", nn.initializers.normal(0.02), (times, width))
+        return table
+
+
+def sines(length: int, dim: int) -> Float[np.ndarray, "N D"]:
+    """Sine and cosine in turn of each place (arXiv:1706.03762, section 3.5).
+
+    In float64: of 1,568 tubelets an angle is off by 1e-4 in float32.
+    """
+    pair = np.arange(dim) // 2 * 2
+    angle = np.arange(length)[:, None] / 10_000 ** (pair / dim)
+    return np.where(np.arange(dim) % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
+
+
+class Divided(nn.Module):
+    """A block like `block` that attends over time, then over space, then its MLP (section 3).
+
+    Over time each place looks at itself in all frames, without the class token; over space each
+    frame at itself and a copy of the class token, which then becomes the mean of its copies.
+    """
+
+    block: Block
+
+    @nn.compact
+    def __call__(
+        self, first: Float[Array, "B 1 D"], x: Float[Array, "B t N D"], train: bool
+    ) -> tuple[Float[Array, "B 1 D"], Float[Array, "B t N D"]]:
+        own, (count, times, places, width) = self.block, x.shape
+
+        def norm(name: str, x: Array) -> Array:
+            return Norm(own.norm, own.eps, own.bias, name=f"{name}_norm")(x)
+
+        def attend(name: str, x: Array) -> Array:
+            heads = (own.heads, own.groups, own.bias, own.qkv_bias)
+            attention = Attention(*heads, qk_norm=own.qk_norm, name=name)
+            return drop(name, attention(x, [every(x)]))
+
+        def drop(name: str, x: Array) -> Array:
+            return nn.Dropout(own.dropout, deterministic=not train, name=f"{name}_dropout")(x)
+
+        along = norm("time", x).swapaxes(1, 2).reshape(-1, times, width)
+        seen = nn.Dense(width, name="time_out")(attend("time", along))
+        x = x + seen.reshape(count, places, times, width).swapaxes(1, 2)
+
+        copies = jnp.broadcast_to(first[:, None], (count, times, 1, width))
+        across = norm("attention", jnp.concatenate([copies, x], axis=2))
+        seen = attend("attention", across.reshape(-1, places + 1, width))
+        seen = seen.reshape(count, times, places + 1, width)
+        first, x = first + seen[:, :, 0].mean(1, keepdims=True), x + seen[:, :, 1:]
+
+        whole = jnp.concatenate([first, x.reshape(count, -1, width)], axis=1)
+        mlp = MLP(own.ratio, own.activation, own.bias, name="mlp")
+        whole = whole + drop("mlp", mlp(norm("mlp", whole)))
+        return whole[:, :1], whole[:, 1:].reshape(x.shape)
