@@ -5,8 +5,6 @@ fact; elsewhere it is compared with the references. One picture is encoded once 
 questions; shapes are fixed, so that each kind of batch is compiled once.
 """
 
-import base64
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -20,14 +18,13 @@ import jax
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
-from PIL import Image
 
 from mlm_jax import baselines
 from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
-from mlm_jax.evaluators import classes, matching, probe, retrieval, spans, words
+from mlm_jax.evaluators import Measured, classes, matching, probe, retrieval, spans, words
 from mlm_jax.generate import decode, encode, generate, rank
 from mlm_jax.losses import Classes, Spans
 from mlm_jax.metrics import (
@@ -46,6 +43,7 @@ from mlm_jax.models.gpt import Gpt
 from mlm_jax.models.mae import Mae
 from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
+from mlm_jax.showing import shown_as
 from mlm_jax.trained import Trained, open_trained
 from mlm_jax.world import clip, scene
 from mlm_jax.world.grade import CaptionGrade, grade_caption
@@ -62,7 +60,6 @@ GROUPS = (1, 2, 4, 8, 16)  # how many texts of a picture may share its encoding
 RANKED = 16  # pictures to a batch of ranking
 RECALLS = (1, 5, 10)
 SHOWN, WRONG = 16, 8  # pictures in the report
-STRIP = 8  # frames of a clip in the report
 
 
 def evaluate(
@@ -91,8 +88,8 @@ def evaluate(
     by_loss = EVALUATORS.get(type(trained.config.loss))
     other = by_loss or EVALUATORS.get(type(trained.config.model))
     if other is not None:
-        figures = other(trained, source, limit)
-        save(trained, split, figures, {"shown": [], "wrong": []})
+        figures, details = other(trained, source, limit)
+        save(trained, split, figures, {"shown": [], "wrong": [], **details})
     else:
         figures = told(trained, source, split, limit, ranking)
     write_report(run)
@@ -132,7 +129,7 @@ def told(
     return figures
 
 
-EVALUATORS: dict[type, Callable[[Trained, Source, int | None], dict[str, Figure]]] = {
+EVALUATORS: dict[type, Callable[[Trained, Source, int | None], Measured]] = {
     Clip: retrieval.evaluate,
     Bert: words.fill,
     Gpt: words.write,
@@ -390,7 +387,7 @@ def example(picture: Sequence[Result], chunk: Sequence[Example]) -> dict[str, An
     index = picture[0].pair.index
     seen = next(arrays for pair, arrays in chunk if pair.index == index)
     shown: dict[str, Any] = {
-        "image": png(picture_of(seen)),
+        "image": shown_as(seen),
         "where": picture[0].pair.where,
         "questions": [],
     }
@@ -401,25 +398,6 @@ def example(picture: Sequence[Result], chunk: Sequence[Example]) -> dict[str, An
         else:
             shown["questions"].append({"question": each.pair.question} | told)
     return shown
-
-
-def picture_of(seen: Batch) -> np.ndarray:
-    """A picture, some frames of a clip in a row, or the loudness of a sound over its time."""
-    if "image" in seen:
-        return seen["image"]
-    if "video" in seen:
-        frames = seen["video"][:: max(1, len(seen["video"]) // STRIP)]
-        return np.concatenate([*frames], axis=1)
-    loud = abs(seen["audio"].astype(np.int32)) / 32768
-    columns = np.array([part.max() for part in np.array_split(loud, 192)])
-    return np.where(abs(np.linspace(-1, 1, 48))[:, None] <= columns, 40, 235).astype(np.uint8)
-
-
-def png(image: np.ndarray) -> str:
-    """Base64 of a PNG."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "png")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def save(trained: Trained, split: str, figures: dict[str, Figure], examples: Any) -> None:

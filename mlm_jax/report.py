@@ -21,6 +21,7 @@ from rich.table import Table
 
 from mlm_jax.metrics import Figure
 from mlm_jax.run import read_metrics, write
+from mlm_jax.showing import details_section, section
 
 Points = list[tuple[float, float]]
 Figures = Mapping[str, Figure]
@@ -31,14 +32,22 @@ TITLES = {
     "caption/facts_f1": "facts F1",
     "caption/wholly_right": "captions wholly right",
     "caption/invented": "invented objects per caption",
+    "caption/in_order": "captions that tell every event, in order",
     "caption/exact": "captions equal to a reference",
     "vqa/accuracy": "answers right",
     "vqa/majority": "baseline: commonest answer to the kind of question",
     "vqa/question_only": "baseline: a reader of the question alone",
     "classes/accuracy": "classes right",
     "classes/accuracy@5": "right class among the likeliest five",
+    "classes/macro_precision": "precision, the mean over classes",
+    "classes/macro_recall": "recall, the mean over classes",
     "classes/macro_f1": "F1, the mean over classes",
     "classes/majority": "baseline: commonest class of training",
+    "events/map": "mean average precision, over IoU 0.3 to 0.7",
+    **{
+        f"events/map@{at}": f"mean average precision at IoU {at}"
+        for at in (0.3, 0.4, 0.5, 0.6, 0.7)
+    },
     "probe/accuracy": "classes right by a linear probe of the features",
     "probe/untrained": "baseline: the probe of an untrained encoder",
     "probe/pixels": "baseline: the probe of pixels",
@@ -48,7 +57,7 @@ TITLES = {
 }
 TILES = (
     "caption/facts_f1", "caption/wholly_right", "caption/exact", "vqa/accuracy",
-    "classes/accuracy", "probe/accuracy", "loss",
+    "classes/accuracy", "events/map@0.5", "events/map", "probe/accuracy", "loss",
 )  # fmt: skip
 AMOUNTS = ("caption/invented", "loss", "perplexity")  # all others are shares
 BLIND = ("vqa/question_only", "vqa/majority")
@@ -110,6 +119,7 @@ def write_report(run: Path) -> None:
         figures_section(evaluations),
         curves_section(read_metrics(run)),
         *(pictures_section(split, each) for split, each in examples.items()),
+        *(details_section(split, each) for split, each in examples.items()),
         settings_section(run),
     ]
     page = PAGE.format(title=escape(run.name), style=STYLE, body="\n".join(sections))
@@ -145,10 +155,6 @@ def header(run: Path, evaluations: Mapping[str, Figures]) -> str:
         f"<header><h1>{escape(run.name)}</h1><p>{escape(made)}</p>"
         f'<div class="tiles">{"".join(tiles)}</div></header>'
     )
-
-
-def section(title: str, *parts: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
 
 
 # --- figures ---
@@ -487,6 +493,11 @@ article p { margin: 0 0 6px; }
 dl { margin: 8px 0 0; border-top: 1px solid var(--rule); padding-top: 6px; }
 dt { color: var(--soft); }
 dd { margin: 0 0 6px; }
+.lanes { list-style: none; margin: 0 0 8px; padding: 0; }
+.lanes i { display: block; height: 6px; border-radius: 3px; background: var(--good); }
+.lanes.said i { background: var(--one); }
+.confusion td, .confusion th { min-width: 0; padding: 4px 6px; font-size: .8rem; }
+.confusion td { background: color-mix(in srgb, var(--one) calc(var(--share) * 60%), transparent); }
 summary { cursor: pointer; padding: 6px 0; }
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 12px;
   overflow-x: auto; font-size: .8rem; }

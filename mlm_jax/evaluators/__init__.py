@@ -1,4 +1,16 @@
 """What is measured of models that do not caption: each file has `evaluate`, for its own kind.
 
-`Evaluation.figures` go to evaluation.json; captions and answers are measured in `mlm_jax.evaluate`.
+Captions and answers are measured in `mlm_jax.evaluate`.
 """
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mlm_jax.metrics import Figure
+
+
+class Measured(NamedTuple):
+    """Figures for evaluation.json, and what else the report shows (`mlm_jax.report`)."""
+
+    figures: dict[str, Figure]
+    details: Mapping[str, Any] = {}

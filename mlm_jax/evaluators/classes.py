@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -16,20 +16,25 @@ from mlm_jax.data import labels, loader, sources
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import BadRecord, Source
 from mlm_jax.data.transforms import Take
-from mlm_jax.metrics import Figure, Ratio, Statistic, Sums, bootstrap, divide
+from mlm_jax.evaluators import Measured
+from mlm_jax.metrics import Ratio, Statistic, Sums, bootstrap, divide
 from mlm_jax.trained import Trained
 
 BATCH = 128
 AMONG = 5
 
 
-def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
-    """Accuracy, top-5, macro F1, and the accuracy of the commonest class of training."""
+def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
+    """Accuracy, top-5, macro precision, recall and F1, and the accuracy of the commonest class.
+
+    The details hold which class was taken for which.
+    """
     data, model = trained.config.data, trained.config.model
     classes = labels.load(trained.path / "classes.json")
     take = trained.take
     common = commonest_class(sources.open_source(data, data.train, take.needs), classes)
     counts = []
+    confused = np.zeros((len(classes), len(classes)), int)
     if take:
         rows = loader.eval_labelled(data, source, take, Labels(classes), limit)
     else:
@@ -38,9 +43,11 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
         right = batch.pop("label")[:count].tolist()
         best = np.asarray(likeliest(model, trained.params, batch))
         counts += [judged(row, label, common) for row, label in zip(best, right, strict=False)]
+        np.add.at(confused, (right, np.minimum(best[:count, 0], len(classes) - 1)), 1)
     if not counts:
         raise UserError(f"{data.name}: nothing with a label")
-    return bootstrap(counts, statistics(len(classes)))
+    figures = bootstrap(counts, statistics(len(classes)))
+    return Measured(figures, {"confusion": {"classes": classes, "counts": confused.tolist()}})
 
 
 def labelled_texts(
@@ -72,28 +79,35 @@ def statistics(classes: int) -> dict[str, Statistic]:
     found: dict[str, Statistic] = {"classes/accuracy": Ratio("right", "pictures", "pictures")}
     if classes > AMONG:
         found[f"classes/accuracy@{AMONG}"] = Ratio("among", "pictures", "pictures")
-    found["classes/macro_f1"] = MacroF1(classes)
+    found |= {f"classes/macro_{kind}": Macro(classes, kind) for kind in KINDS}
     found["classes/majority"] = Ratio("common", "pictures", "pictures")
     return found
 
 
-@dataclass(frozen=True)
-class MacroF1:
-    """The mean over classes of 2 * both / (said + is); those that nothing is or is said of aside.
+Kind = Literal["precision", "recall", "f1"]
+KINDS: tuple[Kind, ...] = ("precision", "recall", "f1")
 
-    Reads the columns "said c", "is c" and "both c" of each class c.
+
+@dataclass(frozen=True)
+class Macro:
+    """The mean over classes of both / said, both / is, or 2 * both / (said + is).
+
+    Of a class that is never said the precision is 0. Those that nothing is or is said of are left
+    out. Reads the columns "said c", "is c" and "both c" of each class c.
     """
 
     classes: int
+    kind: Kind
     n: str = "pictures"
 
     def __call__(self, sums: Sums) -> Float[np.ndarray, " S"]:
         none = np.zeros_like(sums[self.n])
         total, there = none, none
         for c in range(self.classes):
-            either = sums.get(f"said {c}", none) + sums.get(f"is {c}", none)
-            total = total + divide(2 * sums.get(f"both {c}", none), either, 0.0)
-            there = there + (either > 0)
+            said, real = sums.get(f"said {c}", none), sums.get(f"is {c}", none)
+            over = {"precision": said, "recall": real, "f1": (said + real) / 2}[self.kind]
+            total = total + divide(sums.get(f"both {c}", none), over, 0.0)
+            there = there + (said + real > 0)
         return divide(total, there)
 
 

@@ -18,8 +18,9 @@ from mlm_jax.data import labels, loader, sources
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source
 from mlm_jax.encoders import ImageEncoder
+from mlm_jax.evaluators import Measured
 from mlm_jax.evaluators.classes import batches, commonest_class
-from mlm_jax.metrics import Figure, Ratio, bootstrap
+from mlm_jax.metrics import Ratio, bootstrap
 from mlm_jax.trained import Trained
 
 LABELLED = 2_000  # pictures of the training split that the probe learns from
@@ -35,7 +36,7 @@ class Pictures(NamedTuple):
     label: np.ndarray
 
 
-def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
+def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     """Accuracy of probes of the trained encoder, of the same one untrained, and of pixels."""
     config = trained.config
     train = sources.open_source(config.data, config.data.train)
@@ -56,7 +57,9 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
     columns["majority"] = asked.label == commonest_class(train, classes)
     rows = zip(*columns.values(), strict=True)
     counts = [{"pictures": 1.0, **dict(zip(columns, map(float, row), strict=True))} for row in rows]
-    return bootstrap(counts, {f"probe/{n}": Ratio(n, "pictures", "pictures") for n in columns})
+    return Measured(
+        bootstrap(counts, {f"probe/{n}": Ratio(n, "pictures", "pictures") for n in columns})
+    )
 
 
 def read(trained: Trained, source: Source, classes: tuple[str, ...], limit: int | None) -> Pictures:

@@ -13,7 +13,8 @@ from mlm_jax.config import UserError
 from mlm_jax.data import loader
 from mlm_jax.data.loader import CAPTION
 from mlm_jax.data.records import Source
-from mlm_jax.metrics import Figure, Ratio, bootstrap, place_of
+from mlm_jax.evaluators import Measured
+from mlm_jax.metrics import Ratio, bootstrap, place_of
 from mlm_jax.trained import Trained
 
 GROUP = 100  # pictures among which the right one is sought, no two with the same caption
@@ -21,7 +22,7 @@ RECALLS = (1, 5, 10)
 BATCH = 128
 
 
-def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
+def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     """Recall@k of captions for pictures, and of pictures for captions. Raises: UserError."""
     texts, images, words = embed(trained, source, limit)
     groups = list(apart(texts))
@@ -36,10 +37,10 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
                 place = place_of(row, [right])
                 found = {f"{name} {k}": float(place < k) for k in RECALLS}
                 counts.append({**found, name: 1.0})
-    return bootstrap(counts, {
+    return Measured(bootstrap(counts, {
         f"{name}/recall@{k}": Ratio(f"{name} {k}", name, name)
         for name in ("captions", "pictures") for k in RECALLS
-    })  # fmt: skip
+    }))  # fmt: skip
 
 
 def apart(texts: Sequence[str]) -> Iterator[list[int]]:

@@ -6,7 +6,7 @@ matched with the true event of its clip that it overlaps most and that is not ta
 the interpolated precision, and the mean over the classes that occur.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,23 +15,33 @@ from mlm_jax.config import UserError
 from mlm_jax.data import labels, loader
 from mlm_jax.data.records import Source
 from mlm_jax.detect import Span, detect, iou, spans
+from mlm_jax.evaluators import Measured
 from mlm_jax.evaluators.classes import batches
 from mlm_jax.metrics import Figure, figure_of, redrawn
+from mlm_jax.showing import shown_as
 from mlm_jax.trained import Trained
 
 IOUS = (0.3, 0.4, 0.5, 0.6, 0.7)
+SHOWN, SURE = 12, 0.3  # clips in the report, and the score of what is shown
 
 
-def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
-    """Mean average precision at each IoU, and the mean of these. Raises: UserError."""
+def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
+    """Mean average precision at each IoU, and the mean of these; the details hold some clips.
+
+    Raises: UserError.
+    """
     data, model = trained.config.data, trained.config.model
     classes = labels.load(trained.path / "classes.json")
     said: list[list[Span]] = []
     true: list[list[Span]] = []
+    pictures: list[str] = []
     rows = loader.eval_labelled(data, source, trained.take_events(classes), None, limit)
     for batch, count in batches(rows):
         score, span = (np.asarray(x) for x in detect(model, trained.params, batch))
         said += [spans(score[i], span[i]) for i in range(count)]
+        pictures += [
+            shown_as({"video": clip}) for clip in batch["video"][: max(0, SHOWN - len(pictures))]
+        ]
         true += [
             [
                 Span(int(label), float(start), float(end), 1.0)
@@ -46,7 +56,11 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
         raise UserError(
             f"{data.name}: no events; accepted: a column of them (--data.fields.events)"
         )
-    return figures(said, true)
+    clips = [
+        {"image": picture, "said": by_label(classes, said[i]), "true": by_label(classes, true[i])}
+        for i, picture in enumerate(pictures)
+    ]
+    return Measured(figures(said, true), {"clips": clips})
 
 
 def figures(said: Sequence[Sequence[Span]], true: Sequence[Sequence[Span]]) -> dict[str, Figure]:
@@ -105,6 +119,6 @@ def precision(
     return (gained * best).sum(1) / np.maximum(count, 1)
 
 
-def by_label(names: Sequence[str], found: Sequence[Span]) -> list[Mapping[str, object]]:
-    """Events as rows for people: label, start, end, score."""
-    return [span._asdict() | {"label": names[span.label]} for span in found]
+def by_label(names: Sequence[str], found: Sequence[Span]) -> list[dict[str, object]]:
+    """Events as rows for people: label, start, end, score; those that are surer than not."""
+    return [s._asdict() | {"label": names[s.label]} for s in found if s.score >= SURE]

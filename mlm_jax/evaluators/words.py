@@ -16,9 +16,10 @@ from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION
 from mlm_jax.data.records import Source
 from mlm_jax.data.transforms import Take
+from mlm_jax.evaluators import Measured
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Prompt, generate
-from mlm_jax.metrics import Figure, Perplexity, Ratio, Statistic, bootstrap
+from mlm_jax.metrics import Perplexity, Ratio, Statistic, bootstrap
 from mlm_jax.trained import Trained
 from mlm_jax.world.language import WORDS, kind_of
 
@@ -31,7 +32,7 @@ KNOWN = 10_000  # training pictures of which the captions are known to the basel
 # --- BERT ---
 
 
-def fill(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
+def fill(trained: Trained, source: Source, limit: int | None) -> Measured:
     """Every word of the captions hidden, one at a time.
 
     Beside the model: the commonest word, and the commonest between the same two neighbours, or
@@ -57,7 +58,9 @@ def fill(trained: Trained, source: Source, limit: int | None) -> dict[str, Figur
         ]
     names = {"accuracy": "model", "accuracy of the commonest word": "commonest",
              "accuracy by the neighbours": "neighbours"}  # fmt: skip
-    return bootstrap(counts, {n: Ratio(column, "words", "words") for n, column in names.items()})
+    return Measured(
+        bootstrap(counts, {n: Ratio(column, "words", "words") for n, column in names.items()})
+    )
 
 
 def filled(
@@ -105,7 +108,7 @@ class Neighbours:
 # --- GPT ---
 
 
-def write(trained: Trained, source: Source, limit: int | None) -> dict[str, Figure]:
+def write(trained: Trained, source: Source, limit: int | None) -> Measured:
     """What is written, how surprising the captions of the split are, and its answers, if any.
 
     `in form`: the share of WRITTEN sampled texts whose form, words of a kind taken as one, occurs
@@ -128,7 +131,7 @@ def write(trained: Trained, source: Source, limit: int | None) -> dict[str, Figu
     if answers:
         counts += exact(trained, answers)
         figures["answers/exact"] = Ratio("exact", "answers", "answers")
-    return bootstrap(counts, figures)
+    return Measured(bootstrap(counts, figures))
 
 
 def compared(trained: Trained) -> list[dict[str, float]]:
