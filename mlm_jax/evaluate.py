@@ -41,6 +41,7 @@ from mlm_jax.models.bert import Bert
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.models.mae import Mae
+from mlm_jax.models.video_mae import VideoMae
 from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
 from mlm_jax.showing import shown_as
@@ -136,6 +137,7 @@ EVALUATORS: dict[type, Callable[[Trained, Source, int | None], Measured]] = {
     Classes: classes.evaluate,
     Spans: spans.evaluate,
     Mae: probe.evaluate,
+    VideoMae: probe.evaluate,
 }
 """By the loss, or else the model: what is measured instead of captions and answers."""
 

@@ -66,9 +66,9 @@ class VideoEncoder(nn.Module):
         return jax.ShapeDtypeStruct((self.frames, *self.size, 3), jnp.uint8)
 
     @property
-    def extra(self) -> int:
+    def extra(self) -> tuple[str, ...]:
         """Learned tokens before the others."""
-        return int(self.class_token and self.kind in ("joint", "divided"))
+        return ("class_token",) * (self.class_token and self.kind in ("joint", "divided"))
 
     @nn.compact
     def __call__(
@@ -100,7 +100,7 @@ class VideoEncoder(nn.Module):
         return self._joint(x, keep, train)
 
     def _stem(self, video: Float[Array, "B T height width 3"]) -> Float[Array, "B t N D"]:
-        width = self.body.width
+        width, (times, rows, columns) = self.body.width, self.grid
         if self.stem == "patch":
             x = TubeletStem(width, self.tube, self.patch, name="stem")(video)
         else:
@@ -108,7 +108,6 @@ class VideoEncoder(nn.Module):
                 raise ValueError(f"tube {self.tube}: a convolutional stem sees single frames")
             every_frame = video.reshape(-1, *video.shape[2:])
             x = ConvStem(width, self.patch, name="stem")(every_frame)
-        times, rows, columns = self.grid
         return x.reshape(len(video), times, rows * columns, width)
 
     def _frames(self, x: Float[Array, "B t N D"], train: bool) -> Tokens:
@@ -138,8 +137,9 @@ class VideoEncoder(nn.Module):
         if self.positions == "table":
             x = Positions(x.shape[1], name="positions")(x)
         if keep is not None:
-            kept = jnp.take_along_axis(x[:, self.extra :], keep[:, :, None], axis=1)
-            x = jnp.concatenate([x[:, : self.extra], kept], axis=1)
+            extra = len(self.extra)
+            kept = jnp.take_along_axis(x[:, extra:], keep[:, :, None], axis=1)
+            x = jnp.concatenate([x[:, :extra], kept], axis=1)
         if self.last_norm:
             return self.body(every(x), train=train)
         tokens = every(x)

@@ -14,10 +14,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from mlm_jax.config import senses
 from mlm_jax.data import labels, loader, sources
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source
-from mlm_jax.encoders import ImageEncoder
 from mlm_jax.evaluators import Measured
 from mlm_jax.evaluators.classes import batches, commonest_class
 from mlm_jax.metrics import Ratio, bootstrap
@@ -32,23 +32,25 @@ Features = Callable[[np.ndarray], Array]
 
 
 class Pictures(NamedTuple):
-    image: np.ndarray
+    """Pictures, or clips, and their classes."""
+
+    shown: np.ndarray
     label: np.ndarray
 
 
 def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     """Accuracy of probes of the trained encoder, of the same one untrained, and of pixels."""
     config = trained.config
-    train = sources.open_source(config.data, config.data.train)
+    ((sense, eyes),) = senses(config).items()
+    train = sources.open_source(config.data, config.data.train, (sense,))
     classes = labels.classes_of(train)
     known = read(trained, train, classes, LABELLED)
     asked = read(trained, source, classes, limit)
-    fresh = jax.jit(config.model.init)(jax.random.key(config.seed), {"image": known.image[:1]})
-    eyes = config.model.image
+    fresh = jax.jit(config.model.init)(jax.random.key(config.seed), {sense: known.shown[:1]})
     readers: dict[str, Features] = {
-        "accuracy": partial(seen, eyes, trained.params["image"]),
-        "untrained": partial(seen, eyes, fresh["params"]["image"]),
-        "pixels": lambda image: jnp.asarray(image.reshape(len(image), -1), jnp.float32),
+        "accuracy": partial(seen, eyes, trained.params[sense]),
+        "untrained": partial(seen, eyes, fresh["params"][sense]),
+        "pixels": lambda shown: jnp.asarray(shown.reshape(len(shown), -1), jnp.float32),
     }
     columns = {
         name: probe(features, known, asked, len(classes)) == asked.label
@@ -63,21 +65,21 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
 
 
 def read(trained: Trained, source: Source, classes: tuple[str, ...], limit: int | None) -> Pictures:
-    known = Labels(classes)
-    rows = list(loader.eval_labelled(trained.config.data, source, trained.take, known, limit))
-    return Pictures(*(np.stack([row[key] for row in rows]) for key in Pictures._fields))
+    known, take = Labels(classes), trained.take
+    rows = list(loader.eval_labelled(trained.config.data, source, take, known, limit))
+    return Pictures(*(np.stack([row[key] for row in rows]) for key in (*take.needs, "label")))
 
 
-def seen(eyes: ImageEncoder, params: Any, image: np.ndarray) -> Array:
-    """The mean of the patch tokens, (len(image), D)."""
-    rows: list[dict[str, Any]] = [{"image": each} for each in image]
-    found = [tokens_mean(eyes, params, part["image"])[:real] for part, real in batches(rows)]
+def seen(eyes: Any, params: Any, shown: np.ndarray) -> Array:
+    """The mean of the patch tokens, (len(shown), D)."""
+    rows: list[dict[str, Any]] = [{"shown": each} for each in shown]
+    found = [tokens_mean(eyes, params, part["shown"])[:real] for part, real in batches(rows)]
     return jnp.concatenate(found)
 
 
 @partial(jax.jit, static_argnames="eyes")
-def tokens_mean(eyes: ImageEncoder, params: Any, image: Array) -> Float[Array, "B D"]:
-    tokens: Any = eyes.apply({"params": params}, image)
+def tokens_mean(eyes: Any, params: Any, shown: Array) -> Float[Array, "B D"]:
+    tokens: Any = eyes.apply({"params": params}, shown)
     return tokens.x[:, len(eyes.extra) :].mean(1)
 
 
@@ -85,9 +87,9 @@ def probe(
     features: Features, known: Pictures, asked: Pictures, classes: int
 ) -> Int[np.ndarray, "N"]:
     """The classes of the pictures asked about, by what was learnt from the known ones."""
-    x, y = features(known.image), jnp.asarray(known.label)
+    x, y = features(known.shown), jnp.asarray(known.label)
     mean, std = x.mean(0), x.std(0)
-    x, other = ((part - mean) / (std + 1e-6) for part in (x, features(asked.image)))
+    x, other = ((part - mean) / (std + 1e-6) for part in (x, features(asked.shown)))
     held = np.arange(len(x)) % HELD_OUT == 0
     fits: Sequence[float] = [
         float((predict(fit(x[~held], y[~held], weight, classes), x[held]) == y[held]).mean())

@@ -50,7 +50,7 @@ class Events(nn.Module):
         """
         tokens = self.video(batch["video"], train=train)
         width, times = tokens.x.shape[-1], self.video.grid[0]
-        x = tokens.x[:, self.video.extra :]
+        x = tokens.x[:, len(self.video.extra) :]
         x = x.reshape(len(x), times, -1, width).mean(2)
         act = ACTIVATIONS["gelu_tanh"]
         rare = nn.initializers.constant(-4.6)  # 1 %: most times are none of most (arXiv:1708.02002)

@@ -1,0 +1,211 @@
+"""Video and audio: encoders, the models over them, and the multimodal model that reads both."""
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.encoders import AudioEncoder, ImageEncoder, TextEncoder, VideoEncoder
+from mlm_jax.encoders.audio import LogMel
+from mlm_jax.encoders.video import Kind
+from mlm_jax.fusion import Fusion
+from mlm_jax.fusion import Kind as FusionKind
+from mlm_jax.layers import Block, Transformer, TubeletStem
+from mlm_jax.losses import Masked
+from mlm_jax.models.audio import Audio
+from mlm_jax.models.multimodal import Multimodal
+from mlm_jax.models.video import Events, Video
+from mlm_jax.models.video_mae import VideoMae, tubelets
+
+BODY = Transformer(width=16, depth=1, block=Block(heads=2))
+KEY = jax.random.key(0)
+
+
+def eyes(kind: Kind = "factorised", **fields: Any) -> VideoEncoder:
+    own = {"positions": "apart", "class_token": kind == "divided"} | fields
+    return VideoEncoder(4, (8, 8), 4, kind=kind, body=replace(BODY), time=replace(BODY), **own)
+
+
+def ears(**fields: Any) -> AudioEncoder:
+    mel = LogMel(rate=1_000, window=64, hop=32, fft=64, mels=8)
+    return AudioEncoder(256, mel, body=replace(BODY), **fields)
+
+
+def clip(seed: int = 0, rows: int = 2) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (rows, 4, 8, 8, 3), np.uint8)
+
+
+def tokens(encoder: VideoEncoder, video: np.ndarray) -> np.ndarray:
+    params = encoder.init(KEY, jnp.asarray(video))
+    read: Any = encoder.apply(params, jnp.asarray(video))
+    assert bool(read.mask.all())
+    return np.asarray(read.x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "count"),
+    [
+        ("pooled", {}, 4),
+        ("factorised", {}, 4),
+        ("factorised", {"tube": 2}, 2),
+        ("factorised", {"stem": "conv", "class_token": True}, 4),
+        ("joint", {}, 16),
+        ("joint", {"tube": 2, "positions": "sines"}, 8),
+        ("joint", {"tube": 2, "positions": "table", "class_token": True}, 9),
+        ("divided", {}, 17),
+    ],
+)
+def test_how_many_tokens_a_clip_becomes(kind: Kind, fields: dict[str, Any], count: int) -> None:
+    encoder = eyes(kind, **fields)
+    shapes: Any = jax.eval_shape(
+        lambda video: encoder.apply(encoder.init(KEY, video), video), jnp.asarray(clip())
+    )
+    assert shapes.x.shape == (2, count, 16)
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_frames_meet_in_every_kind_but_pooled(kind: Kind) -> None:
+    video = clip()
+    other = video.copy()
+    other[:, 3] = 255 - other[:, 3]
+    one, two = (tokens(eyes(kind), each) for each in (video, other))
+    first = slice(0, 1) if kind in ("pooled", "factorised") else slice(1, 2)
+    same = np.allclose(one[:, first], two[:, first], atol=1e-6)
+    assert same == (kind == "pooled")
+    assert not np.allclose(one[:, -1], two[:, -1], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["factorised", "joint", "divided"])
+def test_the_order_of_frames_matters(kind: Kind) -> None:
+    video = clip()
+    one, two = (tokens(eyes(kind), each).mean(1) for each in (video, video[:, ::-1].copy()))
+    assert not np.allclose(one, two, atol=1e-4)
+
+
+def test_a_tubelet_stem_is_a_convolution_over_space_and_time() -> None:
+    video = jnp.asarray(clip(), jnp.float32)
+    stem = TubeletStem(5, 2, 4)
+    params = stem.init(KEY, video)
+    kernel = params["params"]["tubelets"]["kernel"]
+    wanted = jax.lax.conv_general_dilated(
+        video, kernel, (2, 4, 4), "VALID", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+    np.testing.assert_allclose(stem.apply(params, video), wanted, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "wrong"),
+    [
+        (eyes(tube=3), "do not divide into tubelets"),
+        (eyes(stem="conv", tube=2), "sees single frames"),
+        (eyes("divided", class_token=False), "a class token"),
+        (eyes(positions="sines"), "they are apart"),
+        (replace(eyes("joint"), frames=8), "the model takes 8"),
+    ],
+)
+def test_what_cannot_be_is_said(encoder: VideoEncoder, wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        encoder.init(KEY, jnp.asarray(clip()))
+
+
+def test_heads_give_logits_of_classes() -> None:
+    batch = {"video": jnp.asarray(clip()), "audio": jnp.zeros((2, 256), jnp.int16)}
+    for model in (Video(eyes(), labels=3, norm_eps=1e-5), Audio(ears(), labels=3)):
+        out: Any = model.apply(model.init(KEY, batch), batch)
+        assert out["logits"].shape == (2, 3)
+        assert out["logits"].dtype == jnp.float32
+    model = Events(eyes("divided"), labels=3)
+    found: Any = model.apply(model.init(KEY, batch), batch)
+    assert found["present"].shape == (2, 4, 3)
+    assert found["reach"].shape == (2, 4, 3, 2)
+    assert bool((found["reach"] >= 0).all())
+
+
+# --- several senses at once ---
+
+SENSES: dict[str, Any] = {
+    "image": lambda: ImageEncoder((8, 8), 4, body=replace(BODY)),
+    "video": eyes,
+    "audio": ears,
+}
+
+
+@pytest.mark.parametrize("kind", get_args(FusionKind))
+def test_every_sense_reaches_the_decoder_through_every_fusion(kind: FusionKind) -> None:
+    model = Multimodal(
+        text=TextEncoder(12, 6, body=replace(BODY)),
+        fusion=Fusion(kind, latents=2, body=replace(BODY)),
+        decoder=TextDecoder(12, 6, body=replace(BODY)),
+        **{key: make() for key, make in SENSES.items()},
+    )
+    rng = np.random.default_rng(1)
+    ids = jnp.asarray(rng.integers(4, 12, (4, 5)), jnp.int32)
+    batch: dict[str, Any] = {
+        "text": ids, "text_mask": ids > 0, "target": ids, "target_mask": ids > 0,
+        "video": jnp.asarray(clip()), "image": jnp.asarray(clip()[:, 0]),
+        "audio": jnp.asarray(rng.integers(-9_000, 9_000, (2, 256)), jnp.int16),
+    }  # fmt: skip
+    params = jax.jit(model.init)(KEY, batch)["params"]
+    # the gates of "gated" are shut at first
+    params = jax.tree.map(lambda x: x + 0.3 if x.ndim == 0 else x, params)
+    read = jax.jit(lambda batch: model.apply({"params": params}, batch)["logits"])
+    logits = read(batch)
+    for key in SENSES:
+        other = batch | {key: batch[key] // 2}
+        assert not np.allclose(read(other), logits, atol=1e-5), key
+
+
+@pytest.mark.parametrize("given", [("video",), ("audio",), ("video", "audio")])
+def test_parameters_are_there_for_what_is_read(given: tuple[str, ...]) -> None:
+    model = Multimodal(**{key: SENSES[key]() if key in given else None for key in SENSES})
+    ids = jnp.ones((2, 4), jnp.int32)
+    texts = {"text": ids, "text_mask": ids > 0, "target": ids, "target_mask": ids > 0}
+    shown = {"video": jnp.asarray(clip()), "audio": jnp.zeros((2, 256), jnp.int16)}
+    shapes = jax.eval_shape(model.init, KEY, texts | {key: shown[key] for key in given})
+    assert {*given} == {*shapes["params"]} & {*SENSES}
+
+
+def test_widths_that_differ_are_said() -> None:
+    wide = Transformer(width=32, depth=1, block=Block(heads=2))
+    model = Multimodal(image=None, video=eyes(), audio=replace(ears(), body=wide))
+    batch = {"video": jnp.asarray(clip()), "audio": jnp.zeros((2, 256), jnp.int16)}
+    with pytest.raises(ValueError, match=r"\[16, 32\]: must be one"):
+        model.init(KEY, batch, method="look")
+
+
+# --- hidden tubes ---
+
+
+def test_what_is_hidden_is_hidden_at_all_times_and_never_seen() -> None:
+    model = VideoMae(eyes("joint", tube=2, positions="sines"), replace(BODY), 0.5, "plain")
+    video = clip()
+    params = model.init(KEY, {"video": jnp.asarray(video)})
+    out: Any = model.apply(params, {"video": jnp.asarray(video)})
+    hidden = np.asarray(out["hidden"]).reshape(2, 2, 4)
+    assert (hidden[:, 0] == hidden[:, 1]).all()
+    assert (hidden.sum(-1) == 2).all()
+    place = np.repeat(np.repeat(hidden[:, 0].reshape(2, 2, 2), 4, 1), 4, 2)
+    other = np.where(place[:, None, :, :, None], 255 - video, video)
+    again: Any = model.apply(params, {"video": jnp.asarray(other)})
+    np.testing.assert_array_equal(again["pixels"], out["pixels"])
+    assert not np.array_equal(again["wanted"], out["wanted"])
+    loss, _ = Masked()(out, {})
+    error = np.square(np.asarray(out["pixels"]) - np.asarray(out["wanted"])).mean(-1)
+    np.testing.assert_allclose(loss, error[np.asarray(out["hidden"])].mean(), rtol=1e-5)
+
+
+def test_tubelets_by_hand() -> None:
+    video = jnp.asarray(clip(), jnp.float32)
+    parts = np.asarray(tubelets(video, 2, 4))
+    assert parts.shape == (2, 8, 96)
+    for time in range(2):
+        for row in range(2):
+            for column in range(2):
+                own = video[:, 2 * time : 2 * time + 2, 4 * row : 4 * row + 4]
+                own = own[:, :, :, 4 * column : 4 * column + 4]
+                place = 4 * time + 2 * row + column
+                np.testing.assert_array_equal(parts[:, place], own.reshape(2, -1))
