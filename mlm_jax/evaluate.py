@@ -300,7 +300,7 @@ def add_baselines(trained: Trained, results: Sequence[Result]) -> None:
     if not questions:
         return
     data = trained.config.data
-    known = baselines.asked(sources.open_source(data, data.train))
+    known = baselines.asked(sources.open_source(data, data.train, ()))
     if not known:
         return
     commonest = baselines.majority(known)

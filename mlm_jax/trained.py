@@ -140,7 +140,7 @@ def watch_for_events(trained: Trained, files: Mapping[str, Path]) -> list[Happen
 
 def classify(trained: Trained, shown: Shown) -> list["Told"]:
     """Names of classes with their probabilities, the likeliest first."""
-    batch = {key: array[None] for key, array in shown.items()}
+    batch = {key: jnp.asarray(array)[None] for key, array in shown.items()}
     outputs: Any = trained.config.model.apply({"params": trained.params}, batch)
     share = np.asarray(jax.nn.softmax(outputs["logits"][0]))
     names = labels.load(trained.path / "classes.json")
