@@ -45,7 +45,8 @@ def open_picture(data: bytes, where: str) -> Image.Image:
                     "image",
                     f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are accepted",
                 )
-            return _rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image)
     except BadRecord:
         raise
     except Image.DecompressionBombError as error:
@@ -80,7 +81,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @runtime_checkable

@@ -41,9 +41,8 @@ KINDS = (
 )
 RATE = 8.0  # frames a second
 FRAMES = (8, 64)  # fewest and most
-# what can be seen to turn, and by what angle it then looks as before (others pass for one another)
-TURN = {"triangle": 4 / 3 * pi, "star": 4 / 5 * pi, "cross": pi}
-TURNED = 1.3  # radii from the centre to the farthest point of one of them (a triangle's corner)
+# how far each turns, to look as before; a circle always does, a triangle only after a whole turn
+TURN = {"square": pi, "diamond": pi, "star": 4 / 5 * pi, "cross": pi}
 WAY = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1), "moves down": (0, 1)}
 DISTANCE = (0.28, 0.4)
 GROWTH = 1.6  # ratio of the radii before and after
@@ -146,7 +145,7 @@ def sample(
         if places is not None:
             break
     made = (
-        Object(shape, colour, "small" if radius < RADIUS[1] else "large", x, y, radius, shade)
+        Object(shape, colour, "small" if radius <= RADIUS[1] else "large", x, y, radius, shade)
         for (colour, shape), (x, y), radius, shade in zip(
             sample_names(dice, events, count, novel),
             places,
@@ -200,7 +199,7 @@ def sample_length(dice: random.Random, kind: str, frames: int) -> int:
     """Frames of an event: a fifth to a third of the clip."""
     length = dice.randint(shortest(frames), max(3, 6 * frames // 16))
     if kind == "blinks":  # gone at least twice, and back after each
-        times = max(2, round((length + beat(frames)) / (2 * beat(frames))))
+        times = max(2, (length + beat(frames)) // (2 * beat(frames)))
         return (2 * times - 1) * beat(frames) + 1
     return length
 
@@ -236,10 +235,7 @@ def sample_places(
     """Centres at first, so that all stay inside and apart in every frame; None if none is found."""
     tracks = [track(events, i, frames) for i in range(len(radii))]
     way = np.stack([np.stack([t.x, t.y], axis=-1) for t in tracks])  # O F 2
-    reach = np.stack([
-        radius * t.radius * (TURNED if t.turns.any() else REACH)
-        for t, radius in zip(tracks, radii, strict=True)
-    ])  # O F
+    reach = REACH * np.stack([t.radius * r for t, r in zip(tracks, radii, strict=True)])  # O F
     low = (reach[..., None] + GAP / 2 - way).max(1)  # O 2
     high = (1 - reach[..., None] - GAP / 2 - way).min(1)
     if (low >= high).any():

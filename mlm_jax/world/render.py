@@ -12,8 +12,8 @@ from math import ceil, cos, floor, hypot, pi, sin
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mlm_jax.world.clip import TURN, TURNED, Clip, track
-from mlm_jax.world.scene import COLOURS, Background, Object, Scene
+from mlm_jax.world.clip import TURN, Clip, track
+from mlm_jax.world.scene import COLOURS, REACH, Background, Object, Scene
 
 Row = Float[np.ndarray, "1 W"]
 Column = Float[np.ndarray, "H 1"]
@@ -101,7 +101,7 @@ def patch(
     thing: Object, size: int, margin: float = 1.0, turned: bool = False
 ) -> tuple[slice, slice]:
     """Rows and columns of the picture that an object can touch, and `margin` pixels around."""
-    reach = (TURNED if turned else 1.1) * thing.radius * size + margin
+    reach = (REACH if turned else 1.1) * thing.radius * size + margin
 
     def span(centre: float) -> slice:
         low, high = floor(centre * size - reach), ceil(centre * size + reach)

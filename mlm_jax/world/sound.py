@@ -1,8 +1,8 @@
 """Clip -> sound: what acts is heard while it acts, its colour as pitch and its shape as timbre.
 
 What happens is how the tone changes: moving right or left steps to a higher or lower note, moving
-up or down glides there; growing swells, shrinking fades; turning wavers, blinking breaks off and
-comes back; what appears has a hiss before its tone, and what vanishes one behind it.
+up or down glides there; growing swells, shrinking fades; turning wavers; what blinks is faint while
+it is gone; what appears has a hiss before its tone, and what vanishes one behind it.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SAMPLES = 8_000  # a second
 LOWEST = 200.0  # Hz; the pitch of the first colour
 STEP = 2 ** (3 / 12)  # between the pitches of two colours: a minor third
 INTERVAL = 2 ** (1 / 12)  # from a tone to the one it goes to: less than that, so none is another's
-LEVEL = 0.2  # of full scale, of one tone
+LEVEL = 0.15  # of full scale, of one tone: three at once stay below 1
 HISS = 0.3  # share of an event that is noise
 NOISE = 0.002  # behind everything
 
@@ -67,7 +67,7 @@ def loudness(event: Event, at: Line, frames: int) -> Line:
         return (at < 1 - HISS).astype(np.float64)
     if event.kind == "blinks":
         frame = at * (event.end - event.start)
-        return (frame // beat(frames) % 2 == 1).astype(np.float64)
+        return np.where(frame // beat(frames) % 2 == 0, 0.2, 1.0)
     return np.ones_like(at)
 
 

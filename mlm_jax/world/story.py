@@ -4,25 +4,29 @@ A caption tells the events in the order in which they begin, each with the colou
 its object, or "it" for the object just told. Only what acts is told.
 
 A question is asked so that neither its words nor any one frame give its answer away: its answer is
-what happens, when, how often, or after what.
+what happens, when, how often, or after what. (Who does something may be guessed from those there.)
 """
 
 import random
 import re
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from mlm_jax.world.clip import KINDS as ACTIONS
-from mlm_jax.world.clip import Clip
+from mlm_jax.world.clip import TURN, Clip
 from mlm_jax.world.language import SHAPE_OF, Question, one
 from mlm_jax.world.scene import COLOURS
 
 KINDS = ("what", "which", "first", "next", "often", "when")
 TIMES = ("early", "in the middle", "late")
 OFTEN = ("never", "once", "twice", "three times")
+AGAIN = tuple(a for a in ACTIONS if a.startswith("moves") or a in ("turns", "blinks"))
+OTHERWISE = 0.45  # share of the clips in which it is asked how often what is not done twice is done
+MIDDLE = 0.75  # share of what happens in the middle that is asked for the time
 
 
 class Act(NamedTuple):
@@ -58,16 +62,14 @@ def captions(clip: Clip, rng: np.random.Generator, n: int) -> list[str]:
 
 def caption(told: tuple[Act, ...], dice: random.Random) -> str:
     clauses = [clause(act) for act in told]
-    if len(told) == 1:
-        return dice.choice((clauses[0], f"we see that {clauses[0]}"))
     if len(told) == 2 and dice.random() < 0.35:
         first, second = clauses
         return dice.choice((f"{second} after {first}", f"{first} before {second}"))
     for i in range(1, len(told)):
         if told[i][:2] == told[i - 1][:2] and dice.random() < 0.5:
             clauses[i] = f"it {told[i].action}"
-    start = dice.choice(("", "first "))
-    return start + ", then ".join(clauses)
+    openings = ("", "we see that ", "first ") if len(told) > 1 else ("", "we see that ")
+    return dice.choice(openings) + ", then ".join(clauses)
 
 
 def clause(act: Act) -> str:
@@ -115,95 +117,102 @@ def parse(text: str) -> tuple[Act, ...]:
 # ---- questions
 
 
-class Asker:
-    """One clip, and what may be asked about it."""
-
-    def __init__(self, clip: Clip, dice: random.Random) -> None:
-        self.clip, self.dice, self.acts = clip, dice, acts(clip)
-        self.times = Counter(self.acts)
-        self.actions = Counter(act.action for act in self.acts)
-        self.busy = Counter(act[:2] for act in self.acts)
-
-    def lone(self) -> list[int]:
-        """Places of events like which there is no other."""
-        return [i for i, act in enumerate(self.acts) if self.times[act] == 1]
-
-
 def the(act: Act) -> str:
     return f"the {act.colour} {act.shape}"
 
 
-def what(ask: Asker) -> Question | None:
+def event(act: Act) -> str:
+    return f"{the(act)} {act.action}"
+
+
+def what(clip: Clip, dice: random.Random) -> list[Question]:
     """What an object does that does one thing."""
-    options = [act for act in ask.acts if ask.busy[act[:2]] == 1]
-    if not options:
-        return None
-    act = ask.dice.choice(options)
-    return Question("what", f"what does {the(act)} do?", str(act.action))
+    told = acts(clip)
+    busy = Counter(act[:2] for act in told)
+    return [
+        Question("what", f"what does {the(act)} do?", str(act.action))
+        for act in told
+        if busy[act[:2]] == 1
+    ]
 
 
-def which(ask: Asker) -> Question | None:
-    """Which object does what only one does, where there is another."""
-    options = [act for act in ask.acts if ask.actions[act.action] == 1]
-    if not options or len(ask.clip.objects) < 2:
-        return None
-    act = ask.dice.choice(options)
-    return Question("which", f"which object {act.action}?", f"{act.colour} {act.shape}")
+def which(clip: Clip, dice: random.Random) -> list[Question]:
+    """Which object does what is done once, where there is another object."""
+    told = acts(clip) if len(clip.objects) > 1 else ()
+    done = Counter(act.action for act in told)
+    return [
+        Question("which", f"which object {act.action}?", f"{act.colour} {act.shape}")
+        for act in told
+        if done[act.action] == 1
+    ]
 
 
-def first(ask: Asker) -> Question | None:
-    """What happens first, or last."""
-    if len(ask.acts) < 2:
-        return None
-    place, word = ask.dice.choice(((0, "first"), (-1, "last")))
-    act = ask.acts[place]
-    return Question("first", f"what happens {word}?", f"{the(act)} {act.action}")
+def first(clip: Clip, dice: random.Random) -> list[Question]:
+    """What happens first, and last."""
+    told = acts(clip)
+    if len(told) < 2:
+        return []
+    ends = ("first", told[0]), ("last", told[-1])
+    return [Question("first", f"what happens {word}?", event(act)) for word, act in ends]
 
 
-def following(ask: Asker) -> Question | None:
-    """What happens just before or after something else."""
-    lone = ask.lone()
-    pairs = [(i, j) for i in lone for j in (i - 1, i + 1) if 0 <= j < len(ask.acts)]
-    if not pairs:
-        return None
-    i, j = ask.dice.choice(pairs)
-    word = "after" if j > i else "before"
-    text = f"what happens just {word} {the(ask.acts[i])} {ask.acts[i].action}?"
-    return Question("next", text, f"{the(ask.acts[j])} {ask.acts[j].action}")
+def following(clip: Clip, dice: random.Random) -> list[Question]:
+    """What happens just before or after something that happens once."""
+    told = acts(clip)
+    asked = []
+    for earlier, later in pairwise(told):
+        for word, known, wanted in (("after", earlier, later), ("before", later, earlier)):
+            if told.count(known) == 1:
+                text = f"what happens just {word} {event(known)}?"
+                asked.append(Question("next", text, event(wanted)))
+    return asked
 
 
-def often(ask: Asker) -> Question | None:
-    """How often an object does something, or something is done at all."""
-    act = ask.dice.choice(ask.acts)
-    wanted = ask.dice.randrange(3)  # a number first, so that none is the commonest
-    if wanted == 0:
-        absent = [action for action in ACTIONS if not ask.times[act._replace(action=action)]]
-        act = act._replace(action=ask.dice.choice(absent))
-    found = ask.times[act]
-    if found != wanted and wanted < 2:
-        return None
-    if wanted == 2 and found < 2:
-        return None
-    stem = str(act.action).replace("moves", "move").removesuffix("s")
-    stem = "vanish" if act.action == "vanishes" else stem
-    return Question("often", f"how often does {the(act)} {stem}?", OFTEN[found])
+def often(clip: Clip, dice: random.Random) -> list[Question]:
+    """How often an object does what can be done again.
+
+    Twice or more wherever it is so; never, or once, so much more seldom that no answer is common.
+    """
+    told = acts(clip)
+    again = [act for act in dict.fromkeys(told) if act.action in AGAIN and told.count(act) > 1]
+    if dice.random() < OTHERWISE:
+        again += seldom(told, dice)
+    return [
+        Question(
+            "often",
+            f"how often does {the(act)} {str(act.action).replace('s', '', 1)}?",
+            OFTEN[told.count(act)],
+        )
+        for act in again
+    ]
 
 
-def when(ask: Asker) -> Question | None:
-    """In which third of the clip the middle of an event lies, where that is clear."""
-    options = []
-    for i in ask.lone():
-        event = ask.clip.events[i]
-        middle = 3 * (event.start + event.end) / 2 / ask.clip.frames
-        if min(abs(middle - 1), abs(middle - 2)) > 0.15:
-            options.append((ask.acts[i], TIMES[min(int(middle), 2)]))
-    if not options:
-        return None
-    act, time = ask.dice.choice(options)
-    return Question("when", f"when is it that {the(act)} {act.action}?", time)
+def seldom(told: tuple[Act, ...], dice: random.Random) -> list[Act]:
+    """Something that an object does once, or that it could do and does not: none or one."""
+    if dice.random() < 0.6:
+        options = [act for act in told if act.action in AGAIN and told.count(act) == 1]
+    else:
+        thing = dice.choice(told)
+        able = [action for action in AGAIN if action != "turns" or thing.shape in TURN]
+        options = [act for action in able if (act := thing._replace(action=action)) not in told]
+    return [dice.choice(options)] if options else []
 
 
-FORMS: dict[str, Callable[[Asker], Question | None]] = {
+def when(clip: Clip, dice: random.Random) -> list[Question]:
+    """In which third of the clip the middle lies of what happens once, where that is clear."""
+    told = acts(clip)
+    asked = []
+    for act, (_, _, start, end, _) in zip(told, clip.events, strict=True):
+        thirds = 1.5 * (start + end - 1) / clip.frames
+        time = TIMES[min(int(thirds), 2)]
+        clear = min(abs(thirds - 1), abs(thirds - 2)) > 0.15
+        drawn = time != TIMES[1] or dice.random() < MIDDLE
+        if clear and drawn and told.count(act) == 1:
+            asked.append(Question("when", f"when is it that {event(act)}?", time))
+    return asked
+
+
+FORMS: dict[str, Callable[[Clip, random.Random], list[Question]]] = {
     "what": what,
     "which": which,
     "first": first,
@@ -214,17 +223,12 @@ FORMS: dict[str, Callable[[Asker], Question | None]] = {
 
 
 def questions(clip: Clip, rng: np.random.Generator, n: int) -> list[Question]:
-    """Up to `n` different questions, the kinds in turn as far as the clip allows."""
+    """Up to `n` different questions, the kinds in turn as far as the clip allows: two of each."""
     dice = random.Random(int(rng.integers(1 << 62)))
-    ask = Asker(clip, dice)
-    kinds = list(KINDS)
-    dice.shuffle(kinds)
-    asked: dict[str, Question] = {}
-    for _ in range(3 * n):
-        for kind in kinds:
-            question = FORMS[kind](ask)
-            if question is not None:
-                asked.setdefault(question.text, question)
-            if len(asked) == n:
-                return list(asked.values())
-    return list(asked.values())
+    asked = []
+    for form in FORMS.values():
+        options = form(clip, dice)
+        asked.append(dice.sample(options, min(len(options), 2)))
+    dice.shuffle(asked)
+    turns = [kind[i] for i in range(2) for kind in asked if i < len(kind)]
+    return turns[:n]

@@ -6,7 +6,7 @@ and how it was before and after says what.
 """
 
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from mlm_jax.world.clip import Clip, beat
-from mlm_jax.world.grade import DIRECTION, LARGEST, STRENGTH, chroma, identify
+from mlm_jax.world.grade import DIRECTION, LARGEST, STRENGTH, UNKNOWN, chroma, identify
 from mlm_jax.world.render import Plane
 from mlm_jax.world.scene import COLOURS
 from mlm_jax.world.story import Act, acts, parse
@@ -23,6 +23,7 @@ FAINT = 0.12  # share of a colour in a pixel below which it may be the backgroun
 CHANGED = 0.02  # share of an object's area that must differ for it to have changed
 RISE = 0.015  # and of its colour, as it appears
 THERE = 0.006  # share of the picture from which coloured pixels are an object
+SHORTEST = 3  # frames of a turn: what is shorter is a flicker
 MOVED = 0.08  # of the side of the picture
 GREW = 1.3  # ratio of the areas
 MATCHED = 8  # events of a text that are matched; a longer text has lost its way already
@@ -44,9 +45,11 @@ class Seen(NamedTuple):
 def watch(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[Seen, ...]:
     """The events of a square clip, by their first frame. Raises: ValueError."""
     count, side = frames.shape[:2]
-    if frames.shape != (count, side, side, 3) or side < 32 or frames.dtype != np.uint8:
+    square = frames.shape == (count, side, side, 3) and count > 1 and side >= 32
+    if not square or frames.dtype != np.uint8:
         raise ValueError(
-            f"frames are {frames.dtype} {frames.shape}, must be uint8 (T, H, H, 3), H from 32 on"
+            f"frames are {frames.dtype} {frames.shape}, "
+            "must be uint8 (T, H, H, 3), T from 2 on and H from 32 on"
         )
     levels = np.stack([shrunk(frame) for frame in frames]).astype(np.float32)
     projected = chroma(levels) @ DIRECTION.T
@@ -74,29 +77,36 @@ def happened(colour: str, tint: Planes, covered: Planes) -> list[Seen]:
     if area.max() < THERE * covered[0].size:
         return []
     seen = []
-    for start, end in changes(covered, area):
-        before, after = start - 1, end - 1
-        there, still = (area[[before, after]] > 0.1 * area.max()).tolist()
-        if there or still:
-            rest = covered[before if there else after]
-            if not (there and still):
-                action = "vanishes" if there else "appears"
-                start, end = faint(tint[:, rest > 0.5].mean(1), start, end)
-            elif area[start:end].min() < 0.1 * area.max():
-                action = "blinks"
-            else:
-                action = changed(covered[before], covered[after])
-            seen.append(Seen(Act(colour, identify(rest, colour).shape, action), start, end))
+    noise = float(np.median(abs(np.diff(tint, axis=0))))  # 0 where nothing was added to a clip
+    for start, end in changes(covered, area, noise):
+        before, after = covered[start - 1], covered[end - 1]
+        there, still = (plane.sum() > 0.1 * area.max() for plane in (before, after))
+        if there and still:
+            gone = area[start:end].min() < 0.1 * area.max()
+            action = "blinks" if gone else changed(before, after)
+            shape = one_of({identify(plane, colour).shape for plane in (before, after)})
+        elif there or still:
+            action, rest = ("vanishes", before) if there else ("appears", after)
+            start, end = faint(tint[:, rest > 0.5 * rest.max()].mean(1), start, end)
+            shape = identify(rest, colour).shape
+        else:
+            continue
+        if action != "turns" or end - start >= SHORTEST:
+            seen.append(Seen(Act(colour, shape, action), start, end))
     return seen
 
 
-def changes(covered: Planes, area: Float[np.ndarray, " T"]) -> list[tuple[int, int]]:
+def one_of(shapes: set[str]) -> str:
+    return shapes.pop() if len(shapes) == 1 else UNKNOWN
+
+
+def changes(covered: Planes, area: Float[np.ndarray, " T"], noise: float) -> list[tuple[int, int]]:
     """First and last frame, and one, of what happens: frames that differ from the one before.
 
     Two that are farther apart than a beat belong to different events.
     """
     scale = np.maximum(np.maximum(area[1:], area[:-1]), 0.25 * area.max())
-    differs = abs(np.diff(covered, axis=0)).sum((1, 2)) > CHANGED * scale
+    differs = abs(np.diff(covered, axis=0)).sum((1, 2)) > (CHANGED + 2 * noise) * scale
     spans: list[tuple[int, int]] = []
     for frame in (np.flatnonzero(differs) + 1).tolist():
         if spans and frame < spans[-1][1] + beat(len(covered)):
@@ -153,7 +163,9 @@ class StoryGrade:
     expected: int
     recalled: int
     missed: tuple[str, ...]
+    """What happens and was not told: "red circle turns", "colour of: red circle turns"."""
     invented: tuple[str, ...]
+    """What was told and is not so: "red star turns", "red star turns, not blue star turns"."""
     invented_objects: int
     """Events told that have no counterpart in the clip."""
     in_order: bool
@@ -172,6 +184,8 @@ def grade_story(text: str, clip: Clip) -> StoryGrade:
     order = [matched[i] for i in range(len(told)) if i in matched]
     right = sum(agreement(told[i], true[j]) for i, j in matched.items())
     missed = [phrase(true[j]) for j in range(len(true)) if j not in matched.values()]
+    for i, j in matched.items():
+        missed += [f"{key} of: {phrase(true[j])}" for key in untold(told[i])]
     invented = [
         phrase(act) if i not in matched else f"{phrase(act)}, not {phrase(true[matched[i]])}"
         for i, act in enumerate(told)
@@ -193,14 +207,14 @@ def grade_story(text: str, clip: Clip) -> StoryGrade:
 
 
 def match(told: tuple[Act, ...], true: tuple[Act, ...]) -> dict[int, int]:
-    """Place of an event as told -> that of the true one which is meant: two facts agree at least."""
+    """Place of an event as told -> that of the true one that is meant, of which two facts agree."""
     slots = [*range(len(told))[:MATCHED], *[-1] * len(true)]
     best: dict[int, int] = {}
     best_score = (0, 0)
     for choice in set(permutations(slots, len(true))):
         pairs = {i: j for j, i in enumerate(choice) if i >= 0 and agreement(told[i], true[j]) >= 2}
         order = [pairs[i] for i in sorted(pairs)]
-        rising = sum(a < b for a, b in zip(order, order[1:], strict=False))
+        rising = sum(a < b for a, b in pairwise(order))
         score = (sum(agreement(told[i], true[j]) for i, j in pairs.items()), rising)
         if score > best_score:
             best, best_score = pairs, score
@@ -209,6 +223,10 @@ def match(told: tuple[Act, ...], true: tuple[Act, ...]) -> dict[int, int]:
 
 def agreement(told: Act, true: Act) -> int:
     return sum(a == b for a, b in zip(told, true, strict=True))
+
+
+def untold(told: Act) -> list[str]:
+    return [key for key, value in told._asdict().items() if value is None]
 
 
 def wrong(told: Act, true: Act) -> bool:
