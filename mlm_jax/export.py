@@ -8,9 +8,8 @@ from PIL import Image
 from tokenizers import processors
 
 from mlm_jax import optim, pretrained
-from mlm_jax.config import Config, UserError
+from mlm_jax.config import Config, UserError, senses
 from mlm_jax.data.tokenizers import Tokenizer
-from mlm_jax.encoders import ImageEncoder
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.pretrained.family import Family
@@ -51,7 +50,7 @@ def token_ids(trained: Trained, kind: str) -> dict[str, Any]:
     tokenizer = trained.tokenizer
     ids = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos,
            "pad_token_id": tokenizer.pad}  # fmt: skip
-    if kind == "vision-encoder-decoder":
+    if kind in ("vision-encoder-decoder", "whisper"):
         return {**ids, "decoder_start_token_id": tokenizer.bos}
     if kind == "blip":
         return {"text_config": {**ids, "sep_token_id": tokenizer.eos}}
@@ -86,14 +85,14 @@ def published_pixels(config: Config, family: Family) -> Pixels | None:
     """The image processor of the run; None where it reads no pictures. Raises: UserError."""
     if family.pixels is None:
         return None
-    image: ImageEncoder = config.model.image
+    (eyes,) = (e for sense, e in senses(config).items() if sense != "audio")
     if config.data.preprocessor:
         published = load_pixels(config.data.preprocessor)
-        return replace(published, mean=image.mean, std=image.std)  # the model's own count
+        return replace(published, mean=eyes.mean, std=eyes.std)  # the model's own count
     if config.data.resize != "stretch":
         raise UserError(
             f"data.resize is {config.data.resize!r}: only 'stretch', or the data.preprocessor of a"
             " published checkpoint, can be told to the reference"
         )
     bicubic = Image.Resampling.BICUBIC
-    return Pixels(family.pixels, image.size, bicubic, None, image.mean, image.std)
+    return Pixels(family.pixels, eyes.size, bicubic, None, eyes.mean, eyes.std)

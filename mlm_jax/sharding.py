@@ -52,6 +52,7 @@ TABLE: tuple[tuple[str, Axes], ...] = (
     ("*/bias", ()),
     ("*/scale", ()),
     ("*/table", ()),
+    ("*/times", ()),
     ("*/latents", ()),
     ("*/pool/query", ()),
     ("*_token", ()),

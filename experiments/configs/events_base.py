@@ -20,8 +20,9 @@ eyes = VideoEncoder(
     body=transformer("base"),
     time=replace(transformer("base"), depth=4),
 )
+model = Events(eyes, labels=200)
 config = Config(
-    model=Events(eyes, labels=200),
+    model=model,
     loss=Spans(),
     data=Data("clips.jsonl", batch=16, captions=0, questions=0, events=32, resize="crop"),
     optim=Optim(lr=1e-4, warmup=2_000, weight_decay=0.05, ema=0.9999),
@@ -31,7 +32,7 @@ config = Config(
 tiny = replace(
     config,
     model=replace(
-        config.model,
+        model,
         labels=10,
         video=replace(
             eyes,

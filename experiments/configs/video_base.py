@@ -20,10 +20,11 @@ eyes = VideoEncoder(
     positions="sines",
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
-    body=transformer("base", eps=1e-12),
+    body=replace(transformer("base", eps=1e-12), last_norm=False),
 )
+model = Video(eyes, Pool("mean"), norm_eps=1e-5, labels=400)
 config = Config(
-    model=Video(eyes, Pool("mean"), norm_eps=1e-5, labels=400),
+    model=model,
     loss=Classes(smoothing=0.1),
     data=Data("clips.jsonl", batch=64, captions=0, questions=0, resize="crop"),
     optim=Optim(lr=1e-3, warmup=2_000, weight_decay=0.05, ema=0.9999),
@@ -33,7 +34,7 @@ config = Config(
 tiny = replace(
     config,
     model=replace(
-        config.model,
+        model,
         labels=10,
         video=replace(eyes, size=(48, 48), body=replace(transformer("tiny"), depth=1)),
     ),

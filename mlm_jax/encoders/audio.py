@@ -89,7 +89,8 @@ def mel_filters(
     """Triangles between neighbouring bands: "slaney" of equal area over Hz, "kaldi" over mels."""
     hertz = np.arange(fft // 2 + 1) * rate / fft
     to_mel, from_mel = (_slaney, _from_slaney) if scale == "slaney" else (_kaldi, _from_kaldi)
-    points = np.linspace(to_mel(np.array(low)), to_mel(np.array(high)), mels + 2)
+    begin, end = to_mel(np.array([low, high]))
+    points = np.linspace(begin, end, mels + 2)
     line = hertz if scale == "slaney" else to_mel(hertz)
     corners = from_mel(points) if scale == "slaney" else points
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]

@@ -12,14 +12,14 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from mlm_jax.encoders.image import Colour, normalised
 from mlm_jax.layers import ConvStem, Norm, Pool, Positions, Tokens, Transformer, TubeletStem
 from mlm_jax.layers.attention import Attention
+from mlm_jax.layers.embed import sines
 from mlm_jax.layers.tokens import every
-from mlm_jax.layers.transformer import MLP, Block, settings
+from mlm_jax.layers.transformer import MLP, Block
 
 Kind = Literal["pooled", "factorised", "joint", "divided"]
 
@@ -33,8 +33,7 @@ class VideoEncoder(nn.Module):
 
     `positions`: a "table" with a row for each tubelet; tables of space and of time "apart"; or
     "sines" of the number of the tubelet, which are not learned (VideoMAE, arXiv:2203.12602).
-    `body` is over space, or both; `time` of "factorised" alone. Of "joint" the norm at the end may
-    be left out, where one stands behind the mean instead (VideoMAE).
+    `body` is over space, or both; `time` of "factorised" alone.
     """
 
     frames: int = 16
@@ -45,7 +44,6 @@ class VideoEncoder(nn.Module):
     stem: Literal["patch", "conv"] = "patch"
     positions: Literal["table", "apart", "sines"] = "apart"
     class_token: bool = False
-    last_norm: bool = True
     mean: Colour = (0.5, 0.5, 0.5)
     std: Colour = (0.5, 0.5, 0.5)
     body: Transformer = field(default_factory=Transformer)
@@ -90,8 +88,6 @@ class VideoEncoder(nn.Module):
             )
         if keep is not None and self.kind != "joint":
             raise ValueError(f"tubelets are left out: of kind joint, not {self.kind}")
-        if not self.last_norm and self.kind != "joint":
-            raise ValueError(f"the last norm is left out: of kind joint, not {self.kind}")
         x = self._stem(normalised(self, video, self.mean, self.std))
         if self.kind in ("pooled", "factorised"):
             return self._frames(x, train)
@@ -140,13 +136,7 @@ class VideoEncoder(nn.Module):
             extra = len(self.extra)
             kept = jnp.take_along_axis(x[:, extra:], keep[:, :, None], axis=1)
             x = jnp.concatenate([x[:, :extra], kept], axis=1)
-        if self.last_norm:
-            return self.body(every(x), train=train)
-        tokens = every(x)
-        for i in range(self.body.depth):
-            block = Block(**settings(self.body.block), name=f"block_{i}")
-            tokens = block(tokens, train=train)
-        return tokens
+        return self.body(every(x), train=train)
 
     def _divided(self, x: Float[Array, "B t N D"], train: bool) -> Tokens:
         """The class token has a position in space and none in time."""
@@ -178,16 +168,6 @@ class VideoEncoder(nn.Module):
     def _times(self, times: int, width: int) -> Float[Array, "t D"]:
         table: Array = self.param("times", nn.initializers.normal(0.02), (times, width))
         return table
-
-
-def sines(length: int, dim: int) -> Float[np.ndarray, "N D"]:
-    """Sine and cosine in turn of each place (arXiv:1706.03762, section 3.5).
-
-    In float64: of 1,568 tubelets an angle is off by 1e-4 in float32.
-    """
-    pair = np.arange(dim) // 2 * 2
-    angle = np.arange(length)[:, None] / 10_000 ** (pair / dim)
-    return np.where(np.arange(dim) % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
 
 
 class Divided(nn.Module):

@@ -4,6 +4,7 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -52,11 +53,14 @@ def sine_cosine(height: int, width: int, dim: int) -> Float[Array, "N D"]:
     return 2**0.5 * jnp.concatenate([f(a) for a in angles for f in (jnp.sin, jnp.cos)], axis=-1)
 
 
-def sines(length: int, dim: int) -> Float[Array, "N D"]:
-    """Sine and cosine in turn of each place (arXiv:1706.03762, section 3.5)."""
-    pair = jnp.arange(dim) // 2 * 2
-    angle = jnp.arange(length)[:, None] / 10_000 ** (pair / dim)
-    return jnp.where(jnp.arange(dim) % 2 == 0, jnp.sin(angle), jnp.cos(angle))
+def sines(length: int, dim: int) -> Float[np.ndarray, "N D"]:
+    """Sine and cosine in turn of each place (arXiv:1706.03762, section 3.5).
+
+    In float64: of 1,568 tubelets an angle is off by 1e-4 in float32.
+    """
+    pair = np.arange(dim) // 2 * 2
+    angle = np.arange(length)[:, None] / 10_000 ** (pair / dim)
+    return np.where(np.arange(dim) % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
 
 
 def grid_places(height: int, width: int) -> Float[Array, "N 2"]:

@@ -151,7 +151,7 @@ def settings(module: nn.Module) -> dict[str, Any]:
 
 
 class Transformer(nn.Module):
-    """`depth` blocks like `block`, and a last norm where the order is "pre".
+    """`depth` blocks like `block`, and a `last_norm` where the order is "pre".
 
     `layers` "unrolled" is faster at the depths used here, "scanned" compiles once per block.
     `remat` recomputes on the way back: nothing, all but the matrix products, or everything.
@@ -162,6 +162,7 @@ class Transformer(nn.Module):
     block: Block = field(default_factory=Block)
     layers: Literal["unrolled", "scanned"] = "unrolled"
     remat: Literal["none", "dots", "full"] = "none"
+    last_norm: bool = True
 
     @nn.compact
     def __call__(
@@ -189,7 +190,7 @@ class Transformer(nn.Module):
                 length=self.depth,
             )
             tokens, _ = scan(make(**settings(self.block), name="blocks"), tokens, None)
-        if self.block.order == "post":
+        if self.block.order == "post" or not self.last_norm:
             return tokens
         norm = Norm(self.block.norm, self.block.eps, self.block.bias, name="norm")
         return Tokens(norm(tokens.x), tokens.mask)

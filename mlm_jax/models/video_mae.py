@@ -41,7 +41,7 @@ class VideoMae(nn.Module):
         blank = self.param("mask_token", nn.initializers.normal(0.02), (self.decoder.width,))
         extra = len(self.video.extra)
         x = put(seen[:, extra:], keep, jnp.broadcast_to(blank, (*hidden.shape, len(blank))))
-        x = x + sines(x.shape[1], x.shape[2]).astype(x.dtype)
+        x = x + jnp.asarray(sines(x.shape[1], x.shape[2]), x.dtype)
         x = self.decoder(every(x), train=train).x
         wanted = tubelets(video.astype(jnp.float32) / 255, self.video.tube, self.video.patch)
         pixels = nn.Dense(wanted.shape[-1], name="pixels")(x).astype(jnp.float32)

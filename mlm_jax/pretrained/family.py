@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mlm_jax.pretrained import pixels as processors
@@ -20,7 +21,9 @@ class Family:
     `architecture` and `describe` go back: the class and the fields of config.json. A model that
     these would build another way is not of the family. `idle` are tensors that no output depends
     on, with their shapes: the published class has them, we keep what was read, or write zeros.
-    `pixels` is the class of the image processor, where there are pictures.
+    `absent` is a pattern of the biases that no output depends on and only our module has: zeros.
+    `pixels` is the class of the processor of pictures or frames, where there are any. `complete`
+    gives the model with what other files of the folder say of it, `put` writes those files.
     """
 
     kind: str
@@ -33,3 +36,6 @@ class Family:
     spelling: Spelling = field(default_factory=Spelling)
     pixels: processors.Family | None = None
     idle: Callable[[Model], dict[str, tuple[int, ...]]] = lambda model: {}
+    absent: str | None = None
+    complete: Callable[[Model, Path], Model] = lambda model, folder: model
+    put: Callable[[Model, Path], None] = lambda model, folder: None

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from mlm_jax.config import UserError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 MSGPACK = "flax_model.msgpack"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5")
 MAX_JSON = 64 << 20

@@ -2,8 +2,8 @@
 
 A pair says which module of ours is which module on disk: `Pair("mlp/up", "intermediate.dense")`
 stands for kernel and weight, bias and bias. How a kernel lies on disk follows from its axes here:
-Linear (out, in), Conv2d (O, I, h, w). Of several modules of ours the tensor on disk has one after
-the other along its output (GPT-2's c_attn).
+Linear (out, in), a convolution (O, I, *window). Of several modules of ours the tensor on disk has
+one after the other along its output (GPT-2's c_attn).
 """
 
 import re
@@ -25,12 +25,15 @@ class Pair(NamedTuple):
 
     `flat`: axes of the tensor on disk, where ours has more or fewer of length 1 in front.
     `straight`: the weight lies (in, out), as in GPT-2's Conv1D.
+    `window`: axes of the window of a convolution on disk. A kernel here, (*window, I, O), tells it,
+    but where it has three axes, as those of attention have, or a first of length 1 not on disk.
     """
 
     ours: str | tuple[str, ...]
     theirs: str
     flat: int | None = None
     straight: bool = False
+    window: int | None = None
 
 
 def at(ours: str, theirs: str, pairs: Iterable[Pair]) -> list[Pair]:
@@ -48,7 +51,9 @@ def at(ours: str, theirs: str, pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def layers(ours: str, theirs: str, depth: int, pairs: Sequence[Pair]) -> list[Pair]:
-    return [pair for n in range(depth) for pair in at(f"{ours}/block_{n}", f"{theirs}.{n}", pairs)]
+    """The pairs of a block for each block; `ours` may be empty."""
+    blocks = [at(f"block_{n}", f"{theirs}.{n}", pairs) for n in range(depth)]
+    return [pair for block in blocks for pair in at(ours, "", block)]
 
 
 class Tensor(NamedTuple):
@@ -60,6 +65,8 @@ class Tensor(NamedTuple):
     parts: tuple[tuple[int, ...], ...]
     """Shapes of the parameters."""
     straight: bool
+    window: int
+    """Axes of the window of a convolution; 0 where it is none."""
 
     def read(self, array: np.ndarray) -> dict[str, np.ndarray]:
         """The parameters, as views of `array` where that is possible."""
@@ -76,8 +83,8 @@ class Tensor(NamedTuple):
         pieces = []
         for path, shape in zip(self.paths, self.parts, strict=True):
             array = np.asarray(params[path])
-            if path.endswith("/kernel") and len(shape) == 4:
-                pieces.append(array.transpose(3, 2, 0, 1))
+            if self.window:
+                pieces.append(np.moveaxis(array, (-1, -2), (0, 1)))
             elif path.endswith("/kernel") and not self.straight:
                 pieces.append(array.reshape(_matrix(path, shape)).T)
             else:
@@ -94,8 +101,8 @@ class Tensor(NamedTuple):
     def _turn(self, path: str, piece: np.ndarray) -> np.ndarray:
         if not path.endswith("/kernel"):
             return piece
-        if piece.ndim == 4:
-            return piece.transpose(2, 3, 1, 0)
+        if self.window:
+            return np.moveaxis(piece, (0, 1), (-1, -2))
         return piece if self.straight else piece.T
 
 
@@ -142,10 +149,12 @@ def _tensor(
     pair: Pair, name: str, paths: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]
 ) -> Tensor:
     parts = tuple(shapes[path] for path in paths)
-    kernel = paths[0].endswith("/kernel")
-    if kernel and len(parts[0]) == 4:
-        height, width, inner, outer = parts[0]
-        shape: tuple[int, ...] = (outer, inner, height, width)
+    kernel, axes = paths[0].endswith("/kernel"), len(parts[0])
+    window = (pair.window or (axes - 2 if axes > 3 else 0)) if kernel else 0
+    shape: tuple[int, ...]
+    if window:
+        *sides, inner, outer = parts[0]
+        shape = (outer, inner, *sides[-window:])
     else:
         shape = _matrix(paths[0], parts[0])
         if len(paths) > 1:
@@ -158,7 +167,7 @@ def _tensor(
         while whole and whole[0] == 1:
             whole.pop(0)
         shape = (*[1] * (pair.flat - len(whole)), *whole)
-    return Tensor(name, shape, paths, parts, pair.straight)
+    return Tensor(name, shape, paths, parts, pair.straight, window)
 
 
 # --- names as they are found ---

@@ -1,4 +1,4 @@
-"""Pictures as published image processors prepare them: resize, centre crop, scale, normalise.
+"""Pictures as published processors prepare them: resize, centre crop, scale, normalise.
 
 Resizing is Pillow's, on grey levels, as in the reference's Pillow processors; its torchvision
 processors differ by a few grey levels. Defaults are those of the published classes
@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,13 +22,16 @@ from mlm_jax.config import UserError
 from mlm_jax.pretrained.files import CONFIG, read_json
 
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
+VIDEO = "video_preprocessor_config.json"
 MAX_EDGE = 8192
 MAX_PIXELS = 64_000_000
 HALF = (0.5, 0.5, 0.5)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Family = Literal["ViT", "DeiT", "CLIP", "Siglip", "Blip"]
+Family = Literal["ViT", "DeiT", "CLIP", "Siglip", "Blip", "VideoMAE", "Vivit", "Timesformer"]
 Size = tuple[int, int]
 T = TypeVar("T")
 
@@ -37,7 +41,7 @@ class Pixels:
     """One published image processor."""
 
     family: Family = "ViT"
-    """Its class, without `ImageProcessor`."""
+    """Its class, without `ImageProcessor` or `VideoProcessor`."""
     resize: Size | int | None = (224, 224)
     """Height and width, or the shorter edge, or None: as the picture is."""
     resample: Image.Resampling = Image.Resampling.BILINEAR
@@ -86,14 +90,18 @@ class Pixels:
     def to_json(self) -> dict[str, Any]:
         """What preprocessor_config.json says, every field that matters.
 
-        The classes of transformers 4 crop and keep proportions only in CLIP, DeiT crops only.
+        The classes of transformers 4 crop and keep proportions only in CLIP, DeiT crops only, and
+        those of videos. ViViT's takes grey levels to -1 to 1 before the mean and the std.
         """
+        video = {"VideoMAE": "VideoMAE", "Timesformer": "VideoMAE", "Vivit": "Vivit"}
         only_clip = isinstance(self.resize, int) or (self.crop and self.family != "DeiT")
+        kind = video.get(self.family) or ("CLIP" if only_clip else self.family)
+        offset = self.family == "Vivit"
         size = {"shortest_edge": self.resize} if isinstance(self.resize, int) else None
         if isinstance(self.resize, tuple):
             size = dict(zip(("height", "width"), self.resize, strict=True))
         written = {
-            "image_processor_type": f"{'CLIP' if only_clip else self.family}ImageProcessor",
+            "image_processor_type": f"{kind}ImageProcessor",
             "do_convert_rgb": True,
             "do_resize": self.resize is not None,
             "size": size,
@@ -101,10 +109,11 @@ class Pixels:
             "do_center_crop": self.crop is not None,
             "crop_size": self.crop and dict(zip(("height", "width"), self.crop, strict=True)),
             "do_rescale": True,
-            "rescale_factor": 1 / 255,
+            "rescale_factor": 1 / 127.5 if offset else 1 / 255,
+            "offset": offset or None,
             "do_normalize": True,
-            "image_mean": list(self.mean),
-            "image_std": list(self.std),
+            "image_mean": [2 * m - 1 for m in self.mean] if offset else list(self.mean),
+            "image_std": [2 * s for s in self.std] if offset else list(self.std),
         }
         return {key: value for key, value in written.items() if value is not None}
 
@@ -115,10 +124,16 @@ DEFAULTS: dict[str, Pixels] = {
     "CLIP": Pixels("CLIP", 224, Image.Resampling.BICUBIC, (224, 224), CLIP_MEAN, CLIP_STD),
     "Siglip": Pixels("Siglip", (224, 224), Image.Resampling.BICUBIC),
     "Blip": Pixels("Blip", (384, 384), Image.Resampling.BICUBIC, None, CLIP_MEAN, CLIP_STD),
+    "VideoMAE": Pixels("VideoMAE", 224, crop=(224, 224)),
+    "Vivit": Pixels("Vivit", 256, crop=(224, 224), mean=(0.75, 0.75, 0.75), std=(0.25, 0.25, 0.25)),
+    "Timesformer": Pixels(
+        "Timesformer", 224, crop=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD
+    ),
 }
 MODELS = {"vit": "ViT", "vit_mae": "ViT", "deit": "DeiT", "clip": "CLIP",
           "clip_vision_model": "CLIP", "git": "CLIP", "siglip": "Siglip",
-          "siglip_vision_model": "Siglip", "paligemma": "Siglip", "blip": "Blip"}  # fmt: skip
+          "siglip_vision_model": "Siglip", "paligemma": "Siglip", "blip": "Blip",
+          "videomae": "VideoMAE", "vivit": "Vivit", "timesformer": "Timesformer"}  # fmt: skip
 SQUARE = ("ViT", "DeiT", "Blip")
 """Families in which an old file's single number is both edges, and not the shorter one."""
 REFUSED = ("pad_size", "offset", "crop_pct", "use_square_size", "do_flip_channel_order",
@@ -163,9 +178,7 @@ def load_pixels(folder: Path | str) -> Pixels:
 
 def pixels_of(folder: Path, family: Family) -> Pixels:
     """As the folder says, or where it says nothing as the class is by itself. Raises: UserError."""
-    nested = (folder / PROCESSOR).is_file() and "image_processor" in read_json(folder / PROCESSOR)
-    stated = nested or (folder / PREPROCESSOR).is_file()
-    return load_pixels(folder) if stated else DEFAULTS[family]
+    return load_pixels(folder) if _found(folder) else DEFAULTS[family]
 
 
 def save_pixels(pixels: Pixels, folder: Path | str) -> None:
@@ -177,23 +190,31 @@ def save_pixels(pixels: Pixels, folder: Path | str) -> None:
 
 
 def _find(folder: Path) -> tuple[Path, dict[str, Any]]:
-    if (folder / PROCESSOR).is_file():
-        nested = read_json(folder / PROCESSOR).get("image_processor")
-        if isinstance(nested, dict):
-            return folder / PROCESSOR, nested
-    if not (folder / PREPROCESSOR).is_file():
+    found = _found(folder)
+    if found is None:
         raise UserError(
             f"{folder} has neither {PREPROCESSOR} nor a {PROCESSOR} with `image_processor`: how"
             " its pictures are resized and normalised is not known; copy it from the checkpoint"
         )
-    return folder / PREPROCESSOR, read_json(folder / PREPROCESSOR)
+    return found
+
+
+def _found(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    if (folder / PROCESSOR).is_file():
+        whole = read_json(folder / PROCESSOR)
+        nested = whole.get("image_processor", whole.get("video_processor"))
+        if isinstance(nested, dict):
+            return folder / PROCESSOR, nested
+    paths = (path for path in (folder / VIDEO, folder / PREPROCESSOR) if path.is_file())
+    return next(((path, read_json(path)) for path in paths), None)
 
 
 def _family(values: Mapping[str, Any], folder: Path) -> str:
     """The class without its ending; by the model in config.json where no class is named."""
-    name = values.get("image_processor_type", values.get("feature_extractor_type"))
+    keys = ("video_processor_type", "image_processor_type", "feature_extractor_type")
+    name = next((values[key] for key in keys if key in values), None)
     if name is not None:
-        return re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", str(name))
+        return re.sub("((Image|Video)Processor|FeatureExtractor)(Fast|Pil)?$", "", str(name))
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if isinstance(config.get("encoder"), dict):
         config = config["encoder"]
@@ -203,7 +224,9 @@ def _family(values: Mapping[str, Any], folder: Path) -> str:
 
 def _parse(values: Mapping[str, Any], family: str) -> tuple[Pixels, list[str]]:
     """The processor, and what is wrong: without that list being empty it means nothing."""
-    wrong = [f"{key} is not supported" for key in REFUSED if values.get(key)]
+    shifts = family == "Vivit"
+    refused = [key for key in REFUSED if values.get(key) and not (shifts and key == "offset")]
+    wrong = [f"{key} is not supported" for key in refused]
     if family not in DEFAULTS:
         known = ", ".join(f"{name}ImageProcessor" for name in DEFAULTS)
         wrong.append(f"image_processor_type: {family} is not supported; accepted: {known}")
@@ -227,13 +250,18 @@ def _parse(values: Mapping[str, Any], family: str) -> tuple[Pixels, list[str]]:
         crop = take("crop_size", _crop, base.crop)
         if crop is None:
             wrong.append("do_center_crop: true wants a crop_size")
-    mean, std = take("image_mean", _mean, base.mean), take("image_std", _std, base.std)
+    mean, std = (HALF, HALF) if shifts else (base.mean, base.std)
+    mean, std = take("image_mean", _mean, mean), take("image_std", _std, std)
     if not take("do_normalize", _flag, True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if take("do_rescale", _flag, True):
+    if not take("do_rescale", _flag, True):  # the mean and std of the file are of grey levels
+        mean, std = _scaled(mean, 255), _scaled(std, 255)
+    elif shifts:  # they are of grey levels / 127.5 - 1
+        take("rescale_factor", partial(_factor, parts=127.5), 1 / 127.5)
+        low = 1 if take("offset", _flag, True) else 0
+        mean, std = _scaled(mean, 2, low), _scaled(std, 2)
+    else:
         take("rescale_factor", _factor, 1 / 255)
-    else:  # the mean and std of the file are of grey levels
-        mean, std = _scaled(mean), _scaled(std)
     resample = take("resample", _resample, base.resample)
     pixels = Pixels(base.family, resize, resample, crop, mean, std)
     if take("do_pad", _flag, False) and pixels.size is None:
@@ -241,8 +269,10 @@ def _parse(values: Mapping[str, Any], family: str) -> tuple[Pixels, list[str]]:
     return pixels, wrong
 
 
-def _scaled(three: tuple[float, float, float]) -> tuple[float, float, float]:
-    return three[0] / 255, three[1] / 255, three[2] / 255
+def _scaled(
+    three: tuple[float, float, float], parts: float, low: float = 0
+) -> tuple[float, float, float]:
+    return (three[0] + low) / parts, (three[1] + low) / parts, (three[2] + low) / parts
 
 
 def _flag(value: Any) -> bool:
@@ -286,9 +316,9 @@ def _std(value: Any) -> tuple[float, float, float]:
     return three
 
 
-def _factor(value: Any) -> float:
-    if type(value) is not float or not math.isclose(value, 1 / 255, rel_tol=1e-7):
-        raise ValueError("1/255, 0.00392156862745098")
+def _factor(value: Any, parts: float = 255) -> float:
+    if type(value) is not float or not math.isclose(value, 1 / parts, rel_tol=1e-7):
+        raise ValueError(f"1/{parts:g}, {1 / parts}")
     return value
 
 

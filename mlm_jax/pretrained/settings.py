@@ -41,7 +41,8 @@ HARMLESS = re.compile(
     r"|id2label|label2id|num_labels|problem_type|finetuning_task|language|license|auto_map"
     # training
     r"|\w*dropout\w*|\w*_pdrop|initializer_\w+|logit_scale_init_value|label_smoothing"
-    r"|gradient_checkpointing|torchscript|tf_legacy_loss"
+    r"|gradient_checkpointing|torchscript|tf_legacy_loss|init_std|\w*layerdrop|drop_path_rate"
+    r"|norm_pix_loss|apply_spec_augment|mask_(time|feature)_\w+"
     # what is given back, and in which steps; words of text
     r"|output_\w+|return_dict\w*|use_cache|use_return_dict|chunk_size_feed_forward"
     r"|is_encoder_decoder|is_decoder|add_cross_attention|tie_word_embeddings|\w+_token_ids?|prefix"
@@ -49,10 +50,11 @@ HARMLESS = re.compile(
     r"|(max|min)_length|do_sample|early_stopping|num_beams|num_beam_groups|num_return_sequences"
     r"|diversity_penalty|temperature|top_[kp]|typical_p|repetition_penalty|length_penalty"
     r"|exponential_decay_length_penalty|(encoder_)?no_repeat_ngram_size|bad_words_ids"
-    r"|remove_invalid_values|(begin_)?suppress_tokens"
+    r"|remove_invalid_values|(begin_)?suppress_tokens|forced_decoder_ids|median_filter_width"
     # of heads that are not here, or that the whole overrules
     r"|summary_\w+|pooler_\w+|encoder_stride|n_ctx|projection_dim|encoder_hidden_size"
-    r"|image_text_hidden_size"
+    r"|image_text_hidden_size|use_weighted_layer_sum|classifier_proj_size"
+    r"|decoder_(hidden_size|num_hidden_layers|num_attention_heads|intermediate_size)"
     r"|(text|vision)_config_dict"
 )
 """Whole names of fields that need not be read for the outputs to be right; where one of them does
@@ -112,11 +114,11 @@ class Settings:
             return default or 1
         return int(value)
 
-    def real(self, key: str, default: float) -> float:
-        """Over 0, under 1."""
+    def real(self, key: str, default: float, low: float = 0, high: float = 1) -> float:
+        """Over `low`, under `high`."""
         value = self._take(key, default, (int, float), "must be a number")
-        if not 0 < value < 1:
-            self.refuse(key, "must be over 0 and under 1")
+        if not low < value < high:
+            self.refuse(key, f"must be over {low:g} and under {high:g}")
             return default
         return float(value)
 
@@ -137,6 +139,13 @@ class Settings:
             return both.integer(0, default), both.integer(1, default)  # type: ignore[arg-type]
         side = self.integer(key, default)
         return side, side
+
+    def square(self, key: str, default: int) -> int:
+        """The edge of a square, of a number or of two."""
+        height, width = self.pixels(key, default)
+        if height != width:
+            self.refuse(key, "must be a square")
+        return height
 
     def must(self, **fixed: Any) -> None:
         """Fields that would change what the model computes: only this value is implemented."""
@@ -195,7 +204,7 @@ class Settings:
                 heads=heads,
                 ratio=hidden / width,
                 activation=self.activation(*sizes.activation),
-                eps=self.real(*sizes.eps),
+                eps=self.real(*sizes.eps) if sizes.eps[0] else sizes.eps[1],
                 **block,
             ),
         )
@@ -216,7 +225,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Names and class defaults of the fields of a transformer; a hidden of 0 is 4 widths."""
+    """Names and class defaults of the fields of a transformer; a hidden of 0 is 4 widths.
+
+    An eps without a name is always that of the class.
+    """
 
     width: tuple[str, int | None] = ("hidden_size", 768)
     depth: tuple[str, int | None] = ("num_hidden_layers", 12)
@@ -228,7 +240,7 @@ class Sizes:
     def describe(self, body: Transformer) -> dict[str, Any]:
         """The fields of config.json that `Settings.transformer` would read `body` from."""
         block = body.block
-        return {
+        fields = {
             self.width[0]: body.width,
             self.depth[0]: body.depth,
             self.heads[0]: block.heads,
@@ -236,3 +248,4 @@ class Sizes:
             self.activation[0]: PUBLISHED.get(block.activation, block.activation),
             self.eps[0]: block.eps,
         }
+        return {key: value for key, value in fields.items() if key}

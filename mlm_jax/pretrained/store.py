@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from mlm_jax.config import UserError, flat, suggest, to_json
+from mlm_jax.config import SENSES, UserError, flat, suggest, to_json
 from mlm_jax.paths import named, nested, unrolled
+from mlm_jax.pretrained.audio_spectrogram import AUDIO_SPECTROGRAM
 from mlm_jax.pretrained.bert import BERT
 from mlm_jax.pretrained.blip import BLIP
 from mlm_jax.pretrained.clip import CLIP
@@ -26,10 +27,15 @@ from mlm_jax.pretrained.names import Tensor, match, plan
 from mlm_jax.pretrained.pixels import pixels_of
 from mlm_jax.pretrained.settings import ACTIVATIONS, Settings, shown
 from mlm_jax.pretrained.siglip import SIGLIP
+from mlm_jax.pretrained.timesformer import TIMESFORMER
+from mlm_jax.pretrained.videomae import VIDEOMAE
 from mlm_jax.pretrained.vit import DEIT, VIT
 from mlm_jax.pretrained.vit_gpt2 import VIT_GPT2
+from mlm_jax.pretrained.vivit import VIVIT
+from mlm_jax.pretrained.whisper import WHISPER
 
-FAMILIES = (BERT, GPT2, VIT, DEIT, CLIP, SIGLIP, BLIP, VIT_GPT2)
+FAMILIES = (BERT, GPT2, VIT, DEIT, CLIP, SIGLIP, BLIP, VIT_GPT2,
+            VIDEOMAE, VIVIT, TIMESFORMER, AUDIO_SPECTROGRAM, WHISPER)  # fmt: skip
 SHARD = 5_000_000_000  # bytes to a file, as the reference cuts them
 
 
@@ -60,13 +66,16 @@ def load(path: Path) -> Pretrained:
     try:
         family, model, unread = described(folder)
         idle = family.idle(model)
-        tensors = names_on_disk(family, model)
+        tensors, absent = names_on_disk(family, model)
         found, unused = match(tensors, folder.tensors, family.spelling, idle)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     params: dict[str, np.ndarray] = {}
     for tensor in tensors:
         params |= tensor.read(found[tensor.name].read())
+    for bias in absent:
+        kernel = params[bias.replace("/bias", "/kernel")]
+        params[bias] = np.zeros(kernel.shape[1:], kernel.dtype)
     kept = {name: found[name].read() for name in idle if name in found}
     return Pretrained(model, nested(params), folder.config, kept, tuple(unused), tuple(unread))
 
@@ -89,9 +98,10 @@ def described(folder: Folder) -> tuple[Family, Any, list[str]]:
     settings.settle()
     if family.pixels is not None:
         published = pixels_of(folder.path, family.pixels)
-        eyes = replace(model.image, mean=published.mean, std=published.std)
-        model = replace(model, image=eyes)
-    return family, model, settings.unread()
+        sense = "image" if hasattr(model, "image") else "video"
+        eyes = replace(getattr(model, sense), mean=published.mean, std=published.std)
+        model = replace(model, **{sense: eyes})
+    return family, family.complete(model, folder.path), settings.unread()
 
 
 def architecture(family: Family, folder: Folder) -> str:
@@ -110,13 +120,17 @@ def architecture(family: Family, folder: Folder) -> str:
     return name
 
 
-def names_on_disk(family: Family, model: Any) -> list[Tensor]:
-    """Raises: UserError where the sizes of the model do not go together."""
+def names_on_disk(family: Family, model: Any) -> tuple[list[Tensor], list[str]]:
+    """The tensors, and paths of the parameters that no file has.
+
+    Raises: UserError where the sizes of the model do not go together.
+    """
     try:
         shapes = parameter_shapes(model)
     except ValueError as error:
         raise UserError(f"{CONFIG}: {error}") from error
-    return plan(family.pairs(model), shapes)
+    absent = [path for path in shapes if family.absent and re.search(family.absent, path)]
+    return plan(family.pairs(model), {p: s for p, s in shapes.items() if p not in absent}), absent
 
 
 def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
@@ -132,8 +146,11 @@ def example(model: Any) -> dict[str, Any]:
     """The smallest batch that the model takes."""
     ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
     batch = {"target": ids, "target_mask": mask, "text": ids, "text_mask": mask}
-    image = getattr(model, "image", None)
-    return batch if image is None else {**batch, "image": jnp.zeros((1, *image.size, 3), jnp.uint8)}
+    for key in SENSES:
+        encoder = getattr(model, key, None)
+        if encoder is not None:
+            batch[key] = jnp.zeros((1, *encoder.takes.shape), encoder.takes.dtype)
+    return batch
 
 
 # --- writing ---
@@ -159,7 +176,7 @@ def save(
     path = Path(path)
     family = family_of(model)
     leaves = unrolled(named(params))
-    tensors = names_on_disk(family, model)
+    tensors, _ = names_on_disk(family, model)
     check_shapes(leaves, parameter_shapes(model))
     if path.exists():
         raise UserError(f"{path} exists: give a folder that does not, or remove it first")
@@ -174,6 +191,7 @@ def save(
     fields["torch_dtype"] = fields["dtype"] = str(first.dtype)
     (part / CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     write_shards(part, shards(tensors, leaves, idles(family, model, idle, first.dtype), shard))
+    family.put(model, part)
     beside(part)
     part.rename(path)
 
@@ -191,8 +209,9 @@ def family_of(model: Any) -> Family:
     raise UserError(f"no published family can express this {type(model).__name__}:\n{why}")
 
 
-# what may differ without another result: training alone, pixels (told apart), ids of words
-FREE = ("dropout", "layers", "remat", "mean", "std", "mask_id", "special", "ratio")
+# what may differ without another result: training, pixels and sounds (told apart), ids of words
+FREE = ("dropout", "layers", "remat", "pieces", "mean", "std", "samples", "mask_id", "special",
+        "ratio")  # fmt: skip
 
 
 def misfits(family: Family, model: Any) -> list[str]:

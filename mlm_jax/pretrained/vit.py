@@ -3,7 +3,7 @@
 from typing import Any
 
 from mlm_jax.encoders import ImageEncoder
-from mlm_jax.layers import Pool
+from mlm_jax.layers import Pool, Transformer
 from mlm_jax.models.vit import Vit
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.names import Pair, Spelling, at, layers
@@ -35,14 +35,20 @@ TAUGHT = "DeiTForImageClassificationWithTeacher"
 
 def encoder(settings: Settings, distilled: bool = False) -> ImageEncoder:
     settings.must(num_channels=3)
-    body = settings.transformer(SIZES, qkv_bias=settings.flag("qkv_bias", True))
     return ImageEncoder(
         size=settings.pixels("image_size", 224),
         patch=settings.integer("patch_size", 16),
         class_token=True,
         distillation_token=distilled,
-        body=body,
+        body=body(settings),
     )
+
+
+def body(settings: Settings, sizes: Sizes = SIZES) -> Transformer:
+    """Of any encoder with the fields of ViT's."""
+    found = settings.transformer(sizes, qkv_bias=settings.flag("qkv_bias", True))
+    settings.must(head_dim=found.width // found.block.heads)
+    return found
 
 
 def describe_encoder(image: ImageEncoder) -> dict[str, Any]:
@@ -56,15 +62,16 @@ def describe_encoder(image: ImageEncoder) -> dict[str, Any]:
     }
 
 
-def encoder_pairs(image: ImageEncoder) -> list[Pair]:
+def encoder_pairs(encoder: Any, stem: str = "stem/patches") -> list[Pair]:
+    """Of any encoder that is published like ViT's; `stem` is where it makes tokens."""
     first = [Pair("class_token", "embeddings.cls_token")]
-    if image.distillation_token:
+    if getattr(encoder, "distillation_token", False):
         first.append(Pair("distillation_token", "embeddings.distillation_token"))
     return [
         *first,
         Pair("positions/table", "embeddings.position_embeddings", flat=3),
-        Pair("stem/patches", "embeddings.patch_embeddings.projection"),
-        *layers("body", "encoder.layer", image.body.depth, BLOCK),
+        Pair(stem, "embeddings.patch_embeddings.projection"),
+        *layers("body", "encoder.layer", encoder.body.depth, BLOCK),
         Pair("body/norm", "layernorm"),
     ]
 

@@ -1,7 +1,8 @@
 """Tokenizers of published folders, through the `tokenizers` library: text to the published ids.
 
 A folder has a tokenizer.json, or the older files: vocab.txt (WordPiece, BERT), vocab.json and
-merges.txt (byte-level BPE, GPT-2; lower-casing BPE with `</w>` at the end of a word, CLIP). What
+merges.txt (byte-level BPE, GPT-2 and Whisper; lower-casing BPE with `</w>` at the end of a word,
+CLIP). What
 is built of the older files follows the reference's classes (`models/*/tokenization_*.py` and
 `convert_slow_tokenizer.py` of transformers). `data.tokenizers.Tokenizer` takes what comes out.
 """
@@ -24,15 +25,18 @@ NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 USUAL: dict[str, dict[str, str]] = {
     "Bert": {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"},
     "GPT2": dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"),
+    "Whisper": dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>"),
     "CLIP": dict.fromkeys(("eos", "unk", "pad"), "<|endoftext|>") | {"bos": "<|startoftext|>"},
     "": {},
 }
 """Special tokens by kind, where the folder names no others."""
 CLASSES = {"Bert": "Bert", "DistilBert": "Bert", "Electra": "Bert", "MobileBert": "Bert",
-           "LayoutLM": "Bert", "GPT2": "GPT2", "CLIP": "CLIP"}  # fmt: skip
+           "LayoutLM": "Bert", "GPT2": "GPT2", "CLIP": "CLIP",
+           "Whisper": "Whisper"}  # fmt: skip
 """The reference's tokenizers that can be built of the older files, and their kinds."""
 MODELS = {"bert": "Bert", "distilbert": "Bert", "electra": "Bert", "blip": "Bert", "git": "Bert",
-          "gpt2": "GPT2", "clip": "CLIP", "clip_text_model": "CLIP"}  # fmt: skip
+          "gpt2": "GPT2", "clip": "CLIP", "clip_text_model": "CLIP",
+          "whisper": "Whisper"}  # fmt: skip
 CLIP_PIECES = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
@@ -51,7 +55,7 @@ class Stated:
 
     @property
     def kind(self) -> str:
-        """Bert, GPT2, CLIP, or nothing where that is not known and a tokenizer.json tells all.
+        """A key of USUAL; nothing where that is not known and a tokenizer.json tells all.
 
         By the class, then by the model, then by the vocabulary. Raises: UserError.
         """
@@ -151,7 +155,8 @@ def load_tokenizer(folder: Path | str) -> hf.Tokenizer:
     if (stated.folder / WHOLE).is_file():
         tokenizer = _whole(stated, kind)
     elif any((stated.folder / name).is_file() for name in (WORDS, IDS, MERGES)):
-        tokenizer = {"Bert": _wordpiece, "GPT2": _gpt2, "CLIP": _clip}[kind](stated)
+        build = {"Bert": _wordpiece, "GPT2": _gpt2, "CLIP": _clip, "Whisper": _whisper}
+        tokenizer = build[kind](stated)
     else:
         raise UserError(_missing(stated.folder))
     tokenizer.no_padding()
@@ -236,7 +241,7 @@ def _whole(stated: Stated, kind: str) -> hf.Tokenizer:
         normalizer.handle_chinese_chars = spread
         if "strip_accents" in stated.settings:
             normalizer.strip_accents = stated.accents
-    if kind == "GPT2" and isinstance(splitter, pre_tokenizers.ByteLevel):
+    if kind in ("GPT2", "Whisper") and isinstance(splitter, pre_tokenizers.ByteLevel):
         splitter.add_prefix_space = stated.flag("add_prefix_space", splitter.add_prefix_space)
     ends = getattr(tokenizer.model, "end_of_word_suffix", None) == "</w>"
     if ends and isinstance(tokenizer.decoder, decoders.ByteLevel):
@@ -279,10 +284,7 @@ def _wordpiece(stated: Stated) -> hf.Tokenizer:
 def _gpt2(stated: Stated) -> hf.Tokenizer:
     """Radford et al. 2019; a leading space belongs to the word, nothing is unknown."""
     vocab = _ids(stated.folder / IDS)
-    tokenizer = hf.Tokenizer(_bpe(stated, vocab))
-    space = stated.flag("add_prefix_space", False)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = _bytes(stated, vocab)
     special = stated.special(USUAL["GPT2"])
     first, last = (
         [special[name].content]
@@ -297,6 +299,35 @@ def _gpt2(stated: Stated) -> hf.Tokenizer:
         pair=[*first, "$A", *last, *second],
         special_tokens=[(text, vocab[text]) for text in dict.fromkeys(first + last)],
     )
+    return tokenizer
+
+
+def _whisper(stated: Stated) -> hf.Tokenizer:
+    """GPT-2's; the start of the transcript, language and task before a text, its end after it."""
+    vocab = _ids(stated.folder / IDS)
+    tokenizer = _bytes(stated, vocab)
+    special = stated.special(USUAL["Whisper"])
+    end = special["eos"].content if "eos" in special else "eos_token"
+    wanted = [stated.settings.get("language"), stated.settings.get("task")]
+    times = stated.flag("predict_timestamps", False)
+    names = ["startoftranscript", *filter(None, wanted), *([] if times else ["notimestamps"])]
+    start = [f"<|{name}|>" for name in names]
+    known = vocab | {token.content: index for index, token in stated.added().items()}
+    _wants(stated.folder / IDS, known, [*start, end])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*start, "$A", end],
+        pair=[*start, "$A", "$B:1", f"{end}:1"],
+        special_tokens=[(text, known[text]) for text in dict.fromkeys([*start, end])],
+    )
+    return tokenizer
+
+
+def _bytes(stated: Stated, vocab: dict[str, int]) -> hf.Tokenizer:
+    """Byte-level BPE, without special tokens around."""
+    tokenizer = hf.Tokenizer(_bpe(stated, vocab))
+    space = stated.flag("add_prefix_space", False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+    tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 

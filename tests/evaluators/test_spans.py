@@ -1,4 +1,4 @@
-"""Events in time: the loss, the list that is made of what is said at each time, and its precision."""
+"""Events in time: the loss, the list made of what is said at each time, and its precision."""
 
 import itertools
 

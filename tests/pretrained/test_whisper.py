@@ -1,0 +1,144 @@
+"""Whisper: what it does not write, with what it begins, and its tokenizer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import ours_video_audio as ours
+import pytest
+from test_golden import GOLDEN as FOLDER
+from test_golden import inputs_and_outputs
+from test_preprocess import GOLDEN, TEXTS, hard_texts, write
+
+from mlm_jax.config import UserError
+from mlm_jax.generate import How, encode, generate
+from mlm_jax.models.whisper import Whisper
+from mlm_jax.pretrained import load
+from mlm_jax.pretrained.script import Script, script
+from mlm_jax.pretrained.vocabulary import load_tokenizer, special_names
+
+NAME = "video_audio/WhisperForConditionalGeneration"
+
+
+def test_the_words_are_those_of_the_reference() -> None:
+    read, (given, wanted) = load(FOLDER / NAME), inputs_and_outputs(NAME)
+    found = ours.write(read.model, read.params, given, FOLDER / NAME)
+    np.testing.assert_array_equal(found, wanted["written"])
+
+
+@pytest.mark.parametrize("method", ["sample", "beam"])
+def test_suppressed_words_are_never_written(method: Any) -> None:
+    read, (given, _) = load(FOLDER / NAME), inputs_and_outputs(NAME)
+    fused = encode(read.model, read.params, {"audio": jnp.asarray(given["audio"])})
+    how = How(method, temperature=3.0, beams=3)
+    key = jax.random.key(0)
+    ids = generate(
+        read.model, read.params, fused, bos=1, eos=2, pad=0, length=30, how=how, key=key
+    ).ids
+    assert not np.isin(ids, [5, 6, 7]).any()
+    assert not np.isin(ids[:, 0], [8, 2]).any()
+
+
+def test_what_is_learned_from_may_have_them() -> None:
+    """Without a cache nothing is left out: not from losses, nor where texts are ranked."""
+    read, (given, _) = load(FOLDER / NAME), inputs_and_outputs(NAME)
+    logits = ours.run(read.model, read.params, given)["logits"]
+    assert np.isfinite(logits).all()
+    batch = {"audio": jnp.zeros((1, 16_000)), "target": jnp.zeros((1, 3), int)}
+    params = Whisper().init(jax.random.key(0), batch)["params"]
+    assert "key" in params["decoder"]["body"]["block_0"]["cross"]
+
+
+# --- with what a text begins ---
+
+MANY = {"decoder_start_token_id": 1, "eos_token_id": [2], "pad_token_id": 0,
+        "lang_to_id": {"<|en|>": 4, "<|de|>": 5}, "task_to_id": {"transcribe": 6, "translate": 7},
+        "no_timestamps_token_id": 9}  # fmt: skip
+
+
+def test_texts_begin_as_they_are_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, {"config.json": {}, "generation_config.json": MANY})
+    assert script(tmp_path, language="de") == Script((1, 5, 6, 9), 2, 0)
+    assert script(tmp_path, language="<|en|>", task="translate").start == (1, 4, 7, 9)
+    prompt = script(tmp_path, language="en").prompt(2)
+    assert prompt.ids.tolist() == [[1, 4, 6, 9], [1, 4, 6, 9]]
+    assert prompt.mask.all()
+
+
+def test_old_folders_say_it_in_config_json(tmp_path: Path) -> None:
+    old = {"decoder_start_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+           "forced_decoder_ids": [[1, 8]]}  # fmt: skip
+    write(tmp_path, {"config.json": old})
+    assert script(tmp_path) == Script((1, 8), 2, 2)
+    write(tmp_path, {"generation_config.json": MANY})
+    assert script(tmp_path).start == (1, 8, 9)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
+    "no language": ({}, {}, "the language is to be given, one of en, de"),
+    "a language to be heard": ({"forced_decoder_ids": [[1, None], [2, 6]]}, {}, "to be given"),
+    "an unknown language": ({}, {"language": "fr"}, r"<\|fr\|> is none of this checkpoint"),
+    "an unknown task": ({}, {"language": "en", "task": "sing"}, "task sing is none"),
+    "no start": ({"decoder_start_token_id": None}, {"language": "en"}, "decoder_start_token_id"),
+    "two ends": ({"eos_token_id": [2, 3]}, {"language": "en"}, "eos_token_id .* must be one id"),
+    "odd places": ({"forced_decoder_ids": [[2, 4]]}, {}, r"must be \[1, id\], \[2, id\]"),
+    "odd ids": ({"forced_decoder_ids": 3}, {}, r"must be \[1, id\], \[2, id\]"),
+    "an odd table": ({"lang_to_id": {"<|en|>": "4"}}, {}, "lang_to_id .* names to ids"),
+}
+
+
+@pytest.mark.parametrize("which", REFUSED)
+def test_what_is_left_open_or_wrong_is_named(which: str, tmp_path: Path) -> None:
+    changed, asked, told = REFUSED[which]
+    write(tmp_path, {"config.json": {}, "generation_config.json": MANY | changed})
+    with pytest.raises(UserError, match=told):
+        script(tmp_path, **asked)
+
+
+# --- its tokenizer ---
+
+ADDED = ["<|startoftranscript|>", "<|en|>", "<|zh|>", "<|de|>", "<|translate|>", "<|transcribe|>",
+         "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]  # fmt: skip
+VOCABULARY = GOLDEN["vocabularies"]["gpt2"]
+COUNT = len(json.loads(VOCABULARY["vocab.json"]))
+START, GERMAN, TRANSCRIBE, NO_TIMES = (
+    COUNT + ADDED.index(f"<|{name}|>")
+    for name in ("startoftranscript", "de", "transcribe", "notimestamps")
+)
+
+
+def published(folder: Path, **settings: Any) -> Path:
+    """The older files, as the slow class wrote them."""
+    said = {"tokenizer_class": "WhisperTokenizer", "additional_special_tokens": ADDED} | settings
+    added = {text: COUNT + i for i, text in enumerate(ADDED)}
+    return write(folder, VOCABULARY | {"added_tokens.json": added, "tokenizer_config.json": said})
+
+
+def test_the_start_stands_before_a_text_and_the_end_after_it(tmp_path: Path) -> None:
+    inner = load_tokenizer(published(tmp_path))
+    end = inner.token_to_id("<|endoftext|>")
+    bare = inner.encode("hello there", add_special_tokens=False).ids
+    assert inner.encode("hello there").ids == [START, NO_TIMES, *bare, end]
+    assert inner.decode(inner.encode("hello there").ids) == "hello there"
+    inner = load_tokenizer(published(tmp_path, language="de", task="transcribe"))
+    assert inner.encode("").ids == [START, GERMAN, TRANSCRIBE, NO_TIMES, end]
+    inner = load_tokenizer(published(tmp_path, predict_timestamps=True))
+    assert inner.encode("").ids == [START, end]
+    assert special_names(tmp_path) == dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
+    with pytest.raises(UserError, match=r"no <\|fr\|> among"):
+        load_tokenizer(published(tmp_path, language="fr"))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("settings", [{}, {"language": "de", "task": "transcribe"}])
+def test_live_ids(settings: dict[str, Any], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    inner = load_tokenizer(published(tmp_path, **settings))
+    own = transformers.WhisperTokenizer.from_pretrained(tmp_path)
+    for text in TEXTS + hard_texts(200):
+        ids = inner.encode(text).ids
+        assert ids == own(text)["input_ids"], text
+        assert inner.decode(ids) == own.decode(ids, skip_special_tokens=True), text
