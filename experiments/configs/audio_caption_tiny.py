@@ -6,7 +6,7 @@ python experiments/train.py --config audio_caption_tiny
 from dataclasses import replace
 
 from experiments.configs import video_qa_tiny
-from mlm_jax.config import Config
+from mlm_jax.config import Config, Init
 from mlm_jax.encoders import AudioEncoder
 from mlm_jax.encoders.audio import LogMel
 from mlm_jax.layers import transformer
@@ -21,6 +21,9 @@ ears = AudioEncoder(
     body=replace(transformer("tiny", rotary=100.0, qk_norm=True), depth=2),
 )
 config: Config = replace(
-    video_qa_tiny.config, model=replace(video_qa_tiny.model, video=None, audio=ears)
+    video_qa_tiny.config,
+    model=replace(video_qa_tiny.model, video=None, audio=ears),
+    init=Init(),
+    steps=1_500,
 )
 tiny = replace(config, data=replace(config.data, name="clips/tiny", batch=4), steps=2)

@@ -1,11 +1,15 @@
 """A small video ViT watches, a small BERT asks, a decoder tells the story and answers.
 
+python experiments/train.py --config events_tiny
 python experiments/train.py --config video_qa_tiny
+
+It begins with the eyes of `events_tiny`. From nothing it told colours and shapes and no actions
+after 550 steps: the words for what moves are few among those that are learnt.
 """
 
 from dataclasses import replace
 
-from mlm_jax.config import Config, Data, Optim
+from mlm_jax.config import Config, Data, Init, Optim
 from mlm_jax.encoders import VideoEncoder
 from mlm_jax.layers import transformer
 from mlm_jax.losses import Caption
@@ -20,8 +24,10 @@ eyes = VideoEncoder(
     size=(48, 48),
     patch=16,
     stem="conv",
+    around=1,
     kind="joint",
-    body=replace(transformer("tiny", qk_norm=True), depth=3),
+    place_again=True,
+    body=replace(transformer("tiny", qk_norm=True), depth=2),
 )
 model = replace(texts, image=None, video=eyes)
 config = Config(
@@ -29,6 +35,7 @@ config = Config(
     loss=Caption(),
     data=Data("clips", batch=32, captions=2, questions=8, text_length=24, target_length=32),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
-    steps=1_500,
+    init=Init("runs/events_tiny", take=("video",)),
+    steps=900,
 )
-tiny = replace(config, data=replace(config.data, name="clips/tiny", batch=4), steps=2)
+tiny = replace(config, data=replace(config.data, name="clips/tiny", batch=4), init=Init(), steps=2)

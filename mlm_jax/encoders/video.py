@@ -28,12 +28,14 @@ class VideoEncoder(nn.Module):
     """`frames` pictures of `size` (height, width) pixels to Tokens, in the order of time.
 
     A tubelet is `patch` pixels on a side and `tube` frames long; the convolutional stem looks at
-    single frames. Of "pooled" and "factorised" there is a token a tubelet of time, of the others
-    one a tubelet, time first, behind the class token where there is one.
+    single frames, with `around` frames before and after each as further channels, so that a token
+    knows how what it shows is moving. Of "pooled" and "factorised" there is a token a tubelet of
+    time, of the others one a tubelet, time first, behind the class token where there is one.
 
     `positions`: a "table" with a row for each tubelet; tables of space and of time "apart"; or
     "sines" of the number of the tubelet, which are not learned (VideoMAE, arXiv:2203.12602).
-    `body` is over space, or both; `time` of "factorised" alone.
+    `body` is over space, or both; `time` of "factorised" alone. `place_again` adds what "joint" has
+    of positions "apart" to what comes out as well, as `ImageEncoder` does it.
     """
 
     frames: int = 16
@@ -42,8 +44,10 @@ class VideoEncoder(nn.Module):
     tube: int = 1
     kind: Kind = "factorised"
     stem: Literal["patch", "conv"] = "patch"
+    around: int = 0
     positions: Literal["table", "apart", "sines"] = "apart"
     class_token: bool = False
+    place_again: bool = False
     mean: Colour = (0.5, 0.5, 0.5)
     std: Colour = (0.5, 0.5, 0.5)
     body: Transformer = field(default_factory=Transformer)
@@ -102,8 +106,8 @@ class VideoEncoder(nn.Module):
         else:
             if self.tube > 1:
                 raise ValueError(f"tube {self.tube}: a convolutional stem sees single frames")
-            every_frame = video.reshape(-1, *video.shape[2:])
-            x = ConvStem(width, self.patch, name="stem")(every_frame)
+            seen = with_neighbours(video, self.around)
+            x = ConvStem(width, self.patch, name="stem")(seen.reshape(-1, *seen.shape[2:]))
         return x.reshape(len(video), times, rows * columns, width)
 
     def _frames(self, x: Float[Array, "B t N D"], train: bool) -> Tokens:
@@ -136,7 +140,17 @@ class VideoEncoder(nn.Module):
             extra = len(self.extra)
             kept = jnp.take_along_axis(x[:, extra:], keep[:, :, None], axis=1)
             x = jnp.concatenate([x[:, :extra], kept], axis=1)
-        return self.body(every(x), train=train)
+        tokens = self.body(every(x), train=train)
+        if not self.place_again:
+            return tokens
+        if keep is not None or self.extra or self.positions != "apart":
+            raise ValueError("place_again: positions apart, no class token, and nothing left out")
+        x = nn.Dense(width, name="out")(tokens.x).reshape(count * times, places, width)
+        x = Positions(places, self.grid[1:], rms=1.0, name="positions_again")(x)
+        x = x.reshape(count, times, places, width).swapaxes(1, 2).reshape(-1, times, width)
+        x = Positions(times, (1, times), rms=1.0, name="times_again")(x)
+        x = x.reshape(count, places, times, width).swapaxes(1, 2)
+        return every(x.reshape(count, times * places, width))
 
     def _divided(self, x: Float[Array, "B t N D"], train: bool) -> Tokens:
         """The class token has a position in space and none in time."""
@@ -168,6 +182,18 @@ class VideoEncoder(nn.Module):
     def _times(self, times: int, width: int) -> Float[Array, "t D"]:
         table: Array = self.param("times", nn.initializers.normal(0.02), (times, width))
         return table
+
+
+def with_neighbours(
+    video: Float[Array, "B T height width C"], around: int
+) -> Float[Array, "B T height width D"]:
+    """Each frame with those before and after it behind its own channels; the ends are repeated."""
+    if not around:
+        return video
+    edge = ((0, 0), (around, around), (0, 0), (0, 0), (0, 0))
+    padded, frames = jnp.pad(video, edge, mode="edge"), video.shape[1]
+    shifts = sorted(range(2 * around + 1), key=lambda shift: abs(shift - around))
+    return jnp.concatenate([padded[:, shift : shift + frames] for shift in shifts], axis=-1)
 
 
 class Divided(nn.Module):

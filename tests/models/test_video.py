@@ -11,7 +11,7 @@ import pytest
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import AudioEncoder, ImageEncoder, TextEncoder, VideoEncoder
 from mlm_jax.encoders.audio import LogMel
-from mlm_jax.encoders.video import Kind
+from mlm_jax.encoders.video import Kind, with_neighbours
 from mlm_jax.fusion import Fusion
 from mlm_jax.fusion import Kind as FusionKind
 from mlm_jax.layers import Block, Transformer, TubeletStem
@@ -97,6 +97,31 @@ def test_a_tubelet_stem_is_a_convolution_over_space_and_time() -> None:
     np.testing.assert_allclose(stem.apply(params, video), wanted, rtol=1e-4, atol=1e-3)
 
 
+def test_a_stem_sees_the_frames_before_and_after() -> None:
+    video = jnp.asarray(clip(), jnp.float32)
+    seen = np.asarray(with_neighbours(video, 1))
+    assert seen.shape == (2, 4, 8, 8, 9)
+    for time in range(4):
+        own = [seen[:, time, ..., 3 * i : 3 * i + 3] for i in range(3)]
+        wanted = [time, max(time - 1, 0), min(time + 1, 3)]
+        for part, at in zip(own, wanted, strict=True):
+            np.testing.assert_array_equal(part, video[:, at])
+    one, two = (tokens(eyes("pooled", stem="conv", around=n), clip()) for n in (0, 1))
+    assert one.shape == two.shape
+
+
+def test_places_and_times_are_told_again() -> None:
+    encoder = eyes("joint", place_again=True)
+    video = jnp.asarray(clip())
+    params: Any = encoder.init(KEY, video)["params"]
+    blank = params | {"out": jax.tree.map(jnp.zeros_like, params["out"])}
+    read: Any = encoder.apply({"params": blank}, video)
+    x = np.asarray(read.x).reshape(2, 4, 4, 16)
+    space = np.asarray(params["positions_again"]["table"])
+    time = np.asarray(params["times_again"]["table"])
+    np.testing.assert_allclose(x, (time[:, None] + space[None])[None].repeat(2, 0), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("encoder", "wrong"),
     [
@@ -104,6 +129,7 @@ def test_a_tubelet_stem_is_a_convolution_over_space_and_time() -> None:
         (eyes(stem="conv", tube=2), "sees single frames"),
         (eyes("divided", class_token=False), "a class token"),
         (eyes(positions="sines"), "they are apart"),
+        (eyes("joint", positions="table", place_again=True), "positions apart"),
         (replace(eyes("joint"), frames=8), "the model takes 8"),
     ],
 )
