@@ -7,38 +7,112 @@ opened: others, such as playlists, can name further files.
 
 import io
 import math
+import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int16, UInt8
-from scipy.signal import resample_poly
+from jaxtyping import Float, Int16, UInt8
 
 from mlm_jax.config import UserError
 from mlm_jax.data.pictures import MAX_PIXELS
 from mlm_jax.data.records import BadRecord, Sounding
 
-try:
+try:  # an extra, of which `needed` speaks
     import av
-    import soundfile
-except ImportError:  # an extra, of which `needed` speaks
+    from av.video.reformatter import Interpolation, VideoReformatter
+except ImportError:
     pass
+with suppress(ImportError, OSError):  # OSError: the package is there, its library is not
+    import soundfile
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif")
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus")
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,ogg,wav,flac,mp3"
-ACCEPTED = "accepted: MP4, MOV, WebM, Matroska, AVI, GIF"
-SOUND_ACCEPTED = "accepted: WAV, FLAC, MP3, Ogg, or the sound of a video"
+ACCEPTED = {
+    "video": "accepted: MP4, MOV, WebM, Matroska, AVI, GIF",
+    "audio": "accepted: WAV, FLAC, MP3, Ogg, or the sound of a video",
+}
+FIRST = 32  # packets among which the first frame to be shown is
 FAR = 4.0  # seconds between two frames that are asked for, from which on it is worth to seek
-LOST = 0.5  # share of a file that may be missing at its end
+LOST = 0.05  # share of a file that may be missing at its end
+SHORT = 0.1  # seconds of sound that may be in a container: encoders add some before the first
 RATES = (1_000, 768_000)  # samples a second
 MAX_CHANNELS = 64
 
 File = bytes | Path
 Resize = Literal["stretch", "crop", "pad"]
+
+
+@contextmanager
+def opened(file: File, key: str, where: str) -> Iterator[Any]:
+    """A container, and what goes wrong while it is read as BadRecord."""
+    needed("av", where)
+    # "file:" and the list of protocols: "http:a.mp4" is the name of a file like any other
+    source = io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}"
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        with av.open(source, options=options, metadata_errors="replace") as container:
+            yield container
+    except BadRecord:
+        raise
+    except Exception as error:  # on damaged files decoders raise almost anything
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise BadRecord(where, key, f"cannot be read ({reason}); {ACCEPTED[key]}") from error
+
+
+def needed(module: str, where: str) -> None:
+    """Raises: UserError where an extra is not installed."""
+    if module not in sys.modules:
+        raise UserError(f"{where}: needs {module}, which pip install 'mlm_jax[media]' brings")
+
+
+def alone(stream: Any, key: str, where: str) -> None:
+    """Decode in one thread, since the loader has its own; raises BadRecord."""
+    if stream.codec_context is None:
+        raise BadRecord(where, key, f"nothing here decodes its {key}; {ACCEPTED[key]}")
+    stream.codec_context.thread_count = 1
+
+
+class Told(NamedTuple):
+    """From when to when a stream lasts, in seconds, by what the file says of itself.
+
+    own: whether it says so of the stream, and not only of itself as a whole.
+    """
+
+    begin: Fraction
+    end: Fraction
+    own: bool
+
+    @property
+    def length(self) -> Fraction:
+        return self.end - self.begin
+
+
+CLOCK = re.compile(r"(\d+):(\d+):(\d+\.?\d*)")
+
+
+def told_of(container: Any, stream: Any) -> Told:
+    """As if it ended at 0 where it does not say."""
+    begin = (stream.start_time or 0) * stream.time_base
+    clock = CLOCK.fullmatch(stream.metadata.get("DURATION", ""))  # Matroska's
+    if stream.duration:
+        return Told(begin, begin + stream.duration * stream.time_base, True)
+    if clock:
+        hours, minutes, seconds = map(Fraction, clock.groups())
+        return Told(begin, 3600 * hours + 60 * minutes + seconds, True)
+    end = Fraction(container.duration or 0, av.time_base)
+    return Told(begin, end, len(container.streams) == 1)
+
+
+# ---- frames
 
 
 class Frames(NamedTuple):
@@ -51,122 +125,241 @@ def read_frames(
 ) -> Frames:
     """`count` frames of `size` (height, width), evenly spread over the whole. Raises: BadRecord."""
     with opened(file, "video", where) as container:
-        if not container.streams.video:
-            raise BadRecord(where, "video", "the file has no video in it; accepted: one that has")
-        stream = container.streams.video[0]
-        if stream.width * stream.height > MAX_PIXELS:
-            size_ = f"{stream.width} x {stream.height} pixels"
-            raise BadRecord(where, "video", f"{size_}; at most {MAX_PIXELS:,} are accepted")
-        stream.codec_context.thread_count = 1  # the loader has its own threads
-        begin, seconds = duration(container, stream, file, where)
-        wanted = [begin + (i + 0.5) / count * seconds for i in range(count)]
-        shown = sought if seconds / count > FAR else in_turn
-        frames = [fitted(frame, size, resize) for frame in shown(container, stream, wanted, where)]
-    if len(frames) < count:
-        known = f"{len(frames)} of {count} frames"
-        raise BadRecord(where, "video", f"the file ends early: {known}; accepted: a whole file")
-    return Frames(np.stack(frames), seconds)
+        stream = pictures_of(container, where)
+        told = told_of(container, stream)
+        far = told.length > FAR * count
+        span = span_of(file, told, far, where)
+        middles = [Fraction(2 * i + 1, 2 * count) for i in range(count)]
+        wanted = [math.floor(span.begin + middle * span.length) for middle in middles]
+        if far:
+            shown = sought(container, stream, wanted, span, where)
+        else:
+            shown = in_turn(container.decode(stream), wanted, span, where)
+        frames = np.empty((count, *size, 3), np.uint8)
+        fit, done = Fit(size, resize, stream.sample_aspect_ratio or 1, where), 0
+        for frame, times in shown:
+            frames[done : done + times] = fit(frame)
+            done += times
+    return Frames(frames, float(span.length * span.unit))
 
 
-def needed(module: str, where: str) -> None:
-    """Raises: UserError where an extra is not installed."""
-    if module not in sys.modules:
-        raise UserError(f"{where}: needs {module}, which pip install 'mlm_jax[media]' brings")
+def pictures_of(container: Any, where: str) -> Any:
+    """The stream of a video that a player would show; raises BadRecord."""
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & stream.disposition.attached_pic:  # a cover
+        raise BadRecord(where, "video", f"the file has no video in it; {ACCEPTED['video']}")
+    alone(stream, "video", where)
+    refuse_large(stream.width, stream.height, where)
+    return stream
 
 
-@contextmanager
-def opened(file: File, key: str, where: str) -> Iterator[Any]:
-    """A container, and what goes wrong while it is read as BadRecord."""
-    needed("av", where)
-    source = io.BytesIO(file) if isinstance(file, bytes) else str(file)
-    accepted = ACCEPTED if key == "video" else SOUND_ACCEPTED
-    try:
-        with av.open(source, options={"format_whitelist": FORMATS}) as container:
-            yield container
-    except BadRecord:
-        raise
-    except Exception as error:  # on damaged files decoders raise almost anything
-        reason = str(error).partition(":")[0] or type(error).__name__
-        raise BadRecord(where, key, f"cannot be read ({reason}); {accepted}") from error
+def refuse_large(width: int, height: int, where: str) -> None:
+    if width * height > MAX_PIXELS:
+        size = f"{width} x {height} pixels"
+        raise BadRecord(where, "video", f"{size}; at most {MAX_PIXELS:,} are accepted")
 
 
-def duration(container: Any, stream: Any, file: File, where: str) -> tuple[float, float]:
-    """When the video begins, and how many seconds it has, as the header or else its packets say."""
-    base = float(stream.time_base)
-    begin = float(stream.start_time or 0) * base
-    if stream.duration:
-        return begin, float(stream.duration) * base
-    if container.duration:
-        return begin, container.duration / av.time_base - begin
-    with opened(file, "video", where) as again:
-        ends = [
-            (packet.pts + (packet.duration or 0)) * base
-            for packet in again.demux(again.streams.video[0])
-            if packet.pts is not None
-        ]
-    if not ends:
+class Span(NamedTuple):
+    """From when to when pictures last, and when the last of them begins, in `unit`s of seconds."""
+
+    begin: int
+    end: Fraction
+    last: int
+    unit: Fraction
+
+    @property
+    def length(self) -> Fraction:
+        return self.end - self.begin
+
+
+def span_of(file: File, told: Told, far: bool, where: str) -> Span:
+    """By all packets, which are not decoded, or, of a long file, by the first and last of them.
+
+    Headers are some frames wrong where these are not shown in the order in which they are stored.
+    Raises: BadRecord where there is clearly less than was `told`.
+    """
+    with opened(file, "video", where) as container:
+        stream = pictures_of(container, where)
+        unit = stream.time_base
+        head = tail = ends_of(container.demux(stream), FIRST if far else None)
+        if far and head.number == FIRST:
+            went(container, stream, int(told.end / unit))
+            tail = ends_of(container.demux(stream))
+        if far and not tail.number:  # it ends before: where?
+            went(container, stream, head.begin)
+            tail = ends_of(container.demux(stream))
+    if not tail.number:
         raise BadRecord(where, "video", "the file has no frames; accepted: at least one")
-    return begin, max(ends) - begin
+    mean = Fraction(tail.last - tail.begin, max(1, tail.number - 1))
+    span = Span(head.begin, tail.last + Fraction(tail.lasts or mean or 1), tail.last, unit)
+    if told.own:
+        refuse_cut(span.end, told.end / unit, span.begin, unit, where)
+    return span
 
 
-def in_turn(container: Any, stream: Any, wanted: list[float], where: str) -> Iterator[Any]:
-    """The frames that are to be seen at the times `wanted`, by decoding all."""
-    left, shown, latest = iter(wanted), None, 0.0
-    time = next(left, None)
-    for frame in container.decode(stream):
-        latest = frame.time if frame.time is not None else latest
-        while time is not None and latest > time:
-            yield shown if shown is not None else frame
-            time = next(left, None)
-        shown = frame
-        if time is None:
+class Ends(NamedTuple):
+    """Of packets: when the first and the last is shown, how long the last, and how many."""
+
+    begin: int
+    last: int
+    lasts: int
+    number: int
+
+
+def ends_of(packets: Iterable[Any], most: int | None = None) -> Ends:
+    """Of those that are shown, of which at most so many are looked at."""
+    begin = last = lasts = count = 0
+    for packet in islice((each for each in packets if shown_at_all(each)), most):
+        at = time_of(packet)
+        if not count or at < begin:
+            begin = at
+        if not count or at >= last:
+            last, lasts = at, packet.duration or 0
+        count += 1
+    return Ends(begin, last, lasts, count)
+
+
+def shown_at_all(packet: Any) -> bool:
+    return not packet.is_discard and (packet.pts is not None or packet.dts is not None)
+
+
+def time_of(part: Any) -> int:
+    """When a frame, or the one in a packet, is to be shown."""
+    time: int = (part.dts or 0) if part.pts is None else part.pts
+    return time
+
+
+def refuse_cut(end: Fraction, told: Fraction, begin: int, unit: Fraction, where: str) -> None:
+    """Raises: BadRecord where there is clearly less than there should be."""
+    if told - end > LOST * (told - begin):
+        at, of = (float((time - begin) * unit) for time in (end, told))
+        ends = f"the file ends at {at:.2f} s of {of:.2f}"
+        raise BadRecord(where, "video", f"{ends}; accepted: a whole file")
+
+
+Shown = Iterator[tuple[Any, int]]  # a frame, and at how many of the times that are wanted
+
+
+def in_turn(frames: Iterable[Any], wanted: list[int], span: Span, where: str) -> Shown:
+    """Those that are to be seen at the times `wanted`, by decoding all up to the last of them."""
+    shown, done = None, 0
+    for frame in frames:
+        seen = bisect_left(wanted, time_of(frame), done)  # so many are over before this one
+        if seen > done:
+            yield frame if shown is None else shown, seen - done
+            done = seen
+        if done == len(wanted):
             return
+        shown = frame
     if shown is None:
         raise BadRecord(where, "video", "the file has no frames; accepted: at least one")
-    gap = wanted[-1] - latest
-    if gap > LOST * (wanted[-1] - wanted[0]) and gap > 1 and len(wanted) > 1:
-        raise BadRecord(
-            where, "video", f"the file ends at {latest:.1f} s of {wanted[-1]:.1f}; accepted: a"
-            " whole file"
-        )  # fmt: skip
-    while time is not None:
-        yield shown
-        time = next(left, None)
+    refuse_cut(Fraction(time_of(shown)), Fraction(span.last), span.begin, span.unit, where)
+    yield shown, len(wanted) - done
 
 
-def sought(container: Any, stream: Any, wanted: list[float], where: str) -> Iterator[Any]:
-    """The frames that are to be seen at the times `wanted`, by going there."""
-    for time in wanted:
-        container.seek(round(time / stream.time_base), stream=stream)
-        yield next(in_turn(container, stream, [time], where))
+def sought(container: Any, stream: Any, wanted: list[int], span: Span, where: str) -> Shown:
+    """Those that are to be seen at the times `wanted`, by going there.
+
+    Where the keyframes are further apart than these times it is decoded in turn from there on.
+    """
+    reached = -math.inf
+    for place, time in enumerate(wanted):
+        first, rest = landed(container, stream, time, span.begin)
+        if first is None:
+            nothing = f"nothing is to be seen at {float((time - span.begin) * span.unit):.2f} s"
+            raise BadRecord(where, "video", f"{nothing}; accepted: a whole file")
+        frames = chain([first], rest)
+        if time_of(first) <= reached:
+            yield from in_turn(frames, wanted[place:], span, where)
+            return
+        for frame, _ in in_turn(frames, [time], span, where):
+            yield frame, 1
+            reached = time_of(frame)
 
 
-def fitted(frame: Any, size: tuple[int, int], resize: Resize) -> UInt8[np.ndarray, "H W 3"]:
-    """A frame upright, in RGB, of `size`; by the rules of `transforms.Decode`."""
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    height, width = size if turns % 2 == 0 else size[::-1]
-    if resize == "stretch":
-        inner = (height, width)
-    else:
-        pick = max if resize == "crop" else min
-        scale = pick(height / frame.height, width / frame.width)
-        inner = (max(1, round(frame.height * scale)), max(1, round(frame.width * scale)))
-    small = frame.reformat(
-        width=inner[1], height=inner[0], format="rgb24", interpolation="BICUBIC"
-    ).to_ndarray()
-    return np.rot90(placed(small, (height, width)), turns)
+def landed(container: Any, stream: Any, time: int, begin: int) -> tuple[Any, Iterator[Any]]:
+    """The keyframe at or before `time`, None where there is nothing, and the frames after it."""
+    back, second = 0, math.ceil(1 / stream.time_base)
+    while True:
+        went(container, stream, max(time - back, begin))
+        frames = container.decode(stream)
+        first = next(frames, None)
+        if first is None or time_of(first) <= time or time - back <= begin:
+            return first, frames
+        back = max(second, 2 * back)  # some have it by when it is to be decoded, not shown
 
 
-def placed(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> np.ndarray:
+def went(container: Any, stream: Any, time: int) -> None:
+    """To the keyframe at or before `time`; nowhere in a file in which that is not possible."""
+    with suppress(OSError):
+        container.seek(time, stream=stream)
+
+
+class Fit:
+    """Frames upright, in RGB, of `size` (height, width), by the rules of `transforms.Decode`.
+
+    `aspect`: how wide a pixel is to its height.
+    """
+
+    def __init__(self, size: tuple[int, int], resize: Resize, aspect: Fraction | int, where: str):
+        self.size, self.resize, self.aspect, self.where = size, resize, aspect, where
+        self.scale = VideoReformatter()
+
+    def __call__(self, frame: Any) -> UInt8[np.ndarray, "H W 3"]:
+        refuse_large(frame.width, frame.height, self.where)
+        across, down, right = turn_of(frame)
+        size = self.size[::-1] if across else self.size
+        height, width = self.inner(frame.height, frame.width, size)
+        refuse_large(width, height, self.where)
+        how = Interpolation.BICUBIC
+        if (height, width) != (frame.height, frame.width):  # else there is a faster way
+            how |= Interpolation.FULL_CHR_H_INT  # colours are not shared by two pixels
+        small = self.scale.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=how, threads=1
+        ).to_ndarray()
+        upright = small.swapaxes(0, 1) if across else small
+        return placed(upright[::down, ::right], self.size)
+
+    def inner(self, height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+        """What of `size` a frame fills, or goes beyond by as much on both sides."""
+        if self.resize == "stretch":
+            return size
+        wide = width * float(self.aspect)
+        if self.resize == "pad":
+            scale = min(size[0] / height, size[1] / wide)
+            return max(1, round(height * scale)), max(1, round(wide * scale))
+        scale = max(size[0] / height, size[1] / wide)
+        beyond = (round((height * scale - size[0]) / 2), round((wide * scale - size[1]) / 2))
+        return size[0] + 2 * beyond[0], size[1] + 2 * beyond[1]
+
+
+def turn_of(frame: Any) -> tuple[bool, int, int]:
+    """Whether rows become columns, and -1 where the rows, and then the columns, are turned round.
+
+    Cameras store which way up they were held as a matrix: x' = ax + cy, y' = bx + dy.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, 1, 1
+    (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2].tolist()
+    across = abs(b) > abs(a)
+    down, right = (b, c) if across else (d, a)
+    return across, -1 if down < 0 else 1, -1 if right < 0 else 1
+
+
+def placed(
+    picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "H W 3"]:
     """The middle of a picture that is larger; one that is smaller in the middle of white."""
     if picture.shape[:2] == size:
         return picture
     canvas = np.full((*size, 3), 255, np.uint8)
     here, there = [], []
     for whole, part in zip(size, picture.shape[:2], strict=True):
+        before = round((whole - part) / 2)
         length = min(whole, part)
-        here.append(slice((whole - length) // 2, (whole - length) // 2 + length))
-        there.append(slice((part - length) // 2, (part - length) // 2 + length))
+        here.append(slice(max(before, 0), max(before, 0) + length))
+        there.append(slice(max(-before, 0), max(-before, 0) + length))
     canvas[tuple(here)] = picture[tuple(there)]
     return canvas
 
@@ -181,50 +374,134 @@ def read_sound(
 
     Channels are averaged. Raises: BadRecord.
     """
-    seconds = samples / rate
-    found = file if isinstance(file, Sounding) else _decoded(file, seconds, where)
-    if not RATES[0] <= found.rate <= RATES[1]:
-        low, high = RATES
-        raise BadRecord(where, "audio", f"{found.rate} samples a second; accepted: {low} to {high}")
-    wave = found.samples[: math.ceil(seconds * found.rate)]
-    if np.issubdtype(wave.dtype, np.integer):
-        wave = wave / -float(np.iinfo(wave.dtype if wave.dtype.itemsize < 8 else np.int16).min)
-    wave = wave.astype(np.float32)
-    if wave.ndim == 2:
-        wave = wave.mean(1)
+
+    def enough(found: float) -> int:
+        """How many samples of so many a second it takes, what the filter looks at included."""
+        beyond = 0 if found == rate else REACH * math.ceil(max(found / rate, 1)) + 1
+        return math.ceil(samples * found / rate) + beyond
+
+    found = file if isinstance(file, Sounding) else decoded(file, enough, where)
+    accepted(found.rate, found.samples.shape[1] if found.samples.ndim == 2 else 1, where)
+    wave = mono(found.samples[: enough(found.rate)], where)
     if not len(wave):
         raise BadRecord(where, "audio", "no samples; accepted: at least one")
     if not np.isfinite(wave).all():
         raise BadRecord(where, "audio", "samples that are no numbers; accepted: finite ones")
-    if found.rate != rate:
-        shared = math.gcd(rate, round(found.rate))
-        wave = resample_poly(wave, rate // shared, round(found.rate) // shared)
-    return (32767 * np.clip(wave[:samples], -1, 1)).round().astype(np.int16)
+    wave = resampled(wave, round(found.rate), rate)[:samples]
+    return np.clip(np.round(32768 * wave), -32768, 32767).astype(np.int16)
 
 
-def _decoded(file: File, seconds: float, where: str) -> Sounding:
-    needed("soundfile", where)
+Enough = Callable[[float], int]
+
+
+def accepted(rate: float, channels: int, where: str) -> None:
+    """Raises: BadRecord."""
+    if not RATES[0] <= rate <= RATES[1]:
+        low, high = RATES
+        raise BadRecord(where, "audio", f"{rate:g} samples a second; accepted: {low} to {high}")
+    if not 1 <= channels <= MAX_CHANNELS:
+        many = f"{channels} channels; accepted: 1 to {MAX_CHANNELS}"
+        raise BadRecord(where, "audio", many)
+
+
+def mono(samples: np.ndarray, where: str) -> Float[np.ndarray, "S"]:
+    """The mean of the channels, -1 to 1; raises BadRecord."""
+    kind = samples.dtype
+    if np.issubdtype(kind, np.signedinteger):  # TFDS holds what is int16 as int64
+        samples = samples / -float(np.iinfo(kind if kind.itemsize < 8 else np.int16).min)
+    elif not np.issubdtype(kind, np.floating):
+        accepted = "accepted: whole numbers with a sign, or floating point"
+        raise BadRecord(where, "audio", f"samples are {kind}; {accepted}")
+    samples = samples.astype(np.float32)
+    return samples.mean(1) if samples.ndim == 2 else samples
+
+
+REACH = 10  # samples to either side that the filter looks at
+
+
+def resampled(wave: Float[np.ndarray, "S"], found: int, rate: int) -> Float[np.ndarray, "s"]:
+    """As scipy.signal.resample_poly has it, whose filter is designed once for each two rates."""
+    if found == rate:
+        return wave
+    from scipy.signal import resample_poly  # takes as long to import as all the rest
+
+    shared = math.gcd(found, rate)
+    up, down = rate // shared, found // shared
+    whole: np.ndarray = resample_poly(wave, up, down, window=low_pass(max(up, down)))
+    return whole
+
+
+@lru_cache(maxsize=8)
+def low_pass(rate: int) -> Float[np.ndarray, "W"]:
+    """A sinc under Kaiser's window, REACH periods to either side; by scipy it takes far longer."""
+    at = np.arange(-REACH * rate, REACH * rate + 1)
+    taps = np.sinc(at / rate) * np.kaiser(len(at), 5.0)
+    return (taps / taps.sum()).astype(np.float32)
+
+
+def decoded(file: File, enough: Enough, where: str) -> Sounding:
+    """`enough` of a sound, or all of one that is shorter; raises BadRecord."""
     try:
-        with soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as sound:
-            if sound.channels > MAX_CHANNELS:
-                many = f"{sound.channels} channels; at most {MAX_CHANNELS} are accepted"
-                raise BadRecord(where, "audio", many)
-            count = min(math.ceil(seconds * sound.samplerate), len(sound))
-            return Sounding(sound.read(count, dtype="float32"), sound.samplerate)
-    except soundfile.LibsndfileError:  # no format of its own: the sound of a video, perhaps
-        return _of_video(file, seconds, where)
+        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
+            if stream.read(4) in (b"RIFF", b"fLaC", b"OggS"):
+                stream.seek(0)
+                return by_soundfile(stream, enough, where)
+    except UserError:
+        raise
+    except Exception:  # almost anything, see `opened`; perhaps the other one can read it
+        pass
+    return by_av(file, enough, where)
 
 
-def _of_video(file: File, seconds: float, where: str) -> Sounding:
+def by_soundfile(stream: BinaryIO, enough: Enough, where: str) -> Sounding:
+    needed("soundfile", where)
+    with soundfile.SoundFile(stream) as sound:
+        rate = sound.samplerate
+        accepted(rate, sound.channels, where)
+        count = min(enough(rate), len(sound))
+        blocks = sound.blocks(rate, frames=count, dtype="float32", always_2d=True)
+        wave = np.concatenate([block.mean(1) for block in blocks])
+        refuse_short(len(wave), told_samples(sound), enough(rate), rate, where)
+    return Sounding(wave, rate)
+
+
+CUT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+STREAMED = 0x7FFF_0000  # bytes, from which on the header was written before the length was known
+
+
+def told_samples(sound: Any) -> int:
+    """How many samples there are by the header; libsndfile counts those of a WAV that are left."""
+    cut = CUT.search(sound.extra_info)
+    told, left = map(int, cut.groups()) if cut else (0, 0)
+    return len(sound) * told // left if left and told < STREAMED else len(sound)
+
+
+def by_av(file: File, enough: Enough, where: str) -> Sounding:
     with opened(file, "audio", where) as container:
-        if not container.streams.audio:
-            raise BadRecord(where, "audio", f"the file has no sound in it; {SOUND_ACCEPTED}")
-        stream = container.streams.audio[0]
-        rate = stream.rate
-        mono = av.AudioResampler(format="flt", layout="mono", rate=rate)
-        parts: list[np.ndarray] = []
+        stream = container.streams.best("audio")
+        if stream is None:
+            raise BadRecord(where, "audio", f"the file has no sound in it; {ACCEPTED['audio']}")
+        alone(stream, "audio", where)
+        floats = av.AudioResampler(format="fltp")
+        parts, count, rate = [], 0, stream.rate
         for frame in container.decode(stream):
-            parts += [part.to_ndarray()[0] for part in mono.resample(frame)]
-            if sum(map(len, parts)) >= seconds * rate:
+            rate = frame.sample_rate
+            accepted(rate, frame.layout.nb_channels, where)
+            parts += [part.to_ndarray().mean(0) for part in floats.resample(frame)]
+            count += frame.samples
+            if count >= enough(rate):
                 break
+        told = told_of(container, stream)
+        if told.own and container.format.name != "mp3":  # of which it may be guessed
+            refuse_short(count, int(told.length * rate), enough(rate), rate, where, spare=SHORT)
     return Sounding(np.concatenate(parts) if parts else np.zeros(0, np.float32), rate)
+
+
+def refuse_short(
+    count: int, told: int, enough: int, rate: int, where: str, spare: float = 0.0
+) -> None:
+    """Raises: BadRecord where clearly fewer samples were read than there should have been."""
+    should = min(told, enough)
+    if should - count > LOST * should + spare * rate:
+        ends = f"the file ends at {count / rate:.2f} s of {told / rate:.2f}"
+        raise BadRecord(where, "audio", f"{ends}; accepted: a whole file")

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlm_jax.config import SENSES, Data, Fields
 from mlm_jax.data.pictures import Arrays, Place, find, find_file, open_place
 from mlm_jax.data.records import BadRecord, DataError, Event, Question, Record, texts_of
@@ -50,6 +52,26 @@ class Entry:
     events: tuple[Event, ...] = ()
 
 
+@dataclass(frozen=True)
+class Shots:
+    """The pictures of a clip, of which each is read when it is asked for."""
+
+    places: Sequence[Place]
+    names: Names
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> bytes | np.ndarray:
+        return find(self.places, self.names[index], self.where)
+
+
+def is_film(name: str) -> bool:
+    """A GIF is a picture as well, unless a clip is asked for."""
+    return name.lower().endswith(SUFFIXES["video"])
+
+
 @dataclass
 class Rows:
     """Records of a user's own rows: texts in memory, files read when asked for."""
@@ -78,11 +100,12 @@ class Rows:
         )
 
     def _read(self, key: str, names: Names, where: str) -> Any:
-        """Pictures, and what is small or in an archive, as bytes; else where it lies."""
+        """Pictures, and what is in an archive, as bytes; else where it lies."""
         if key == "image":
             return find(self.places, names[0], where)
-        if len(names) > 1 or (names[0].lower().endswith(SUFFIXES["image"]) and key == "video"):
-            return tuple(find(self.places, name, where) for name in names)
+        still = names[0].lower().endswith(SUFFIXES["image"]) and not is_film(names[0])
+        if key == "video" and (len(names) > 1 or still):
+            return Shots(self.places, names, where)
         return find_file(self.places, names[0], where, key)
 
     def where(self, index: int) -> tuple[str, ...]:
@@ -121,8 +144,8 @@ def open_own(data: Data, part: Part, needs: Collection[str] = ("image",)) -> Row
 def _rows(path: Path, texts: bool, kinds: tuple[str, ...], broken: dict[str, str]) -> Iterator[Row]:
     if not path.is_dir():
         return read_jsonl(path, broken)
-    kind = kinds[0] if kinds else "image"
-    return read_pairs(path, kind, broken) if texts else read_files(path, kind)
+    kinds = kinds or ("image",)
+    return read_pairs(path, kinds, broken) if texts else read_files(path, kinds)
 
 
 def _file(name: str, part: Part) -> Path:

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,13 @@ def _type(value: object) -> str:
 
 
 def read_pairs(
-    folder: Path, kind: str, broken: dict[str, str]
+    folder: Path, kinds: Sequence[str], broken: dict[str, str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, {kind, "captions"}) for every file of a kind with a .txt of its name, by name.
+    """Yield (name, {kind, "captions"}) for every file of `kinds` with a .txt of its name, by name.
 
     Every line of the .txt is a caption; the name of the file stands for the row.
     """
-    for name, row in read_files(folder, kind):
+    for name, row in read_files(folder, kinds):
         text = (folder / name).with_suffix(".txt")
         try:
             captions = text.read_bytes().decode("utf-8").splitlines()
@@ -98,10 +98,15 @@ def read_pairs(
             yield name, {**row, "captions": lines or ""}
 
 
-def read_files(folder: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, {kind}) for every file of a kind ("image", "video", "audio"), by name."""
-    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES[kind])
-    yield from ((name, {kind: name}) for name in names)
+def read_files(folder: Path, kinds: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, {kind}) for every file of a kind ("image", "video", "audio"), by name.
+
+    Of several kinds every file is all of them: a video with its own sound.
+    """
+    names = sorted(file.name for file in folder.iterdir())
+    for name in names:
+        if all(Path(name).suffix.lower() in SUFFIXES[kind] for kind in kinds):
+            yield name, dict.fromkeys(kinds, name)
 
 
 def column(row: Mapping[str, Any], path: str) -> Any:

@@ -12,6 +12,7 @@ import grain
 import tyro
 
 from mlm_jax.config import Config, Data, inline, load, senses
+from mlm_jax.data.labels import Labels, classes_of
 from mlm_jax.data.own import is_own
 from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record, Source
@@ -19,6 +20,9 @@ from mlm_jax.data.sources import read_source
 from mlm_jax.data.splits import parse
 from mlm_jax.data.tokenizers import build
 from mlm_jax.data.transforms import Take, Text, Tokenise, take_for
+from mlm_jax.losses import Classes, Spans
+
+WORDS = {"image": "pictures", "video": "clips", "audio": "sounds"}
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,23 @@ def splits(data: Data) -> list[str]:
 def validate(data: Data, split: str, config: Config | None = None) -> int:
     """Check one split; 1 when something is broken or nothing is usable.
 
-    With a `config` as its model reads them: one of text alone needs no pictures.
+    With a `config` as its model reads them: one of text alone needs no pictures, and what is not
+    among the classes of the training split is broken.
     """
     take = None if config is None else take_for(data, senses(config))
-    source = read_source(data, split, ("image",) if take is None else take.needs)
+    needs = ("image",) if take is None else take.needs
+    source = read_source(data, split, needs)
     broken = set(source.broken)
     for where, reason in source.broken.items():
         print(f"{where}: {reason}")
+    known: Labels | None = None
+    if config is not None and len(source):
+        take, known = with_classes(config)
     alone = config is not None and inline(config)
     tokenise = Tokenise(build(data, source), data.text_length, data.target_length, alone)
-    checked = grain.MapDataset.range(len(source)).map(lambda i: problems(source, i, tokenise, take))
+    checked = grain.MapDataset.range(len(source)).map(
+        lambda i: problems(source, i, tokenise, take, known)
+    )
     options = grain.ReadOptions(data.threads, prefetch_buffer_size=max(1, 64 * data.threads))
     for errors in checked.to_iter_dataset(options):
         for error in errors:
@@ -75,22 +86,40 @@ def validate(data: Data, split: str, config: Config | None = None) -> int:
                 print(error)
             broken.add(error.where)
     name = f"{data.name} ({split})" if split != "all" else data.name
-    print(f"{name}: {source.rows:,} rows, {len(source):,} pictures, {len(broken):,} rows broken")
+    what = WORDS[needs[0]] if needs else "texts"
+    print(f"{name}: {source.rows:,} rows, {len(source):,} {what}, {len(broken):,} rows broken")
     if not len(source):
         print(f"{name}: no usable rows")
     return int(bool(broken) or not len(source))
 
 
+def with_classes(config: Config) -> tuple[Take, Labels | None]:
+    """What is taken, events or a label with it, by the classes of the training split."""
+    take = take_for(config.data, senses(config))
+    if not isinstance(config.loss, Classes | Spans):
+        return take, None
+    classes = classes_of(read_source(config.data, config.data.train, take.needs))
+    if isinstance(config.loss, Spans):
+        return take_for(config.data, senses(config), classes), None
+    return take, Labels(classes, getattr(config.model, "taught", False))
+
+
 def problems(
-    source: Source, index: int, tokenise: Tokenise, take: Take | None = None
+    source: Source,
+    index: int,
+    tokenise: Tokenise,
+    take: Take | None = None,
+    known: Labels | None = None,
 ) -> list[BadRecord]:
-    """What is wrong with a record: once for each of its rows when a file is."""
+    """What is wrong with a record: once for each of its rows when a file or its label is."""
     try:
         record = source[index]
         if take is None:
             check_picture(record)
         else:
             take(record)
+        if known is not None:
+            known(record)
     except BadRecord as error:
         return [BadRecord(where, error.key, error.reason) for where in source.where(index)]
     return list(text_problems(record, tokenise))
