@@ -23,7 +23,7 @@ import numpy as np
 
 from mlm_jax.command import main
 from mlm_jax.config import UserError
-from mlm_jax.data.clips import needed
+from mlm_jax.data.containers import needed
 from mlm_jax.run import write
 
 with suppress(ImportError, OSError):  # an extra, of which `needed` speaks

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.config import Fields
-from mlm_jax.data.clips import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from mlm_jax.data.containers import SOUND_SUFFIXES, VIDEO_SUFFIXES
 from mlm_jax.data.pictures import SUFFIXES as PICTURES
 from mlm_jax.data.records import BadRecord, DataError, Event, Question
 

@@ -11,9 +11,10 @@ from PIL import Image, ImageOps
 
 from mlm_jax.config import SENSES, Data, UserError
 from mlm_jax.data import CAPTION_PROMPT
-from mlm_jax.data.clips import Frames, read_frames, read_sound
+from mlm_jax.data.frames import Frames, read_frames
 from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record
+from mlm_jax.data.sounds import read_sound
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.pretrained.pixels import PREPROCESSOR, Pixels, load_pixels, save_pixels
 

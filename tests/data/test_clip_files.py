@@ -19,9 +19,10 @@ from PIL import Image
 from scipy.signal import resample_poly
 
 from mlm_jax.config import UserError
-from mlm_jax.data import clips
-from mlm_jax.data.clips import read_frames, read_sound
+from mlm_jax.data import frames as reader
+from mlm_jax.data.frames import read_frames
 from mlm_jax.data.records import BadRecord, Sounding
+from mlm_jax.data.sounds import read_sound
 from mlm_jax.data.transforms import Decode
 
 SIZE = (48, 64)
@@ -136,7 +137,7 @@ def films(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("far", [False, True], ids=["in turn", "sought"])
 @pytest.mark.parametrize("name", [*FILMS, "trimmed.mp4"])
 def test_frames_are_those_to_be_seen_at_evenly_spread_times(films, monkeypatch, name, far):
-    monkeypatch.setattr(clips, "FAR", 0.0 if far else 100.0)
+    monkeypatch.setattr(reader, "FAR", 0.0 if far else 100.0)
     for count in (1, 2, 7, 16, len(whole(films[name])), 64):
         expected = to_be_seen(films[name], count)
         assert seen(films[name], count) == expected
@@ -333,7 +334,7 @@ def test_where_it_was_cut_is_said(tmp_path):
 
 
 def test_a_long_file_that_was_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(clips, "FAR", 0.0)
+    monkeypatch.setattr(reader, "FAR", 0.0)
     for name in ("front.mp4", "front.mkv"):
         front = {"movflags": "faststart"} if name == "front.mp4" else {}
         path = film(tmp_path / name, options={"g": "5"}, container=front)
@@ -389,7 +390,7 @@ def test_playlists_and_names_like_addresses_lead_nowhere(films, tmp_path):
 
 
 def test_too_many_pixels(tmp_path, monkeypatch, films):
-    monkeypatch.setattr(clips, "MAX_PIXELS", 47 * 64)
+    monkeypatch.setattr(reader, "MAX_PIXELS", 47 * 64)
     reason = "64 x 48 pixels; at most 3,008 are accepted"
     assert broken(films["b_frames.mp4"]) == reason
     thin = film(tmp_path / "thin.mkv", "ffv1", [0], "bgr0", frames=[smooth(1, 300)])
@@ -430,7 +431,7 @@ def test_damaged_videos_are_read_or_refused(films, monkeypatch, name):
     rng, data = np.random.default_rng(0), films[name].read_bytes()
     start, reasons = time.monotonic(), []
     for i in range(200):
-        monkeypatch.setattr(clips, "FAR", i % 2 * 4.0)
+        monkeypatch.setattr(reader, "FAR", i % 2 * 4.0)
         try:
             clip = read_frames(damaged(data, rng), 4, (16, 16), "crop", "here")
         except BadRecord as error:

@@ -12,7 +12,7 @@ from conftest import encoded, picture
 from test_clip_files import film, marked, number, tone
 
 from mlm_jax.config import Config, Data, UserError
-from mlm_jax.data import clips, loader, validate
+from mlm_jax.data import containers, loader, validate
 from mlm_jax.data.labels import Labels, classes_of
 from mlm_jax.data.own import Shots
 from mlm_jax.data.records import DataError, Event, Record
@@ -231,7 +231,7 @@ def test_without_the_extra_training_stops_with_what_to_install(own, tmp_path, mo
     sound(tmp_path / "good.wav")
     key, senses = {"av": ("video", EYES), "soundfile": ("audio", EARS)}[module]
     path = own([{"video": "good.mp4", "audio": "good.wav"}] * 2)
-    monkeypatch.delitem(clips.sys.modules, module)
+    monkeypatch.delitem(containers.sys.modules, module)
     _, stream = batches(data(path), take_for(data(path), {key: senses}))
     with pytest.raises(UserError, match=rf"{path}:1: needs {module}, which pip install") as caught:
         next(stream)

@@ -1,118 +1,31 @@
-"""Clips: how untrusted video and sound files become frames and samples.
+"""Frames of untrusted video files.
 
-Frames are taken by time, not by number: of a file with an uneven rate those that were to be seen at
-evenly spread moments. Of a long file no more is read than is asked for. Only common formats are
-opened: others, such as playlists, can name further files.
+They are taken by time, not by number: of a file with an uneven rate those that were to be seen at
+evenly spread moments. Of a long file no more is read than is asked for.
 """
 
-import io
 import math
-import re
-import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
-from functools import lru_cache
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int16, UInt8
+from jaxtyping import UInt8
 
-from mlm_jax.config import UserError
+from mlm_jax.data.containers import ACCEPTED, LOST, File, Told, alone, opened, told_of
 from mlm_jax.data.pictures import MAX_PIXELS
-from mlm_jax.data.records import BadRecord, Sounding
+from mlm_jax.data.records import BadRecord
 
-try:  # an extra, of which `needed` speaks
-    import av
+with suppress(ImportError):  # an extra, of which `containers.needed` speaks
     from av.video.reformatter import Interpolation, VideoReformatter
-except ImportError:
-    pass
-with suppress(ImportError, OSError):  # OSError: the package is there, its library is not
-    import soundfile
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif")
-SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus")
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,ogg,wav,flac,mp3"
-ACCEPTED = {
-    "video": "accepted: MP4, MOV, WebM, Matroska, AVI, GIF",
-    "audio": "accepted: WAV, FLAC, MP3, Ogg, or the sound of a video",
-}
 FIRST = 32  # packets among which the first frame to be shown is
 FAR = 4.0  # seconds between two frames that are asked for, from which on it is worth to seek
-LOST = 0.05  # share of a file that may be missing at its end
-SHORT = 0.1  # seconds of sound that may be in a container: encoders add some before the first
-RATES = (1_000, 768_000)  # samples a second
-MAX_CHANNELS = 64
 
-File = bytes | Path
 Resize = Literal["stretch", "crop", "pad"]
-
-
-@contextmanager
-def opened(file: File, key: str, where: str) -> Iterator[Any]:
-    """A container, and what goes wrong while it is read as BadRecord."""
-    needed("av", where)
-    # "file:" and the list of protocols: "http:a.mp4" is the name of a file like any other
-    source = io.BytesIO(file) if isinstance(file, bytes) else f"file:{file}"
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-    try:
-        with av.open(source, options=options, metadata_errors="replace") as container:
-            yield container
-    except BadRecord:
-        raise
-    except Exception as error:  # on damaged files decoders raise almost anything
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BadRecord(where, key, f"cannot be read ({reason}); {ACCEPTED[key]}") from error
-
-
-def needed(module: str, where: str) -> None:
-    """Raises: UserError where an extra is not installed."""
-    if module not in sys.modules:
-        raise UserError(f"{where}: needs {module}, which pip install 'mlm_jax[media]' brings")
-
-
-def alone(stream: Any, key: str, where: str) -> None:
-    """Decode in one thread, since the loader has its own; raises BadRecord."""
-    if stream.codec_context is None:
-        raise BadRecord(where, key, f"nothing here decodes its {key}; {ACCEPTED[key]}")
-    stream.codec_context.thread_count = 1
-
-
-class Told(NamedTuple):
-    """From when to when a stream lasts, in seconds, by what the file says of itself.
-
-    own: whether it says so of the stream, and not only of itself as a whole.
-    """
-
-    begin: Fraction
-    end: Fraction
-    own: bool
-
-    @property
-    def length(self) -> Fraction:
-        return self.end - self.begin
-
-
-CLOCK = re.compile(r"(\d+):(\d+):(\d+\.?\d*)")
-
-
-def told_of(container: Any, stream: Any) -> Told:
-    """As if it ended at 0 where it does not say."""
-    begin = (stream.start_time or 0) * stream.time_base
-    clock = CLOCK.fullmatch(stream.metadata.get("DURATION", ""))  # Matroska's
-    if stream.duration:
-        return Told(begin, begin + stream.duration * stream.time_base, True)
-    if clock:
-        hours, minutes, seconds = map(Fraction, clock.groups())
-        return Told(begin, 3600 * hours + 60 * minutes + seconds, True)
-    end = Fraction(container.duration or 0, av.time_base)
-    return Told(begin, end, len(container.streams) == 1)
-
-
-# ---- frames
 
 
 class Frames(NamedTuple):
@@ -362,146 +275,3 @@ def placed(
         there.append(slice(max(-before, 0), max(-before, 0) + length))
     canvas[tuple(here)] = picture[tuple(there)]
     return canvas
-
-
-# ---- sound
-
-
-def read_sound(
-    file: File | Sounding, samples: int, rate: int, where: str
-) -> Int16[np.ndarray, "S"]:
-    """The beginning of a sound, one channel, at most `samples` of `rate` a second.
-
-    Channels are averaged. Raises: BadRecord.
-    """
-
-    def enough(found: float) -> int:
-        """How many samples of so many a second it takes, what the filter looks at included."""
-        beyond = 0 if found == rate else REACH * math.ceil(max(found / rate, 1)) + 1
-        return math.ceil(samples * found / rate) + beyond
-
-    found = file if isinstance(file, Sounding) else decoded(file, enough, where)
-    accepted(found.rate, found.samples.shape[1] if found.samples.ndim == 2 else 1, where)
-    wave = mono(found.samples[: enough(found.rate)], where)
-    if not len(wave):
-        raise BadRecord(where, "audio", "no samples; accepted: at least one")
-    if not np.isfinite(wave).all():
-        raise BadRecord(where, "audio", "samples that are no numbers; accepted: finite ones")
-    wave = resampled(wave, round(found.rate), rate)[:samples]
-    return np.clip(np.round(32768 * wave), -32768, 32767).astype(np.int16)
-
-
-Enough = Callable[[float], int]
-
-
-def accepted(rate: float, channels: int, where: str) -> None:
-    """Raises: BadRecord."""
-    if not RATES[0] <= rate <= RATES[1]:
-        low, high = RATES
-        raise BadRecord(where, "audio", f"{rate:g} samples a second; accepted: {low} to {high}")
-    if not 1 <= channels <= MAX_CHANNELS:
-        many = f"{channels} channels; accepted: 1 to {MAX_CHANNELS}"
-        raise BadRecord(where, "audio", many)
-
-
-def mono(samples: np.ndarray, where: str) -> Float[np.ndarray, "S"]:
-    """The mean of the channels, -1 to 1; raises BadRecord."""
-    kind = samples.dtype
-    if np.issubdtype(kind, np.signedinteger):  # TFDS holds what is int16 as int64
-        samples = samples / -float(np.iinfo(kind if kind.itemsize < 8 else np.int16).min)
-    elif not np.issubdtype(kind, np.floating):
-        accepted = "accepted: whole numbers with a sign, or floating point"
-        raise BadRecord(where, "audio", f"samples are {kind}; {accepted}")
-    samples = samples.astype(np.float32)
-    return samples.mean(1) if samples.ndim == 2 else samples
-
-
-REACH = 10  # samples to either side that the filter looks at
-
-
-def resampled(wave: Float[np.ndarray, "S"], found: int, rate: int) -> Float[np.ndarray, "s"]:
-    """As scipy.signal.resample_poly has it, whose filter is designed once for each two rates."""
-    if found == rate:
-        return wave
-    from scipy.signal import resample_poly  # takes as long to import as all the rest
-
-    shared = math.gcd(found, rate)
-    up, down = rate // shared, found // shared
-    whole: np.ndarray = resample_poly(wave, up, down, window=low_pass(max(up, down)))
-    return whole
-
-
-@lru_cache(maxsize=8)
-def low_pass(rate: int) -> Float[np.ndarray, "W"]:
-    """A sinc under Kaiser's window, REACH periods to either side; by scipy it takes far longer."""
-    at = np.arange(-REACH * rate, REACH * rate + 1)
-    taps = np.sinc(at / rate) * np.kaiser(len(at), 5.0)
-    return (taps / taps.sum()).astype(np.float32)
-
-
-def decoded(file: File, enough: Enough, where: str) -> Sounding:
-    """`enough` of a sound, or all of one that is shorter; raises BadRecord."""
-    try:
-        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
-            if stream.read(4) in (b"RIFF", b"fLaC", b"OggS"):
-                stream.seek(0)
-                return by_soundfile(stream, enough, where)
-    except UserError:
-        raise
-    except Exception:  # almost anything, see `opened`; perhaps the other one can read it
-        pass
-    return by_av(file, enough, where)
-
-
-def by_soundfile(stream: BinaryIO, enough: Enough, where: str) -> Sounding:
-    needed("soundfile", where)
-    with soundfile.SoundFile(stream) as sound:
-        rate = sound.samplerate
-        accepted(rate, sound.channels, where)
-        count = min(enough(rate), len(sound))
-        blocks = sound.blocks(rate, frames=count, dtype="float32", always_2d=True)
-        wave = np.concatenate([block.mean(1) for block in blocks])
-        refuse_short(len(wave), told_samples(sound), enough(rate), rate, where)
-    return Sounding(wave, rate)
-
-
-CUT = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
-STREAMED = 0x7FFF_0000  # bytes, from which on the header was written before the length was known
-
-
-def told_samples(sound: Any) -> int:
-    """How many samples there are by the header; libsndfile counts those of a WAV that are left."""
-    cut = CUT.search(sound.extra_info)
-    told, left = map(int, cut.groups()) if cut else (0, 0)
-    return len(sound) * told // left if left and told < STREAMED else len(sound)
-
-
-def by_av(file: File, enough: Enough, where: str) -> Sounding:
-    with opened(file, "audio", where) as container:
-        stream = container.streams.best("audio")
-        if stream is None:
-            raise BadRecord(where, "audio", f"the file has no sound in it; {ACCEPTED['audio']}")
-        alone(stream, "audio", where)
-        floats = av.AudioResampler(format="fltp")
-        parts, count, rate = [], 0, stream.rate
-        for frame in container.decode(stream):
-            rate = frame.sample_rate
-            accepted(rate, frame.layout.nb_channels, where)
-            parts += [part.to_ndarray().mean(0) for part in floats.resample(frame)]
-            count += frame.samples
-            if count >= enough(rate):
-                break
-        told = told_of(container, stream)
-        if told.own and container.format.name != "mp3":  # of which it may be guessed
-            refuse_short(count, int(told.length * rate), enough(rate), rate, where, spare=SHORT)
-    return Sounding(np.concatenate(parts) if parts else np.zeros(0, np.float32), rate)
-
-
-def refuse_short(
-    count: int, told: int, enough: int, rate: int, where: str, spare: float = 0.0
-) -> None:
-    """Raises: BadRecord where clearly fewer samples were read than there should have been."""
-    should = min(told, enough)
-    if should - count > LOST * should + spare * rate:
-        ends = f"the file ends at {count / rate:.2f} s of {told / rate:.2f}"
-        raise BadRecord(where, "audio", f"{ends}; accepted: a whole file")
