@@ -80,6 +80,10 @@ class Data:
     """The folder of a published checkpoint, whose own rules count instead of `resize`."""
     shift: int = 0
     """Augmentation: shift by up to this many pixels."""
+    speed: float = 0.0
+    """Augmentation of sounds: up to this share faster or slower, and later where there is room."""
+    tone: float = 0.0
+    """Augmentation of sounds: brighter or duller, by up to so much of each sample in the next."""
     events: int = 8
     """Most events of a clip, where the loss asks for them."""
     text_length: int = 32
@@ -423,8 +427,8 @@ def out_of_range(config: Config) -> Iterator[str]:
                     "mesh.fsdp", "mesh.tensor"),
                 2: ("data.target_length",),
                 0: ("seed", "eval_every", "keep_best", "data.captions", "data.questions",
-                    "data.threads", "data.shift", "mesh.data", "optim.lr", "optim.warmup",
-                    "optim.weight_decay", "optim.clip")}  # fmt: skip
+                    "data.threads", "data.shift", "data.speed", "data.tone", "mesh.data",
+                    "optim.lr", "optim.warmup", "optim.weight_decay", "optim.clip")}  # fmt: skip
     for low, keys in at_least.items():
         yield from (f"{k} is {values[k]}: at least {low}" for k in keys if not values[k] >= low)
     if config.keep_best and (not config.eval_every or config.save_every % config.eval_every):

@@ -21,7 +21,7 @@ from mlm_jax.data import labels, loader, sources, tokenizers
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source
 from mlm_jax.data.tokenizers import Tokenizer
-from mlm_jax.data.transforms import Shift, Take, keep_preprocessor, take_for, with_kept
+from mlm_jax.data.transforms import Take, keep_preprocessor, take_for, with_kept
 from mlm_jax.losses import Classes, Spans
 from mlm_jax.run import Run
 from mlm_jax.stop import Stop
@@ -51,7 +51,7 @@ class Feed:
         data = self.config.data
         source = sources.open_source(data, data.test, self.take.needs)
         count = min(self.config.eval_examples, len(source))
-        data = replace(data, shift=0, batch=min(data.batch, count))
+        data = replace(data, shift=0, speed=0.0, tone=0.0, batch=min(data.batch, count))
         stream = in_step(self._stream(data, source, 0, 0), Stop())
         return [next(stream) for _ in range(count // data.batch)]
 
@@ -60,7 +60,7 @@ class Feed:
             data,
             source,
             self.tokenizer,
-            replace(self.take, shift=Shift(data.shift)),
+            take_for(data, senses(self.config), self.take.events),
             seed,
             start,
             self.labels,

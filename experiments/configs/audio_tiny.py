@@ -15,7 +15,8 @@ from mlm_jax.models.audio import Audio
 
 ears = AudioEncoder(
     samples=8_000,
-    mel=LogMel("plain", rate=8_000, window=256, hop=80, fft=256, mels=40, low=60.0),
+    mel=LogMel("plain", rate=8_000, window=256, hop=80, fft=256, mels=24, low=60.0),
+    loudness=0.05,
     mean=-6.0,
     std=4.0,
     stem="conv",
@@ -30,6 +31,8 @@ config = Config(
         batch=64,
         captions=0,
         questions=0,
+        speed=0.3,
+        tone=0.8,
     ),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
     steps=400,

@@ -91,17 +91,38 @@ class Watch:
 
 @dataclass(frozen=True)
 class Listen:
-    """A sound to `samples` samples, `rate` a second; silence follows one that is shorter."""
+    """A sound to `samples` samples, `rate` a second; silence follows one that is shorter.
+
+    With a `speed` it is played up to that share faster or slower, which changes its pitch as well,
+    and begins anywhere from where it still fits. With a `tone` it is made brighter or duller: up to
+    that much of each sample is taken from the next, or added to it.
+    """
 
     samples: int
     rate: int
+    speed: float = 0.0
+    tone: float = 0.0
 
-    def __call__(self, record: Record) -> dict[str, np.ndarray]:
-        """audio int16 (samples,), and audio_length; raises BadRecord."""
+    def __call__(
+        self, record: Record, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
+        """audio int16 (samples,), and audio_length, at which it ends; raises BadRecord."""
         wave = read_sound(record.audio, self.samples, self.rate, record.key)
+        start = 0
+        if rng is not None and (self.speed or self.tone):
+            wave, start = self._varied(wave, rng)
         whole = np.zeros(self.samples, np.int16)
-        whole[: len(wave)] = wave
-        return {"audio": whole, "audio_length": np.array(len(wave), np.int32)}
+        whole[start : start + len(wave)] = wave
+        return {"audio": whole, "audio_length": np.array(start + len(wave), np.int32)}
+
+    def _varied(self, wave: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Another speed and tone, and where it begins."""
+        step = (1 + self.speed) ** rng.uniform(-1, 1)
+        places = np.arange(0, len(wave) - 1, step)[: self.samples]
+        other = np.interp(places, np.arange(len(wave)), wave)
+        other[1:] += self.tone * rng.uniform(-1, 1) * other[:-1]
+        start = rng.integers(self.samples - len(other) + 1) if self.speed else 0
+        return np.clip(other, -32768, 32767).astype(np.int16), int(start)
 
 
 @dataclass(frozen=True)
@@ -124,7 +145,7 @@ class Take:
     ) -> dict[str, np.ndarray]:
         """Arrays of one row, without the axis of the batch; raises BadRecord.
 
-        With `rng` pictures are shifted.
+        With `rng` pictures are shifted, and sounds played faster or slower.
         """
         arrays: dict[str, np.ndarray] = {}
         seconds = 0.0
@@ -133,7 +154,7 @@ class Take:
         if self.video:
             arrays["video"], seconds = self.video(record)
         if self.audio:
-            arrays |= self.audio(record)
+            arrays |= self.audio(record, rng)
         if self.shift and rng is not None:
             for key in ("image", "video"):
                 if key in arrays:
@@ -183,7 +204,7 @@ def take_for(data: Data, senses: Mapping[str, Any], events: tuple[str, ...] = ()
     return Take(
         image=image and decode_for(data, image.size),
         video=video and Watch(video.frames, Decode(video.size, data.resize)),
-        audio=audio and Listen(audio.samples, audio.mel.rate),
+        audio=audio and Listen(audio.samples, audio.mel.rate, data.speed, data.tone),
         shift=Shift(data.shift),
         events=events,
         most=data.events if events else 0,

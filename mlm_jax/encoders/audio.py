@@ -125,6 +125,7 @@ class AudioEncoder(nn.Module):
 
     "patch": squares of `patch` bands and frames, a new one every `stride`, time fastest, behind
     the class and the distillation token where there are any. "conv": a token for two frames.
+    With a `loudness` each sound is first brought to that root mean square, of full scale 1.
     `fill` frames of spectrogram, where it is not 0: cut, or filled up with zeros (AST). The
     spectrogram less `mean`, over `std`.
     """
@@ -132,6 +133,7 @@ class AudioEncoder(nn.Module):
     samples: int = 16_000
     mel: LogMel = field(default_factory=LogMel)
     fill: int = 0
+    loudness: float = 0.0
     mean: float = 0.0
     std: float = 1.0
     stem: Literal["patch", "conv"] = "conv"
@@ -187,6 +189,10 @@ class AudioEncoder(nn.Module):
         wave = audio.astype(jnp.float32)
         if audio.dtype == jnp.int16:
             wave = wave / 32768
+        if self.loudness:
+            count = self.samples if length is None else jnp.maximum(length, 1)[:, None]
+            level = jnp.sqrt(jnp.square(wave).sum(1, keepdims=True) / count)
+            wave = wave * (self.loudness / jnp.maximum(level, 1e-5))
         mel = self.mel(wave)
         if not self.fill:
             return mel

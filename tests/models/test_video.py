@@ -235,3 +235,13 @@ def test_tubelets_by_hand() -> None:
                 own = own[:, :, :, 4 * column : 4 * column + 4]
                 place = 4 * time + 2 * row + column
                 np.testing.assert_array_equal(parts[:, place], own.reshape(2, -1))
+
+
+def test_one_loudness_whatever_the_level() -> None:
+    encoder = ears(loudness=0.1)
+    wave = jnp.asarray(np.random.default_rng(0).normal(0, 0.2, (2, 256)), jnp.float32)
+    params = encoder.init(KEY, wave)
+    loud, faint = (encoder.apply(params, wave * by, jnp.array([256, 256])).x for by in (1, 0.1))
+    np.testing.assert_allclose(loud, faint, atol=1e-4)
+    silent: Any = encoder.apply(params, 0 * wave)
+    assert bool(jnp.isfinite(silent.x).all())
