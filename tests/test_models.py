@@ -216,6 +216,7 @@ def test_the_builder_makes_base_and_large() -> None:
         assert out["logits"].shape == (2, 7, 30_522)
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_compute_in_bfloat16_and_give_float32_logits() -> None:
     model, batch = small("cross_attention"), make_batch()
     params = model.init(KEY, batch)["params"]

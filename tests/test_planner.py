@@ -356,6 +356,7 @@ def eight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharding, "devices", lambda: jax.devices()[:8])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eight")
 def test_a_plan() -> None:
     config = small(data=2, fsdp=4)

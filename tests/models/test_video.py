@@ -160,7 +160,13 @@ SENSES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", get_args(FusionKind))
+QUICK = ("cross_attention", "prefix")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in get_args(FusionKind)],
+)
 def test_every_sense_reaches_the_decoder_through_every_fusion(kind: FusionKind) -> None:
     model = Multimodal(
         text=TextEncoder(12, 6, body=replace(BODY)),
