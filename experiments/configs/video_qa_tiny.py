@@ -36,6 +36,6 @@ config = Config(
     data=Data("clips", batch=32, captions=2, questions=8, text_length=24, target_length=32),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
     init=Init("runs/events_tiny", take=("video",)),
-    steps=900,
+    steps=1_500,
 )
 tiny = replace(config, data=replace(config.data, name="clips/tiny", batch=4), init=Init(), steps=2)
