@@ -13,7 +13,7 @@ from experiments.benchmarks.sides import DisagreementError, Row
 from experiments.benchmarks.timing import compared, significant, summary
 
 BATCH, WORKERS, SIZE = 32, 2, (224, 224)
-FILES, BATCHES = 256, 20
+FILES, BATCHES = 2_048, 20
 WORDS = ("a", "photo", "of", "some", "red", "thing", "in", "an", "old", "field", "near", "water")
 
 

@@ -110,8 +110,8 @@ class Folder:
         file = self.path / name
         if not file.is_file():
             return None
-        with file.open("rb") as stream:
-            return _bounded(stream.read(MAX_BYTES + 1))
+        _check_size(file.stat().st_size)  # a bounded read would take all of the bound first
+        return file.read_bytes()
 
     def place(self, name: str) -> Path | None:
         file = self.path / name
@@ -136,7 +136,9 @@ class Zip:
         if name not in self.members:
             return None
         with self.archive.open(self.members[name]) as stream:
-            return _bounded(stream.read(MAX_BYTES + 1))
+            data = stream.read(MAX_BYTES + 1)
+        _check_size(len(data))
+        return data
 
     def place(self, name: str) -> bytes | None:
         return self.read(name)
@@ -164,10 +166,9 @@ class Arrays:
         return [str(row) for row in range(len(self.images))]
 
 
-def _bounded(data: bytes) -> bytes:
-    if len(data) > MAX_BYTES:
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES >> 20} MiB, the most that is accepted")
-    return data
 
 
 def _load_images(path: Path) -> np.ndarray:
