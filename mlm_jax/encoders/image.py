@@ -118,10 +118,14 @@ def normalised(
 
     Those of a floating dtype are taken as normalised already.
     """
-    dtype = jnp.float32
-    if not encoder.is_initializing():
-        dtype = jax.tree.leaves(encoder.variables["params"])[0].dtype
     if pixels.dtype == jnp.uint8:
         centre, spread = jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32)
         pixels = (pixels.astype(jnp.float32) / 255 - centre) / spread
-    return pixels.astype(dtype)
+    return pixels.astype(dtype_of(encoder))
+
+
+def dtype_of(module: nn.Module) -> jnp.dtype:
+    """That which a bound module computes in: its parameters' own, float32 while they are made."""
+    if module.is_initializing():
+        return jnp.dtype(jnp.float32)
+    return jax.tree.leaves(module.variables["params"])[0].dtype

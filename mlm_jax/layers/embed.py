@@ -69,6 +69,34 @@ def grid_places(height: int, width: int) -> Float[Array, "N 2"]:
     return jnp.stack([column, row], axis=-1).astype(jnp.float32)
 
 
+def timesteps(t: Float[Array, "B"], dim: int) -> Float[Array, "B D"]:
+    """Sines, then cosines, of times from 0 to 1 as places from 0 to 1000 (DDPM, 2006.11239, B).
+
+    In float32. Raises: ValueError.
+    """
+    if dim % 2:
+        raise ValueError(f"width {dim}: sines and cosines of a time need a multiple of 2")
+    rate = 1_000 * 10_000.0 ** -jnp.linspace(0, 1, dim // 2, endpoint=False)
+    angle = t.astype(jnp.float32)[:, None] * rate
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def patches(picture: Float[Array, "B height width C"], patch: int) -> Float[Array, "B N D"]:
+    """Its patches in row-major order, each by row, column and channel."""
+    count, height, width, channels = picture.shape
+    grid = picture.reshape(count, height // patch, patch, width // patch, patch, channels)
+    return grid.swapaxes(2, 3).reshape(count, -1, patch * patch * channels)
+
+
+def picture_of(
+    parts: Float[Array, "B N D"], grid: tuple[int, int], patch: int
+) -> Float[Array, "B height width C"]:
+    """The reverse of `patches`."""
+    rows, columns = grid
+    blocks = parts.reshape(len(parts), rows, columns, patch, patch, -1).swapaxes(2, 3)
+    return blocks.reshape(len(parts), rows * patch, columns * patch, -1)
+
+
 class PatchStem(nn.Module):
     """One linear map of each patch (ViT, arXiv:2010.11929, equation 1)."""
 

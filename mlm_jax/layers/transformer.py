@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mlm_jax.layers.attention import Attention
-from mlm_jax.layers.tokens import Tokens
+from mlm_jax.layers.tokens import Tokens, for_rows
 from mlm_jax.sharding import spread
 
 # name -> width, depth, heads: ViT (arXiv:2010.11929, table 1) and DeiT; tiny is ours, for two cores
@@ -69,6 +70,25 @@ class MLP(nn.Module):
         return nn.Dense(width, use_bias=self.bias, name="down")(y)
 
 
+class Modulation(nn.Module):
+    """Vectors as wide as `x` that a condition asks for, all 0 at the start.
+
+    A scale and a shift after a norm (FiLM, arXiv:1709.07871), and a gate (adaLN-zero,
+    arXiv:2212.09748, section 3.2). A condition may have fewer rows than `x`, one for several.
+    """
+
+    count: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B *N D"], condition: Float[Array, "R E"]
+    ) -> list[Float[Array, "B *one D"]]:
+        zero = nn.initializers.zeros_init()
+        dense = nn.Dense(self.count * x.shape[-1], kernel_init=zero, name="dense")
+        wanted = for_rows(len(x), dense(nn.silu(condition)))
+        return jnp.split(wanted.reshape(len(x), *[1] * (x.ndim - 2), -1), self.count, axis=-1)
+
+
 class Block(nn.Module):
     """Self-attention, then what is to be read from outside, then the MLP, each with its residual.
 
@@ -76,6 +96,9 @@ class Block(nn.Module):
     that come in through tanh gates, shut at the start (Flamingo, arXiv:2204.14198, section 2.2).
     Which of them a block has is decided by what it is given; each may be in parts (see
     `Attention`). `order` is where the norm stands: "pre" (GPT-2, ViT) or "post" (BERT).
+
+    A `condition` scales and shifts what each residual reads and gates what it adds; all gates are
+    shut at the start (see `Modulation`).
     """
 
     heads: int = 4
@@ -100,12 +123,20 @@ class Block(nn.Module):
         gated: Sequence[Tokens] = (),
         places: Float[Array, "N axes"] | None = None,
         train: bool = False,
+        condition: Float[Array, "R E"] | None = None,
     ) -> Tokens:
+        if condition is not None and self.order == "post":
+            raise ValueError("a condition acts on norms before: order pre, not post")
         x = spread(tokens.x)
 
         def residual(name: str, x: Array, read: Callable[[Array], Array], gate: bool) -> Array:
             norm = Norm(self.norm, self.eps, self.bias, name=f"{name}_norm")
-            y = read(norm(x) if self.order == "pre" else x)
+            y = norm(x) if self.order == "pre" else x
+            if condition is None:
+                y = read(y)
+            else:
+                shift, scale, opened = Modulation(3, name=f"{name}_modulation")(x, condition)
+                y = opened * read(y * (1 + scale) + shift)
             if gate:
                 shut = self.param(f"{name}_gate", nn.initializers.zeros_init(), ())
                 y = y * nn.tanh(shut).astype(y.dtype)
@@ -173,18 +204,23 @@ class Transformer(nn.Module):
         memory: Sequence[Tokens] = (),
         gated: Sequence[Tokens] = (),
         places: Float[Array, "N axes"] | None = None,
+        condition: Float[Array, "R E"] | None = None,
         train: bool = False,
     ) -> Tokens:
+        """A `condition` goes to every block, and scales and shifts behind the `last_norm`."""
         if tokens.x.shape[-1] != self.width:
             raise ValueError(f"tokens are {tokens.x.shape[-1]} wide, this transformer {self.width}")
         make = self._block_class()
         if self.layers == "unrolled":
             for i in range(self.depth):
                 block = make(**settings(self.block), name=f"block_{i}")
-                tokens = block(tokens, mask, memory, gated, places, train)
+                tokens = block(tokens, mask, memory, gated, places, train, condition)
         else:
             scan = nn.scan(
-                lambda block, carry, _: (block(carry, mask, memory, gated, places, train), None),
+                lambda block, carry, _: (
+                    block(carry, mask, memory, gated, places, train, condition),
+                    None,
+                ),
                 variable_axes={"params": 0, "cache": 0},
                 split_rngs={"params": True, "dropout": True},
                 length=self.depth,
@@ -192,8 +228,11 @@ class Transformer(nn.Module):
             tokens, _ = scan(make(**settings(self.block), name="blocks"), tokens, None)
         if self.block.order == "post" or not self.last_norm:
             return tokens
-        norm = Norm(self.block.norm, self.block.eps, self.block.bias, name="norm")
-        return Tokens(norm(tokens.x), tokens.mask)
+        x = Norm(self.block.norm, self.block.eps, self.block.bias, name="norm")(tokens.x)
+        if condition is not None:
+            shift, scale = Modulation(2, name="modulation")(x, condition)
+            x = x * (1 + scale) + shift
+        return Tokens(x, tokens.mask)
 
     def _block_class(self) -> Any:
         if self.remat == "none":

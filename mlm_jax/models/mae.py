@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mlm_jax.encoders import ImageEncoder
 from mlm_jax.layers import Positions, Transformer
+from mlm_jax.layers.embed import patches
 from mlm_jax.layers.tokens import every
 
 
@@ -78,22 +79,6 @@ def put(
 ) -> Float[Array, "B N *D"] | Bool[Array, "B N"]:
     """`whole` with `some` at `places` of each row."""
     return jax.vmap(lambda one, at, all_: all_.at[at].set(one))(some, places, whole)
-
-
-def patches(picture: Float[Array, "B height width C"], patch: int) -> Float[Array, "B N D"]:
-    """Its patches in row-major order, each by row, column and channel."""
-    count, height, width, channels = picture.shape
-    grid = picture.reshape(count, height // patch, patch, width // patch, patch, channels)
-    return grid.swapaxes(2, 3).reshape(count, -1, patch * patch * channels)
-
-
-def picture_of(
-    parts: Float[Array, "B N D"], grid: tuple[int, int], patch: int
-) -> Float[Array, "B height width C"]:
-    """The reverse of `patches`."""
-    rows, columns = grid
-    blocks = parts.reshape(len(parts), rows, columns, patch, patch, -1).swapaxes(2, 3)
-    return blocks.reshape(len(parts), rows * patch, columns * patch, -1)
 
 
 def standardised(parts: Float[Array, "B N D"]) -> Float[Array, "B N D"]:

@@ -9,8 +9,9 @@ import pytest
 
 from mlm_jax.encoders import ImageEncoder
 from mlm_jax.layers import Block, Transformer
+from mlm_jax.layers.embed import patches, picture_of
 from mlm_jax.losses import Masked
-from mlm_jax.models.mae import Mae, patches, picture_of, standardised
+from mlm_jax.models.mae import Mae, standardised
 
 BODY = Transformer(16, 1, Block(heads=2))
 MAE = Mae(ImageEncoder((16, 24), 4, class_token=True, body=BODY), Transformer(8, 1, Block(heads=2)))
