@@ -161,6 +161,14 @@ class Init:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """An earlier run, whose model becomes a part of this one's and is held still."""
+
+    run: str = ""
+    """Its run directory; empty: that part is drawn from the seed and learns."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One experiment."""
 
@@ -169,6 +177,7 @@ class Config:
     data: Data = field(default_factory=Data)
     optim: Optim = field(default_factory=Optim)
     init: Init = field(default_factory=Init)
+    codes: Stage = field(default_factory=Stage)
     mesh: Mesh = field(default_factory=Mesh)
     steps: int = 1000
     seed: int = 0
@@ -519,6 +528,9 @@ def check_labels(config: Config, count: int) -> None:
 
 def check_vocab(config: Config, size: int) -> None:
     """Raises: UserError if the tokenizer knows more tokens than the model."""
+    words = getattr(config.model, "words", size)
+    if size > words:
+        raise UserError(f"the tokenizer has {size} tokens, but model.words is {words}")
     for part in ("text", "decoder"):
         vocab = getattr(getattr(config.model, part, None), "vocab", size)
         if size > vocab:

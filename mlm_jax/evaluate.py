@@ -24,9 +24,9 @@ from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
-from mlm_jax.evaluators import Measured, classes, matching, probe, retrieval, spans, words
+from mlm_jax.evaluators import Measured, classes, codes, matching, probe, retrieval, spans, words
 from mlm_jax.generate import decode, encode, generate, rank
-from mlm_jax.losses import Classes, Spans
+from mlm_jax.losses import Classes, Rebuilt, Spans
 from mlm_jax.metrics import (
     F1,
     Figure,
@@ -136,6 +136,7 @@ EVALUATORS: dict[type, Callable[[Trained, Source, int | None], Measured]] = {
     Gpt: words.write,
     Classes: classes.evaluate,
     Spans: spans.evaluate,
+    Rebuilt: codes.evaluate,
     Mae: probe.evaluate,
     VideoMae: probe.evaluate,
 }

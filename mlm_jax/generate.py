@@ -79,7 +79,7 @@ class Prompt(NamedTuple):
     mask: Bool[Array, "B P"]
 
 
-@partial(jax.jit, static_argnames=("model", "bos", "eos", "pad", "length", "how"))
+@partial(jax.jit, static_argnames=("model", "bos", "eos", "pad", "length", "how", "least"))
 def generate(
     model: Model,
     params: Params,
@@ -93,11 +93,15 @@ def generate(
     key: Array | None = None,
     unconditional: Fused | None = None,
     prompt: Prompt | None = None,
+    empty: Prompt | None = None,
+    least: int = 0,
 ) -> Written:
     """A text of at most `length` words, eos counted, for each row of `fused`.
 
     It goes on from `prompt`, or else from bos, which are not part of it. `key` is needed to sample;
-    `unconditional` is what was fused without the condition, to guide by.
+    `unconditional` is what was fused without the condition, to guide by, and `empty` what was said
+    without it, where that is not the prompt. Words under `least` are not written: those of a text
+    where codes of a picture follow.
     Raises: ValueError if the decoder has too few positions, or a part is missing.
     """
     if (how.guidance != 1) != (unconditional is not None):
@@ -117,11 +121,12 @@ def generate(
     rows = len(prompt.ids)
     both, given = fused, prompt
     if unconditional is not None:
-        both, given = join(fused, unconditional), join(prompt, prompt)
+        both, given = join(fused, unconditional), join(prompt, empty or prompt)
 
     def choose(logits: Array, at: Array, done: Array) -> tuple[Array, Array]:
         if unconditional is not None:
             logits = guide(logits, how.guidance)
+        logits = logits.at[:, :least].set(-jnp.inf)
         if how.method == "greedy":
             word = logits.argmax(-1).astype(jnp.int32)
         else:

@@ -242,3 +242,68 @@ class Masked:
         error = jnp.square(outputs["pixels"] - outputs["wanted"]).mean(-1)
         hidden = outputs["hidden"].astype(error.dtype)
         return (error * hidden).sum() / hidden.sum(), {}
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """Mean squared error of pixels from 0 to 1, and the penalty of a quantiser (1711.00937, eq. 3).
+
+    `colour` is how often errors of colour, of what is left of a pixel without its grey, count
+    besides. Metrics: `psnr` in decibel, `perplexity` of the codes of the batch (as many codes used evenly
+    would be as hard to guess), and `used`, the share of codes that occur in it.
+    """
+
+    colour: float = 0.0
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        off = outputs["pixels"] - outputs["wanted"]
+        error = jnp.square(off).mean()
+        colour = jnp.square(off - off.mean(-1, keepdims=True)).mean()
+        uses = outputs["uses"]
+        nats = -(uses * jnp.log(jnp.maximum(uses, 1e-12))).sum()
+        return error + self.colour * colour + outputs["penalty"], {
+            "psnr": -10 * jnp.log10(error),
+            "perplexity": jnp.exp(nats),
+            "used": (uses > 0).astype(uses.dtype).mean(),
+        }
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Cross-entropy in nats of the words of a caption and of the codes of its picture.
+
+    `text` is the share of the words in the loss (arXiv:2102.12092, section 2.2: an eighth). Words
+    that were hidden for guidance count like the others, which are then guessed from bos. Metrics:
+    `words` and `codes`, the two by themselves.
+    """
+
+    text: float = 0.125
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        find = optax.softmax_cross_entropy_with_integer_labels
+        target, real = batch["target"][:, 1:], jnp.asarray(batch["target_mask"][:, 1:], jnp.float32)
+        words = (find(outputs["words"], target) * real).sum() / jnp.maximum(real.sum(), 1)
+        codes = find(outputs["codes"], outputs["wanted"]).mean()
+        loss = self.text * words + (1 - self.text) * codes
+        return loss, {"words": words, "codes": codes}
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """Mean squared error of what a diffusion net predicts, times the weight of each row.
+
+    Metrics, unweighted: `low_noise` and `high_noise`, the errors of rows with more signal than
+    noise and of those with less.
+    """
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        error = jnp.square(outputs["predicted"] - outputs["wanted"])
+        error = error.mean(range(1, error.ndim))
+        low = outputs["logsnr"] > 0
+
+        def mean(over: Bool[Array, "R"]) -> Float[Array, ""]:
+            share = over.astype(error.dtype)
+            return (share * error).sum() / jnp.maximum(share.sum(), 1)
+
+        loss = (outputs["weight"] * error).mean()
+        return loss, {"low_noise": mean(low), "high_noise": mean(~low)}

@@ -60,7 +60,7 @@ def muon_dimensions(params: Any) -> Any:
         names = path.split("/")
         if not decays(path, leaf):
             return None
-        if "stem" in names:  # height, width, C, D
+        if "stem" in names or "conv" in names[-2]:  # height, width, C, D
             return contrib.MuonDimensionNumbers((-4, -3, -2), -1)
         if names[-2] in ("query", "key", "value") and leaf.ndim >= 3:  # D H K
             return contrib.MuonDimensionNumbers(-3, (-2, -1))

@@ -52,14 +52,25 @@ TITLES = {
     "probe/untrained": "baseline: the probe of an untrained encoder",
     "probe/pixels": "baseline: the probe of pixels",
     "probe/majority": "baseline: commonest class of training",
+    "codes/psnr": "pictures after their way through the codes, dB",
+    "codes/recognised": "objects still recognised after it",
+    "codes/used": "codes that are used",
+    "codes/perplexity": "codes, if all were used alike",
     "loss": "loss, nats per token",
     "perplexity": "perplexity per token",
 }
 TILES = (
     "caption/facts_f1", "caption/wholly_right", "caption/exact", "vqa/accuracy",
-    "classes/accuracy", "events/map@0.5", "events/map", "probe/accuracy", "loss",
+    "classes/accuracy", "events/map@0.5", "events/map", "probe/accuracy",
+    "codes/recognised", "loss",
 )  # fmt: skip
-AMOUNTS = ("caption/invented", "loss", "perplexity")  # all others are shares
+AMOUNTS = (
+    "caption/invented",
+    "loss",
+    "perplexity",
+    "codes/psnr",
+    "codes/perplexity",
+)  # all others are shares
 BLIND = ("vqa/question_only", "vqa/majority")
 
 

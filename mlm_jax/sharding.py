@@ -47,6 +47,7 @@ TABLE: tuple[tuple[str, Axes], ...] = (
     ("*/gate/bias", ("tensor",)),
     ("*/down/kernel", ("tensor", "fsdp")),
     ("*/stem/*/kernel", (None, "fsdp")),  # few channels come in
+    ("*/conv_first/kernel", (None, "fsdp")),
     ("*/kernel", ("fsdp", None)),
     ("*/embedding", (None, "fsdp")),  # published vocabularies are odd numbers
     ("*/bias", ()),

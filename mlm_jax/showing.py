@@ -19,8 +19,12 @@ def section(title: str, *parts: str) -> str:
 
 
 def details_section(split: str, examples: Mapping[str, Any]) -> str:
-    """What `Measured.details` hold: "clips" or "confusion"."""
+    """What `Measured.details` hold: "clips", "confusion", "rebuilt"."""
     parts = []
+    if examples.get("rebuilt"):
+        note = "<p>Above as they were, below after their way through the codes.</p>"
+        cards = "".join(picture(each["image"], each["where"]) for each in examples["rebuilt"])
+        parts.append(section(f"Pictures of {split} and what is left", note, row(cards)))
     if examples.get("clips"):
         parts.append(clips_section(split, examples["clips"]))
     if "confusion" in examples:
@@ -49,6 +53,18 @@ def as_picture(seen: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.where(abs(np.linspace(-1, 1, 48))[:, None] <= columns, 40, 235).astype(np.uint8)
 
 
+def picture(image: str, text: str) -> str:
+    """A card of a base64 PNG and its text."""
+    return (
+        f'<article><img src="data:image/png;base64,{escape(image)}" alt="{escape(text)}">'
+        f"<div>{escape(text)}</div></article>"
+    )
+
+
+def row(cards: str) -> str:
+    return f"<div class=cards>{cards}</div>"
+
+
 # --- events ---
 
 
@@ -60,7 +76,7 @@ def clips_section(split: str, clips: Sequence[Mapping[str, Any]]) -> str:
         f"<div>{lanes(clip['true'], 'truth')}{lanes(clip['said'], 'said')}</div></article>"
         for clip in clips
     )
-    return section(f"Clips of {split}", note, f"<div class=cards>{cards}</div>")
+    return section(f"Clips of {split}", note, row(cards))
 
 
 def lanes(events: Sequence[Mapping[str, Any]], kind: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from mlm_jax import optim, processes, sharding
+from mlm_jax import optim, processes, sharding, stages
 from mlm_jax.checkpoint import WATCHED, Checkpoints, Saved, size
 from mlm_jax.config import Config, UserError, to_json
 from mlm_jax.feed import Feed, open_feed
@@ -76,7 +76,7 @@ def prepare(
         if config.init.path:
             params, listing = start_from(config.init, config.model, params)
             print(f"parameters from {config.init.path}:", *listing.lines(), sep="\n")
-        return complete(params)
+        return complete(replaced(params, stages.parameters(config)))
 
     return jax.eval_shape(complete, params), tx, begin
 
@@ -92,14 +92,14 @@ def make_step(config: Config, tx: optax.GradientTransformation) -> jax.stages.Wr
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        grads, metrics = gradients(config, state.params, batch, key)
+        grads, metrics, renewed = gradients(config, state.params, batch, key)
         squares = jnp.stack([jnp.square(g).sum() for g in moving(config, grads)])
         finite = jnp.isfinite(jnp.append(squares, metrics["loss"]))
         done = state.step - state.skipped
 
         def update(params: Any, opt: Any, ema: Any) -> tuple[Any, Any, Any]:
             updates, opt = tx.update(grads, opt, params)
-            params = optax.apply_updates(params, updates)
+            params = replaced(optax.apply_updates(params, updates), renewed)
             return params, opt, average(config.optim.ema, done, ema, params)
 
         # A branch, not a choice between two results for each leaf: that took 3 times as long to
@@ -116,14 +116,24 @@ def make_step(config: Config, tx: optax.GradientTransformation) -> jax.stages.Wr
     return jax.jit(step, donate_argnums=0)
 
 
+def replaced(params: Any, renewed: Mapping[str, Any]) -> Any:
+    """`params` with others in the place of some: a codebook renewed by its model, or a stage."""
+    new = named(renewed)
+    return map_named(lambda path, leaf: new.get(path, leaf), params)
+
+
 def moving(config: Config, tree: Any) -> list[Any]:
     """Leaves that are trained: gradients of frozen ones are then never computed."""
     still = jax.tree.leaves(optim.frozen(config.optim, tree))
     return [leaf for leaf, f in zip(jax.tree.leaves(tree), still, strict=True) if not f]
 
 
-def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[Any, Metrics]:
-    """Gradients and metrics in float32, the forward and backward pass in config.precision.
+def gradients(
+    config: Config, params: Any, batch: Batch, key: Array
+) -> tuple[Any, Metrics, dict[str, Any]]:
+    """Gradients, metrics, and parameters that the model renews itself ("renewed"), in float32.
+
+    The forward and backward pass is in config.precision.
 
     With optim.accumulate the batch is computed in parts, every n-th picture with its texts, one
     after another: of each part every device of a mesh then has its share. A loss that is a mean
@@ -131,22 +141,24 @@ def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[An
     count by it, and the result is that of the whole batch.
     """
 
-    def objective(half: Any, part: Batch, key: Array) -> tuple[Array, Metrics]:
+    def objective(half: Any, part: Batch, key: Array) -> tuple[Array, tuple[Metrics, Any]]:
         outputs: Any = config.model.apply({"params": half}, part, train=True, rngs=rngs(key))
         loss, metrics = judged(config, outputs, part)
-        return loss, {"loss": loss, **metrics}
+        return loss, ({"loss": loss, **metrics}, outputs.get("renewed", {}))
 
-    def weighed(part: Batch, key: Array) -> tuple[Any, Metrics, Array]:
-        grads, metrics = jax.grad(objective, has_aux=True)(half, part, key)
+    def whole(part: Batch, key: Array) -> tuple[tuple[Any, Metrics, Any], Array]:
+        grads, (metrics, renewed) = jax.grad(objective, has_aux=True)(half, part, key)
         weight = metrics.pop("weight", jnp.ones(()))
-        return *jax.tree.map(lambda x: weight * x.astype(jnp.float32), (grads, metrics)), weight
+        return jax.tree.map(lambda x: x.astype(jnp.float32), (grads, metrics, renewed)), weight
+
+    def weighed(part: Batch, key: Array) -> tuple[tuple[Any, Metrics, Any], Array]:
+        results, weight = whole(part, key)
+        return jax.tree.map(lambda x: weight * x, results), weight
 
     half = cast(params, config.precision)
     parts = config.optim.accumulate
     if parts == 1:
-        grads, metrics = jax.grad(objective, has_aux=True)(half, batch, key)
-        metrics.pop("weight", None)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), (grads, metrics))
+        return whole(batch, key)[0]
     pictures = min(map(len, jax.tree.leaves(batch)))
 
     def split_rows(x: Array) -> Array:
@@ -162,8 +174,9 @@ def gradients(config: Config, params: Any, batch: Batch, key: Array) -> tuple[An
         rows, key = part
         return jax.tree.map(jnp.add, total, weighed(sharding.spread(rows), key)), None
 
-    (grads, metrics, weight), _ = jax.lax.scan(add, zeros, (split, keys))
-    return jax.tree.map(lambda x: x / weight, (grads, metrics))
+    (sums, weight), _ = jax.lax.scan(add, zeros, (split, keys))
+    means: tuple[Any, Metrics, dict[str, Any]] = jax.tree.map(lambda x: x / weight, sums)
+    return means
 
 
 def judged(config: Config, outputs: Mapping[str, Any], batch: Batch) -> tuple[Array, Metrics]:
@@ -234,6 +247,7 @@ def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
 
     Raises: UserError, ValueError or OSError for what the user can put right.
     """
+    config = stages.resolve(config, path)
     mesh = sharding.make_mesh(config.mesh)
     banner(config, mesh)
     sharding.check_batch(config, mesh)

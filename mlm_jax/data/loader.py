@@ -254,24 +254,31 @@ def eval_pairs(
         yield from pairs
 
 
-def eval_labelled(
-    data: Data, source: Source, take: Take, labels: Labels | None, limit: int | None = None
-) -> Iterator[Batch]:
-    """Every record with its label once, in order, as arrays of one row; broken ones left out.
+def eval_records(
+    data: Data, source: Source, take: Take, labels: Labels | None = None, limit: int | None = None
+) -> Iterator[tuple[Record, Batch]]:
+    """Every record once, in order, with its arrays, of one row; broken ones left out.
 
     `limit`: at most that many pictures, evenly spread over the source.
     """
     account = Account(data, source)
     count = len(source) if limit is None else min(limit, len(source))
 
-    def read(position: int) -> list[Batch]:
+    def read(position: int) -> list[tuple[Record, Batch]]:
         index = position * len(source) // count
         try:
             record = source[index]
-            return [take(record) | (labels(record) if labels else {})]
+            return [(record, take(record) | (labels(record) if labels else {}))]
         except BadRecord as error:
             account.report(index, error)
             return []
 
     for rows in grain.MapDataset.range(count).map(read).to_iter_dataset(_options(data)):
         yield from rows
+
+
+def eval_labelled(
+    data: Data, source: Source, take: Take, labels: Labels | None, limit: int | None = None
+) -> Iterator[Batch]:
+    """The arrays of `eval_records` alone, with their labels."""
+    return (arrays for _, arrays in eval_records(data, source, take, labels, limit))

@@ -202,7 +202,8 @@ class Prepared:
 
     def _record(self, values: dict[str, Any], index: int) -> Record:
         (where,) = self.where(index)
-        record = Record(where, **self._media(values))
+        truth = values[self.truth].decode() if self.truth else ""
+        record = Record(where, **self._media(values), truth=truth)
         if not self.read_texts:
             label, taught = self._labels(values, index)
             return replace(record, label=label, taught=taught, events=self._events(values))
@@ -211,7 +212,6 @@ class Prepared:
             record,
             captions=captions,
             questions=questions,
-            truth=values[self.truth].decode() if self.truth else "",
             caption_rows=(where,) * len(captions),
         )
 

@@ -18,6 +18,8 @@ class TextDecoder(nn.Module):
 
     `fused.prefix` stands before the words and looks at all of itself; the words look at it and
     back at themselves. `fused.memory` and `fused.gated` are read inside the blocks.
+    Where the last of its places are those of a picture on a `grid` (height, width) they begin as
+    such (see `Positions`).
     `head` "bert" has BERT's layers before the output matrix (BLIP's decoder, arXiv:2201.12086).
     With `pieces` training leaves the logits to the loss, that many words of a row at a time.
     Where the collection "cache" is mutable, the first call may bring many words and each later
@@ -29,10 +31,13 @@ class TextDecoder(nn.Module):
     head: Literal["tied", "bert"] = "tied"
     body: Transformer = field(default_factory=Transformer)
     pieces: int = 0
+    grid: tuple[int, int] | None = None
 
     def setup(self) -> None:
         block = self.body.block
-        self.words = Words(self.vocab, self.length, self.body.width, **word_norm(block))
+        self.words = Words(
+            self.vocab, self.length, self.body.width, grid=self.grid, **word_norm(block)
+        )
         self.prefix = nn.Dense(self.body.width)
         if self.head == "bert":
             if self.pieces:

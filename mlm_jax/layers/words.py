@@ -58,19 +58,23 @@ class Unsaid:
 
 
 class Words(nn.Module):
-    """A vector for each word, its place and, with `types`, its segment: summed."""
+    """A vector for each word, its place and, with `types`, its segment: summed.
+
+    `grid` is that of `Positions`.
+    """
 
     vocab: int
     length: int
     width: int
     types: int = 0
+    grid: tuple[int, int] | None = None
     norm: Literal["none", "layer", "rms"] = "none"
     eps: float = 1e-6
     dropout: float = 0.0
 
     def setup(self) -> None:
         self.table = nn.Embed(self.vocab, self.width)
-        self.positions = Positions(self.length)
+        self.positions = Positions(self.length, self.grid)
         if self.types:
             self.segments = nn.Embed(self.types, self.width)
         if self.norm != "none":

@@ -8,6 +8,7 @@ scaled until it fits best, and the best of the six is the answer.
 
 from dataclasses import dataclass
 from itertools import permutations
+from math import dist
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -67,6 +68,22 @@ def find(picture: UInt8[np.ndarray, "H W 3"]) -> tuple[Object, ...]:
             alpha = np.where(own, np.maximum(projected[..., i] / STRENGTH[i], 0), 0)
             found.append(identify(alpha, list(COLOURS)[i]))
     return tuple(sorted(found, key=lambda thing: thing.x))
+
+
+def recognised(picture: UInt8[np.ndarray, "H W 3"], scene: Scene) -> int:
+    """How many objects of a scene `find` finds in a picture: what they are, where they are."""
+    left = list(find(picture))
+    found = len(left)
+    for thing in scene.objects:
+        same = [
+            other
+            for other in left
+            if (other.shape, other.colour, other.size) == (thing.shape, thing.colour, thing.size)
+            and dist((other.x, other.y), (thing.x, thing.y)) < thing.radius
+        ]
+        if same:
+            left.remove(same[0])
+    return found - len(left)
 
 
 def components(kinds: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "H W"]:

@@ -1,0 +1,20 @@
+"""Pictures as 144 codes of 1,000, and back: the first stage of `dalle_tiny`.
+
+python experiments/train.py --config codes_tiny
+"""
+
+from dataclasses import replace
+
+from mlm_jax.config import Config, Data, Optim
+from mlm_jax.decoders.codes import CodeEncoder, Quantiser
+from mlm_jax.losses import Rebuilt
+from mlm_jax.models.codes import Codes
+
+config = Config(
+    model=Codes(CodeEncoder((48, 48), (2, 2), (32, 64, 128)), None, Quantiser("fsq", (8, 5, 5, 5))),
+    loss=Rebuilt(colour=4.0),
+    data=Data("world", batch=32, captions=0, questions=0),
+    optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
+    steps=1_000,
+)
+tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)

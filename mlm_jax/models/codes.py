@@ -1,0 +1,65 @@
+"""An autoencoder of pictures, or clips, through codes: the first stage of DALL-E (2102.12092)."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mlm_jax.decoders.codes import CodeDecoder, CodeEncoder, Quantised, Quantiser
+
+
+class Codes(nn.Module):
+    """Pixels -> encoder -> quantiser -> decoder -> pixels.
+
+    Of clips the encoder stands in `video`, of pictures in `image`; one of the two is None.
+    """
+
+    image: CodeEncoder | None = field(default_factory=CodeEncoder)
+    video: CodeEncoder | None = None
+    quantiser: Quantiser = field(default_factory=Quantiser)
+
+    @property
+    def sense(self) -> str:
+        """The key of a batch that is coded. Raises: ValueError."""
+        if (self.image is None) == (self.video is None):
+            raise ValueError("codes are of an image or of a video: one of the two is None")
+        return "video" if self.image is None else "image"
+
+    @property
+    def eyes(self) -> CodeEncoder:
+        eyes: CodeEncoder = getattr(self, self.sense)
+        return eyes
+
+    def setup(self) -> None:
+        self.decoder = CodeDecoder(self.eyes.clone(parent=None, name=None))
+
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
+        """ "pixels" and what was "wanted", from 0 to 1; "codes" (B, *grid), "uses" (K,): the share
+        of each code; the "penalty" of the quantiser, and what is "renewed" by it."""
+        shown = batch[self.sense]
+        quantised = self.quantise(shown, train=train)
+        uses = jnp.zeros(self.quantiser.size).at[quantised.codes.reshape(-1)].add(1.0)
+        return {
+            "pixels": self.decoder(quantised.vectors),
+            "wanted": jnp.asarray(shown, jnp.float32) / 255,
+            "codes": quantised.codes,
+            "uses": uses / quantised.codes.size,
+            "penalty": quantised.penalty,
+            "renewed": {"quantiser": quantised.renewed} if quantised.renewed else {},
+        }
+
+    def quantise(self, shown: Array, *, train: bool = False) -> Quantised:
+        return self.quantiser(self.eyes(shown), train=train)
+
+    def encode_codes(self, shown: Array) -> Int[Array, "B N"]:
+        """The codes of each picture, or clip, in row-major order, times first."""
+        codes = self.quantise(shown).codes
+        return codes.reshape(len(codes), -1)
+
+    def decode_codes(self, codes: Int[Array, "B N"]) -> Float[Array, "B *T H W 3"]:
+        """Pixels from 0 to 1."""
+        grid = codes.reshape(len(codes), *self.eyes.grid)
+        return jnp.clip(self.decoder(self.quantiser.look_up(grid)), 0, 1)

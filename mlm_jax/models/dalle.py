@@ -1,0 +1,78 @@
+"""DALL-E: a text, then the codes of its picture, written by one decoder (arXiv:2102.12092)."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.decoders.codes import CodeEncoder
+from mlm_jax.fusion import Fused
+from mlm_jax.models.codes import Codes
+
+
+class Dalle(nn.Module):
+    """A caption of `length` tokens and the codes of its picture, or clip, as one text.
+
+    The ids of words are under `words`, those of codes begin there. A shorter caption is filled up
+    with `pad_id`, which is a word like any other (section 2.1), so that each place of the picture
+    has one place in the text. In training a share `dropped` of the captions is hidden, all but
+    their bos, for guidance without a classifier (arXiv:2207.12598, algorithm 1).
+    """
+
+    codes: Codes = field(default_factory=Codes)
+    decoder: TextDecoder = field(default_factory=lambda: TextDecoder(1128, 168))
+    words: int = 128
+    length: int = 24
+    pad_id: int = 0
+    dropped: float = 0.1
+
+    @property
+    def image(self) -> CodeEncoder | None:
+        return self.codes.image
+
+    @property
+    def video(self) -> CodeEncoder | None:
+        return self.codes.video
+
+    def setup(self) -> None:
+        need = self.words + self.codes.quantiser.size
+        if self.decoder.vocab < need:
+            raise ValueError(
+                f"{self.words} words and {self.codes.quantiser.size} codes: decoder.vocab is"
+                f" {self.decoder.vocab}, and must be at least {need}"
+            )
+
+    def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
+        """ "words" (R, M - 1, words), "codes" (R, N, K): logits, float32, of the words after the
+        first and of the codes; and the codes that are "wanted" (R, N)."""
+        codes = jax.lax.stop_gradient(self.codes.encode_codes(batch[self.codes.sense]))
+        text = self.filled(batch["target"])
+        if train and self.dropped:
+            hide = jax.random.uniform(self.make_rng("mask"), (len(text), 1)) < self.dropped
+            text = jnp.where(hide, self.hidden(text), text)
+        codes = jnp.repeat(codes, len(text) // len(codes), axis=0)
+        ids = jnp.concatenate([text, self.words + codes], axis=1)
+        logits: Float[Array, "R L V"] = self.decoder(ids[:, :-1], Fused(), train=train)
+        last = self.length - 1
+        picked = slice(self.words, self.words + self.codes.quantiser.size)
+        return {
+            "words": logits[:, : batch["target"].shape[1] - 1, : self.words],
+            "codes": logits[:, last:, picked],
+            "wanted": codes,
+        }
+
+    def filled(self, ids: Int[Array, "R M"]) -> Int[Array, "R length"]:
+        """Captions filled up. Raises: ValueError."""
+        room = self.length - ids.shape[1]
+        if room < 0:
+            raise ValueError(f"captions of {ids.shape[1]} tokens, model.length is {self.length}")
+        return jnp.pad(ids, [(0, 0), (0, room)], constant_values=self.pad_id)
+
+    def hidden(self, ids: Int[Array, "R N"]) -> Int[Array, "R N"]:
+        """bos alone."""
+        return jnp.where(jnp.arange(ids.shape[1]) > 0, self.pad_id, ids)

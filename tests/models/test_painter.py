@@ -1,0 +1,223 @@
+"""The painter: what it is told, what it learns from, and that it paints by it."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax.decoders.denoiser import DiffusionTransformer
+from mlm_jax.decoders.diffusion import How, Schedule, split
+from mlm_jax.encoders import TextEncoder
+from mlm_jax.layers import Block, Tokens, Transformer
+from mlm_jax.losses import Denoise
+from mlm_jax.models.painter import Canvas, Painter, Told, enlarged, from_pixels, smaller
+
+KEY = jax.random.key(0)
+
+
+def small(**changes: Any) -> Painter:
+    painter = Painter(
+        Canvas((8, 8)),
+        text=TextEncoder(20, 5, body=Transformer(8, 1, Block(heads=2, ratio=1.0))),
+        net=DiffusionTransformer(4, Transformer(16, 1, Block(heads=2, ratio=1.0))),
+    )
+    return replace(painter, **changes)
+
+
+PLAIN = small()
+UP = small(embedding=6, enlarges=2)
+BATCH = {
+    "image": jax.random.randint(KEY, (2, 8, 8, 3), 0, 256).astype(jnp.uint8),
+    "target": jnp.array([[1, 5, 6, 2, 0], [1, 7, 2, 0, 0]]),
+    "target_mask": jnp.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], bool),
+    "embedding": jax.random.normal(KEY, (2, 6)),
+    "small": jax.random.randint(KEY, (2, 4, 4, 3), 0, 256).astype(jnp.uint8),
+}
+NOISE = jax.random.normal(jax.random.key(3), (2, 8, 8, 3))
+
+
+def drawn(model: Painter, batch: dict = BATCH) -> Any:
+    """Parameters as they are not at the start: the net then says something."""
+    shapes = jax.eval_shape(model.init, KEY, batch)["params"]
+    leaves, tree = jax.tree.flatten(shapes)
+    rng = np.random.default_rng(0)
+    return tree.unflatten([jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype) for x in leaves])
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    return drawn(PLAIN)
+
+
+@pytest.fixture(scope="module")
+def up_params() -> Any:
+    return drawn(UP)
+
+
+@pytest.mark.usefixtures("strict")
+def test_outputs_and_loss(params: Any) -> None:
+    out = jax.jit(PLAIN.apply)({"params": params}, BATCH)
+    assert {k: (v.shape, v.dtype) for k, v in out.items()} == {
+        "predicted": ((2, 8, 8, 3), np.float32),
+        "wanted": ((2, 8, 8, 3), np.float32),
+        "weight": ((2,), np.float32),
+        "logsnr": ((2,), np.float32),
+    }
+    error = np.square(np.asarray(out["predicted"] - out["wanted"])).mean((1, 2, 3))
+    low = np.asarray(out["logsnr"]) > 0
+    assert low.sum() == 1, "times are evenly spread over a batch"
+    loss, metrics = Denoise()(out | {"weight": jnp.array([1.0, 3.0])}, BATCH)
+    assert float(loss) == pytest.approx((error[0] + 3 * error[1]) / 2, rel=1e-5)
+    assert float(metrics["low_noise"]) == pytest.approx(error[low].mean(), rel=1e-5)
+    assert float(metrics["high_noise"]) == pytest.approx(error[~low].mean(), rel=1e-5)
+
+
+def test_what_is_wanted_gives_the_picture_back(params: Any) -> None:
+    """From the noisy picture, as the net got it, and what it should have said of it."""
+    seen = []
+
+    class Spy(DiffusionTransformer):
+        def __call__(self, x: Any, t: Any, *rest: Any, **how: Any) -> Any:
+            seen.append((x, t))
+            return super().__call__(x, t, *rest, **how)
+
+    spy = small(net=Spy(4, Transformer(16, 1, Block(heads=2, ratio=1.0))))
+    out = spy.apply({"params": params}, BATCH)
+    (x, t), schedule = seen[0], PLAIN.schedule
+    clean, _ = split("v", out["wanted"], x, *schedule.at(t, x))
+    np.testing.assert_allclose(clean, from_pixels(BATCH["image"]), atol=1e-3)
+
+
+def test_evaluation_is_the_same_each_time_and_training_draws(params: Any) -> None:
+    see = jax.jit(partial(PLAIN.apply, {"params": params}), static_argnames="train")
+    np.testing.assert_array_equal(see(BATCH)["wanted"], see(BATCH)["wanted"])
+    one, two = (see(BATCH, train=True, rngs={"mask": jax.random.key(i)}) for i in (1, 2))
+    assert not np.allclose(one["wanted"], two["wanted"])
+
+
+def test_several_captions_of_a_picture_each_have_their_noise(params: Any) -> None:
+    rows = {k: jnp.repeat(BATCH[k], 2, axis=0) for k in ("target", "target_mask")}
+    out = PLAIN.apply({"params": params}, BATCH | rows)
+    assert out["predicted"].shape == (4, 8, 8, 3)
+    assert len(np.unique(np.asarray(out["logsnr"]))) == 4
+
+
+def test_rows_that_are_dropped_are_told_nothing(up_params: Any) -> None:
+    """Of text and embedding; all of them with dropped 1, and none in evaluation."""
+    other = BATCH | {"target": BATCH["target"][::-1], "embedding": -BATCH["embedding"]}
+
+    def said(batch: dict, dropped: float, train: bool) -> Any:
+        model = replace(UP, dropped=dropped)
+        rngs = {"mask": KEY, "dropout": KEY}
+        return model.apply({"params": up_params}, batch, train=train, rngs=rngs)["predicted"]
+
+    np.testing.assert_allclose(said(BATCH, 1.0, True), said(other, 1.0, True), atol=1e-5)
+    assert not np.allclose(said(BATCH, 0.0, True), said(other, 0.0, True), atol=1e-3)
+    assert not np.allclose(said(BATCH, 1.0, False), said(other, 1.0, False), atol=1e-3)
+
+    def free(told: Told) -> Told:
+        drop = jnp.array([True, False])
+        return UP.apply({"params": up_params}, told, drop, method="_without")
+
+    told = Told(Tokens(jnp.ones((2, 3, 8)), jnp.ones((2, 3), bool)), jnp.ones((2, 6)))
+    half = free(told)
+    np.testing.assert_array_equal(half.text.mask, [[1, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(half.text.x[0, 0], up_params["no_text_token"])
+    np.testing.assert_array_equal(half.vector[0], up_params["no_embedding_token"])
+    np.testing.assert_array_equal(half.vector[1], told.vector[1])
+
+
+@pytest.mark.parametrize("name", ["target", "embedding", "small"])
+def test_painting_reads_all_that_is_told(up_params: Any, name: str) -> None:
+    how = How("ddim", 3, guidance=2.0)
+    paint = jax.jit(
+        lambda batch: UP.apply({"params": up_params}, NOISE, batch, how, method="paint")
+    )
+    one, two = paint(BATCH), paint(BATCH | {name: BATCH[name][::-1]})
+    assert one.shape == (2, 8, 8, 3)
+    assert one.min() >= 0
+    assert one.max() <= 1
+    assert not np.allclose(one, two, atol=1e-3)
+
+
+def test_guidance_1_is_told_0_is_not_and_2_goes_on(params: Any) -> None:
+    """One step from noise: what is clean is then a straight line through both."""
+
+    def clean(guidance: float, batch: dict) -> Any:
+        def said(model: Painter) -> Any:
+            net = model._told_net(model.tell(batch), guidance)
+            return net(NOISE, jnp.full(2, 0.5))
+
+        return PLAIN.apply({"params": params}, method=said)
+
+    other = BATCH | {"target": BATCH["target"][::-1]}
+    none, one, two = (clean(g, BATCH) for g in (0.0, 1.0, 2.0))
+    np.testing.assert_allclose(two, 2 * one - none, atol=1e-4)
+    np.testing.assert_array_equal(none, clean(0.0, other))
+    assert not np.allclose(one, clean(1.0, other), atol=1e-3)
+
+
+def test_painted_pixels_go_back_to_their_noise_and_are_painted_again() -> None:
+    """At the start the net says v = 0: the picture is noise turned down, which clips nothing."""
+    params = jax.jit(PLAIN.init)(KEY, BATCH)["params"]
+    how = How("heun", 20)
+    pixels = BATCH["image"] / 255.0
+    noise = PLAIN.apply({"params": params}, pixels, BATCH, how, method="unpaint")
+    again = PLAIN.apply({"params": params}, noise, BATCH, how, method="paint")
+    np.testing.assert_allclose(again, pixels, atol=5e-3)
+
+
+def test_without_text_nothing_guides() -> None:
+    model = small(text=None)
+    params = drawn(model)
+    paint = partial(model.apply, {"params": params}, NOISE, {}, method="paint")
+    assert paint(How(steps=1)).shape == (2, 8, 8, 3)
+    with pytest.raises(ValueError, match="nothing is told that could guide"):
+        paint(How(steps=1, guidance=2.0))
+
+
+def test_clips_and_other_schedules() -> None:
+    clip = {**BATCH, "video": jnp.zeros((2, 3, 8, 8, 3), jnp.uint8)}
+    model = small(image=None, video=Canvas((8, 8), 3), schedule=Schedule("flow"), predicts="flow")
+    out, _ = jax.eval_shape(model.init_with_output, KEY, clip)
+    assert out["predicted"].shape == (2, 3, 8, 8, 3)
+    assert model.canvas.takes.shape == (3, 8, 8, 3)
+    with pytest.raises(ValueError, match="one of the two is None"):
+        _ = small(video=Canvas((8, 8), 3)).sense
+    with pytest.raises(ValueError, match=r"pixels \(8, 8, 3\), it paints \(16, 16, 3\)"):
+        jax.eval_shape(small(image=Canvas((16, 16))).init, KEY, BATCH)
+
+
+def test_the_usual_painter_is_a_unet_and_paints_in_bfloat16_as_well() -> None:
+    batch = {**BATCH, "image": jnp.zeros((2, 48, 48, 3), jnp.uint8)}
+    model = Painter()
+    params = jax.eval_shape(model.init, KEY, batch)["params"]
+    half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), params)
+    noise = jnp.zeros((2, 48, 48, 3))
+    shape = jax.eval_shape(
+        lambda params: model.apply({"params": params}, noise, batch, How(), method="paint"), half
+    )
+    assert shape.shape == noise.shape
+    assert shape.dtype == jnp.float32
+
+
+def test_rows_are_weighed_as_asked(params: Any) -> None:
+    out = replace(PLAIN, weigh="min_snr").apply({"params": params}, BATCH)
+    snr = np.exp(np.asarray(out["logsnr"]))
+    np.testing.assert_allclose(out["weight"], np.minimum(snr, 5) / (snr + 1), rtol=1e-4)
+
+
+def test_pictures_are_made_smaller_by_means_and_larger_again() -> None:
+    x = jnp.arange(32, dtype=jnp.float32).reshape(1, 4, 4, 2)
+    less = smaller(x, 2)
+    np.testing.assert_allclose(less[0, 0, 1], x[0, :2, 2:].mean((0, 1)))
+    flat = jnp.full((1, 3, 2, 2, 3), 0.4)
+    np.testing.assert_allclose(enlarged(flat, 4), jnp.full((1, 3, 8, 8, 3), 0.4), rtol=1e-6)
+    assert float(from_pixels(jnp.array([[[0, 255, 51]]], jnp.uint8))[0, 0, 2]) == pytest.approx(
+        -0.6
+    )
+    assert float(from_pixels(jnp.array([[[0.0, 1.0, 0.2]]]))[0, 0, 2]) == pytest.approx(-0.6)
