@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mlm_jax.config import UserError
+from mlm_jax.errors import require
 from mlm_jax.fusion import Fused
 
 Cache = Any
@@ -49,9 +49,7 @@ class How:
             "beams": (self.beams >= 1, "at least 1"),
             "alpha": (self.alpha >= 0, "at least 0"),
         }
-        for name, (good, accepted) in fine.items():
-            if not good:
-                raise UserError(f"{name} is {getattr(self, name)}: {accepted}")
+        require(self, fine)
 
 
 GREEDY = How()

@@ -14,13 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from mlm_jax.errors import UserError
+from mlm_jax.errors import UserError, require
 
 LIMIT = 20.0  # the largest log of the signal-to-noise ratio, and less its smallest
-BETAS = (
-    0.1,
-    20.0,
-)  # noise a unit of time, "linear": where it begins and ends (2011.13456, appendix C)
+BETAS = (0.1, 20.0)  # noise a unit of time, "linear": its first and last (2011.13456, appendix C)
 
 Net = Callable[[Array, Array], Array]
 Predicts = Literal["noise", "v", "clean", "flow"]
@@ -221,9 +218,7 @@ class How:
             "threshold": (0 <= self.threshold <= 1, "from 0 (off) to 1"),
             "eta": (0 <= self.eta <= 1, "from 0 to 1"),
         }
-        for name, (good, accepted) in fine.items():
-            if not good:
-                raise UserError(f"{name} is {getattr(self, name)}: {accepted}")
+        require(self, fine)
         if self.eta and self.sampler != "ddim":
             raise UserError(f"eta is {self.eta}: of ddim alone, not of {self.sampler}")
 

@@ -6,41 +6,35 @@ happens in it is what the prompt tells, in its order.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from mlm_jax.metrics import Figure, Ratio, bootstrap
-from mlm_jax.world import story
-from mlm_jax.world.grade import UNKNOWN, find
+from mlm_jax.world import grade, story, watch
+from mlm_jax.world.grade import UNKNOWN, agreement, find, is_true
 from mlm_jax.world.language import (
     BEGIN,
     RELATION_OF,
     SHAPE_OF,
     Facts,
-    Relation,
     Told,
-    holds,
     noun,
     parse,
 )
+from mlm_jax.world.pairing import Pairs, best_pairs, rising
 from mlm_jax.world.scene import COLOURS, SIZES, Object
 from mlm_jax.world.story import Act
-from mlm_jax.world.watch import phrase, watch
 
 KINDS = ("one", "two", "three", "more", "relation")
-MATCHED = 5  # objects of a prompt, and of a picture, that are matched; the world has three
 PARTS = ("count", "attributes")
 FILLERS = frozenset(
     ["there", "is", "are", "the", "picture", "shows", "we", "see", "and", "of", "object", "objects"]
 )
 KNOWN = {*FILLERS, *BEGIN, *SIZES, *COLOURS, *SHAPE_OF, *" ".join(RELATION_OF.values()).split()}
-
-Pairs = dict[int, int]
 
 
 class Place(NamedTuple):
@@ -122,24 +116,27 @@ def grade_picture(picture: UInt8[np.ndarray, "H W 3"], prompt: str) -> PictureGr
     if not facts.objects and facts.number is None:
         raise ValueError(f"{prompt!r} tells of no object of the world")
     found = find(picture)
+
+    def things(pairs: Pairs) -> dict[int, Object]:
+        return {i: found[j] for i, j in pairs.items()}
+
     pairs = best_pairs(
         len(facts.objects),
         len(found),
         lambda i, j: alike(facts.objects[i], found[j]),
         lambda pairs: (
             sum(agreement(facts.objects[i], found[j]) for i, j in pairs.items()),
-            sum(true(link, pairs, found) for link in facts.relations),
+            sum(is_true(link, things(pairs)) for link in facts.relations),
         ),
     )
-    fates = [
-        fate(told, found[pairs[i]] if i in pairs else None) for i, told in enumerate(facts.objects)
-    ]
+    matched = things(pairs)
+    fates = [fate(told, matched.get(i)) for i, told in enumerate(facts.objects)]
     wrong = [text for text, right in fates if not right]
     false = [
         f"{noun(facts.objects[link.first])} is not {link.relation}"
         f" {noun(facts.objects[link.second])}"
         for link in facts.relations
-        if not true(link, pairs, found)
+        if not is_true(link, matched)
     ]
     count = len(found) == expected(facts)
     return PictureGrade(
@@ -151,57 +148,15 @@ def grade_picture(picture: UInt8[np.ndarray, "H W 3"], prompt: str) -> PictureGr
         fates=tuple(text for text, _ in fates),
         faults=(*wrong, *false, *miscounted(facts, pairs, found)),
         places=tuple(
-            Place(found[pairs[i]].x, found[pairs[i]].y) if i in pairs else None
+            Place(matched[i].x, matched[i].y) if i in matched else None
             for i in range(len(facts.objects))
         ),
     )
 
 
-def best_pairs(
-    rows: int,
-    columns: int,
-    possible: Callable[[int, int], bool],
-    score: Callable[[Pairs], tuple[int, int]],
-) -> Pairs:
-    """Row -> column of the pairing with the highest score, each taken at most once.
-
-    The first MATCHED of both are tried in every way, those beyond are left without a match.
-    """
-    options = [
-        [j for j in range(min(columns, MATCHED)) if possible(i, j)]
-        for i in range(min(rows, MATCHED))
-    ]
-    return max(pairings(options), key=score)
-
-
-def pairings(options: Sequence[Sequence[int]], taken: tuple[int, ...] = ()) -> Iterator[Pairs]:
-    """Every way to give each row one of its options, or none, each of them to one row.
-
-    [[0], [0, 1]] -> {0: 0, 1: 1}, {0: 0}, {1: 0}, {1: 1}, {}
-    """
-    if len(taken) == len(options):
-        yield {i: j for i, j in enumerate(taken) if j >= 0}
-        return
-    for j in [*(j for j in options[len(taken)] if j not in taken), -1]:
-        yield from pairings(options, (*taken, j))
-
-
 def alike(told: Told, thing: Object) -> bool:
     """Whether the one can be meant by the other: colour or shape agree, or all that is stated."""
-    stated = sum(value is not None for value in told)
-    named = thing.colour == told.colour or thing.shape == told.shape
-    return named or agreement(told, thing) == stated
-
-
-def agreement(told: Told, thing: Object) -> int:
-    return sum(getattr(told, key) == getattr(thing, key) for key in Told._fields)
-
-
-def true(link: Relation, pairs: Pairs, found: Sequence[Object]) -> bool:
-    first, second = pairs.get(link.first), pairs.get(link.second)
-    if first is None or second is None:
-        return False
-    return holds(found[first], link.relation, found[second])
+    return grade.alike(told, thing) or agreement(told, thing) == stated(told)
 
 
 def fate(told: Told, thing: Object | None) -> tuple[str, bool]:
@@ -241,19 +196,21 @@ def grade_clip(frames: UInt8[np.ndarray, "T H W 3"], prompt: str) -> ClipGrade:
     told = story.parse(prompt)
     if not told:
         raise ValueError(f"{prompt!r} tells of nothing that happens in clips of the world")
-    seen = [one.act for one in watch(frames)]
+    seen = [one.act for one in watch.watch(frames)]
     pairs = best_pairs(
         len(told),
         len(seen),
-        lambda i, j: agreeing(told[i], seen[j]) >= min(2, stated(told[i])),
+        lambda i, j: watch.agreement(told[i], seen[j]) >= min(2, stated(told[i])),
         lambda pairs: (
-            sum(agreeing(told[i], seen[j]) for i, j in pairs.items()),
-            sum(a < b for a, b in neighbours(pairs)),
+            sum(watch.agreement(told[i], seen[j]) for i, j in pairs.items()),
+            sum(rising(pairs)),
         ),
     )
     fates = [event_fate(act, seen[pairs[i]] if i in pairs else None) for i, act in enumerate(told)]
-    extra = [f"{phrase(act)}, untold" for j, act in enumerate(seen) if j not in pairs.values()]
-    order = all(a < b for a, b in neighbours(pairs))
+    extra = [
+        f"{watch.phrase(act)}, untold" for j, act in enumerate(seen) if j not in pairs.values()
+    ]
+    order = all(rising(pairs))
     wrong = [text for text, right in fates if not right]
     return ClipGrade(
         count=len(seen) == len(told),
@@ -264,25 +221,16 @@ def grade_clip(frames: UInt8[np.ndarray, "T H W 3"], prompt: str) -> ClipGrade:
     )
 
 
-def stated(act: Act) -> int:
-    return sum(value is not None for value in act)
-
-
-def agreeing(told: Act, seen: Act) -> int:
-    return sum(a is not None and a == b for a, b in zip(told, seen, strict=True))
-
-
-def neighbours(pairs: Pairs) -> list[tuple[int, int]]:
-    columns = [pairs[i] for i in sorted(pairs)]
-    return list(pairwise(columns))
+def stated(told: Act | Told) -> int:
+    return sum(value is not None for value in told)
 
 
 def event_fate(told: Act, seen: Act | None) -> tuple[str, bool]:
     if seen is None:
-        return f"no {phrase(told)}", False
-    if agreeing(told, seen) < stated(told):
-        return f"{phrase(seen)} instead of {phrase(told)}", False
-    return phrase(told), True
+        return f"no {watch.phrase(told)}", False
+    if watch.agreement(told, seen) < stated(told):
+        return f"{watch.phrase(seen)} instead of {watch.phrase(told)}", False
+    return watch.phrase(told), True
 
 
 # ---- many
@@ -294,16 +242,16 @@ def figures(grades: Sequence[PictureGrade]) -> dict[str, Figure]:
     `drawn/relations` is over the prompts that state one.
     """
     rows: list[dict[str, float]] = []
-    for grade in grades:
-        row: dict[str, Any] = {name: getattr(grade, name) for name in ("passed", *PARTS)}
-        row |= {"told": True, grade.kind: True, f"passed {grade.kind}": grade.passed}
-        row |= {"related": grade.related, "relations": grade.relations and grade.related}
+    for each in grades:
+        row: dict[str, Any] = {name: getattr(each, name) for name in ("passed", *PARTS)}
+        row |= {"told": True, each.kind: True, f"passed {each.kind}": each.passed}
+        row |= {"related": each.related, "relations": each.relations and each.related}
         rows.append({name: float(value) for name, value in row.items()})
-    kinds = [kind for kind in KINDS if any(grade.kind == kind for grade in grades)]
+    kinds = [kind for kind in KINDS if any(each.kind == kind for each in grades)]
     shares = {"drawn/passed": Ratio("passed", "told", "told")}
     shares |= {f"drawn/passed/{kind}": Ratio(f"passed {kind}", kind, kind) for kind in kinds}
     shares |= {f"drawn/{part}": Ratio(part, "told", "told") for part in PARTS}
-    if any(grade.related for grade in grades):
+    if any(each.related for each in grades):
         shares["drawn/relations"] = Ratio("relations", "related", "related")
     return bootstrap(rows, shares)
 
@@ -314,7 +262,7 @@ def spread(grades: Sequence[PictureGrade]) -> float:
     The root of the mean squared distance, in sides of the picture; nan below two pictures. In true
     pictures of one small object it is 0.32, and 0 where all are drawn at one place.
     """
-    places = np.array([grade.places for grade in grades if grade.passed])
+    places = np.array([each.places for each in grades if each.passed])
     if len(places) < 2 or not places.size:
         return float("nan")
     return float(np.sqrt(places.var(axis=0, ddof=1).sum(-1).mean()))

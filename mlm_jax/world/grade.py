@@ -6,8 +6,8 @@ behind. Pixels of one colour that touch make an object; each shape is drawn at i
 scaled until it fits best, and the best of the six is the answer.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import permutations
 from math import dist
 
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from mlm_jax.world.language import Facts, Relation, Told, holds, noun, parse
+from mlm_jax.world.pairing import Pairs, best_pairs
 from mlm_jax.world.render import Plane, coverage, patch
 from mlm_jax.world.scene import COLOURS, SHAPES, SIZES, Object, Scene
 
@@ -25,7 +26,6 @@ LARGEST = 96  # pixels: larger pictures are shrunk, which loses nothing that mat
 SEEN = 0.4  # coverage from which a pixel belongs to an object
 SPECK = 0.006  # share of the picture below which coloured pixels are no object
 BETWEEN = (SIZES["small"][1] + SIZES["large"][0]) / 2  # radius that divides small from large
-MATCHED = 8  # objects of a text that are matched; a longer text has lost its way already
 STEPS = 4  # of Gauss-Newton
 
 
@@ -255,20 +255,19 @@ def grade_caption(text: str, scene: Scene) -> CaptionGrade:
 
 def match(facts: Facts, scene: Scene) -> dict[int, Object]:
     """Place in `facts.objects` -> the true object that is meant."""
-    slots = [*range(len(facts.objects))[:MATCHED], *[-1] * len(scene.objects)]
-    best: dict[int, Object] = {}
-    best_score = (0, 0)
-    for choice in set(permutations(slots, len(scene.objects))):
-        matched = {
-            i: thing
-            for i, thing in zip(choice, scene.objects, strict=True)
-            if i >= 0 and alike(facts.objects[i], thing)
-        }
+
+    def true(pairs: Pairs) -> dict[int, Object]:
+        return {i: scene.objects[j] for i, j in pairs.items()}
+
+    def score(pairs: Pairs) -> tuple[int, int]:
+        matched = true(pairs)
         agreed = sum(agreement(facts.objects[i], thing) for i, thing in matched.items())
-        score = (agreed, sum(is_true(link, matched) for link in facts.relations))
-        if score > best_score:
-            best, best_score = matched, score
-    return best
+        return agreed, sum(is_true(link, matched) for link in facts.relations)
+
+    def possible(i: int, j: int) -> bool:
+        return alike(facts.objects[i], scene.objects[j])
+
+    return true(best_pairs(len(facts.objects), len(scene.objects), possible, score))
 
 
 def alike(told: Told, thing: Object) -> bool:
@@ -290,7 +289,7 @@ def mistold(told: Told, thing: Object) -> list[str]:
     return [f"{subject} is {true}, not {said}" for said, true in pairs if said not in (None, true)]
 
 
-def is_true(link: Relation, matched: dict[int, Object]) -> bool:
+def is_true(link: Relation, matched: Mapping[int, Object]) -> bool:
     if link.first not in matched or link.second not in matched:
         return False
     return holds(matched[link.first], link.relation, matched[link.second])

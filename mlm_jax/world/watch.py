@@ -6,7 +6,6 @@ and how it was before and after says what.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise, permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 
 from mlm_jax.world.clip import Clip, beat
 from mlm_jax.world.grade import DIRECTION, LARGEST, STRENGTH, UNKNOWN, chroma, identify
+from mlm_jax.world.pairing import Pairs, best_pairs, rising
 from mlm_jax.world.render import Plane
 from mlm_jax.world.scene import COLOURS
 from mlm_jax.world.story import Act, acts, parse
@@ -26,7 +26,6 @@ THERE = 0.006  # share of the picture from which coloured pixels are an object
 SHORTEST = 3  # frames of a turn: what is shorter is a flicker
 MOVED = 0.08  # of the side of the picture
 GREW = 1.3  # ratio of the areas
-MATCHED = 8  # events of a text that are matched; a longer text has lost its way already
 
 Planes = Float[np.ndarray, "T H W"]
 
@@ -206,23 +205,22 @@ def grade_story(text: str, clip: Clip) -> StoryGrade:
     )
 
 
-def match(told: tuple[Act, ...], true: tuple[Act, ...]) -> dict[int, int]:
+def match(told: tuple[Act, ...], true: tuple[Act, ...]) -> Pairs:
     """Place of an event as told -> that of the true one that is meant, of which two facts agree."""
-    slots = [*range(len(told))[:MATCHED], *[-1] * len(true)]
-    best: dict[int, int] = {}
-    best_score = (0, 0)
-    for choice in set(permutations(slots, len(true))):
-        pairs = {i: j for j, i in enumerate(choice) if i >= 0 and agreement(told[i], true[j]) >= 2}
-        order = [pairs[i] for i in sorted(pairs)]
-        rising = sum(a < b for a, b in pairwise(order))
-        score = (sum(agreement(told[i], true[j]) for i, j in pairs.items()), rising)
-        if score > best_score:
-            best, best_score = pairs, score
-    return best
+    return best_pairs(
+        len(told),
+        len(true),
+        lambda i, j: agreement(told[i], true[j]) >= 2,
+        lambda pairs: (
+            sum(agreement(told[i], true[j]) for i, j in pairs.items()),
+            sum(rising(pairs)),
+        ),
+    )
 
 
 def agreement(told: Act, true: Act) -> int:
-    return sum(a == b for a, b in zip(told, true, strict=True))
+    """How many of the facts told are so."""
+    return sum(a is not None and a == b for a, b in zip(told, true, strict=True))
 
 
 def untold(told: Act) -> list[str]:

@@ -11,10 +11,10 @@ from mlm_jax.world.drawn import (
     figures,
     grade_clip,
     grade_picture,
-    pairings,
     spread,
     unknown_words,
 )
+from mlm_jax.world.pairing import pairings
 from mlm_jax.world.render import play, render
 from mlm_jax.world.scene import COLOURS, SHAPES, Background, Object, Scene
 
