@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.config import UserError, flat, read_json
+from mlm_jax.config import UserError, read_json
 from mlm_jax.metrics import Figure
 from mlm_jax.provenance import SOURCE
 from mlm_jax.report import TITLES, interval, load_figures, number, split_of
-from mlm_jax.run import differences, read_metrics, write
+from mlm_jax.run import read_metrics, write
 
 NONE = "not measured"
 SYNTHETIC = {

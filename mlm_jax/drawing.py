@@ -8,22 +8,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from mlm_jax.config import UserError
+from mlm_jax.data.records import BadRecord
+from mlm_jax.decoders import diffusion
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Params, Prompt, generate
+from mlm_jax.models.clip import Clip
 from mlm_jax.models.dalle import Dalle
+from mlm_jax.models.painter import Painter
 from mlm_jax.trained import Trained, unknown
 
 Pixels = UInt8[np.ndarray, "N *T H W 3"]
+Batch = dict[str, Array]
+
+BATCH = 32  # drawn at a time
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are drawn. `codes` is for models that write codes."""
+    """How pictures are drawn: `codes` where a model writes codes, `paint` where it paints."""
 
-    codes: How = field(default_factory=lambda: How("sample", top_p=0.95, guidance=2.0))
+    codes: How = field(default_factory=lambda: How("sample", guidance=2.0))
+    paint: diffusion.How = field(
+        default_factory=lambda: diffusion.How("dpm++2m", steps=30, guidance=3.0)
+    )
 
 
 def draw(
@@ -36,20 +46,35 @@ def draw(
 ) -> Pixels:
     """A picture, or clip, for each prompt.
 
-    `begun`: for each a picture whose upper half is kept, and the rest drawn anew. The same prompts
-    and seed give the same pictures. Raises: UserError where the model draws nothing, or a prompt
-    has words that the run has never seen or is too long.
+    `begun`: for each a picture whose upper half, or a clip whose first, is kept, and the rest drawn
+    anew. The same prompts and seed give the same pictures. Raises: UserError where the model draws
+    nothing, or a prompt has words that the run has never seen or is too long.
     """
-    drawers: dict[type, Callable[..., Array]] = {Dalle: by_codes}
-    model = trained.config.model
-    if type(model) not in drawers:
-        raise UserError(f"{trained.path} is a {type(model).__name__}, which draws nothing")
-    ids = read_prompts(trained, prompts)
-    drawer = partial(drawers[type(model)], model, trained.params, ids)
-    return np.asarray(drawer(how or Drawing(), jax.random.key(seed), begun))
+    drawer = drawer_of(trained, begun is not None)
+    rows = read_prompts(trained, prompts)
+    drawn = []
+    for start in range(0, len(prompts), BATCH):
+        here = np.arange(start, start + BATCH).clip(max=len(prompts) - 1)
+        part = {name: array[here] for name, array in rows.items()}
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        half = None if begun is None else begun[here]
+        pixels = drawer(trained.config.model, trained.params, part, how or Drawing(), key, half)
+        drawn.append(np.asarray(pixels)[: len(prompts) - start])
+    return np.concatenate(drawn)
 
 
-def read_prompts(trained: Trained, prompts: Sequence[str]) -> Int[np.ndarray, "N M"]:
+def drawer_of(trained: Trained, begun: bool = False) -> Callable[..., Array]:
+    """Raises: UserError."""
+    kind = type(trained.config.model)
+    drawers: dict[type, Callable[..., Array]] = {Dalle: by_codes, Painter: by_painting}
+    if kind not in drawers:
+        raise UserError(f"{trained.path} is a {kind.__name__}, which draws nothing")
+    if begun and kind is not Dalle:
+        raise UserError(f"{trained.path} is a {kind.__name__}: it completes no picture")
+    return drawers[kind]
+
+
+def read_prompts(trained: Trained, prompts: Sequence[str]) -> dict[str, np.ndarray]:
     """Ids of the prompts, filled up. Raises: UserError naming the words that are not known."""
     for prompt in prompts:
         if not prompt.strip():
@@ -59,7 +84,29 @@ def read_prompts(trained: Trained, prompts: Sequence[str]) -> Int[np.ndarray, "N
             raise UserError(
                 f"--prompt {prompt!r}: {trained.path} has never seen: {', '.join(words)}"
             )
-    return np.stack([trained.tokenise("", each, "--prompt")["target"] for each in prompts])
+    try:
+        rows = [trained.tokenise("", each, "--prompt") for each in prompts]
+    except BadRecord as error:
+        raise UserError(str(error)) from error
+    return {key: np.stack([row[key] for row in rows]) for key in ("target", "target_mask")}
+
+
+def ranked(
+    clip: Trained, prompts: Sequence[str], pictures: UInt8[np.ndarray, "N H W 3"]
+) -> Float[np.ndarray, " N"]:
+    """The cosine of each picture and its prompt, by a run of CLIP (2102.12092, section 2.6).
+
+    Raises: UserError.
+    """
+    model = clip.config.model
+    if not isinstance(model, Clip):
+        raise UserError(f"{clip.path} is a {type(model).__name__}, no Clip that could rank")
+    size = model.image.size
+    if pictures.shape[1:3] != size:
+        raise UserError(f"{clip.path} sees pictures of {size}, not of {pictures.shape[1:3]}")
+    batch = read_prompts(clip, prompts) | {"image": pictures}
+    found: Any = jax.jit(model.apply)({"params": clip.params}, batch)
+    return np.asarray((found["image"] * found["text"]).sum(-1))
 
 
 # --- codes ---
@@ -67,11 +114,11 @@ def read_prompts(trained: Trained, prompts: Sequence[str]) -> Int[np.ndarray, "N
 
 @partial(jax.jit, static_argnames=("model", "how"))
 def by_codes(
-    model: Dalle, params: Params, ids: Int[Array, "N M"], how: Drawing, key: Array, begun: Any
+    model: Dalle, params: Params, batch: Batch, how: Drawing, key: Array, begun: Any
 ) -> UInt8[Array, "N *T H W 3"]:
-    codes = written(model, params, ids, how.codes, key, begun)
+    codes = written(model, params, batch["target"], how.codes, key, begun)
     pixels: Any = model.apply({"params": params}, codes, method=pixels_of)
-    return (pixels * 255).round().astype(jnp.uint8)
+    return levels(pixels)
 
 
 def written(
@@ -114,3 +161,21 @@ def pixels_of(model: Dalle, codes: Array) -> Array:
 
 def codes_of(model: Dalle, shown: Array) -> Array:
     return model.codes.encode_codes(shown)
+
+
+# --- noise ---
+
+
+@partial(jax.jit, static_argnames=("model", "how"))
+def by_painting(
+    model: Painter, params: Params, batch: Batch, how: Drawing, key: Array, begun: None
+) -> UInt8[Array, "N *T H W 3"]:
+    first, later = jax.random.split(key)
+    noise = jax.random.normal(first, (len(batch["target"]), *model.canvas.takes.shape))
+    pixels: Any = model.apply({"params": params}, noise, batch, how.paint, later, method="paint")
+    return levels(pixels)
+
+
+def levels(pixels: Float[Array, "*B 3"]) -> UInt8[Array, "*B 3"]:
+    """From 0 to 1 -> from 0 to 255."""
+    return (jnp.clip(pixels, 0, 1) * 255).round().astype(jnp.uint8)

@@ -24,9 +24,19 @@ from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
-from mlm_jax.evaluators import Measured, classes, codes, matching, probe, retrieval, spans, words
+from mlm_jax.evaluators import (
+    Measured,
+    classes,
+    codes,
+    drawings,
+    matching,
+    probe,
+    retrieval,
+    spans,
+    words,
+)
 from mlm_jax.generate import decode, encode, generate, rank
-from mlm_jax.losses import Classes, Rebuilt, Spans
+from mlm_jax.losses import Classes, Denoise, Drawn, Rebuilt, Spans
 from mlm_jax.metrics import (
     F1,
     Figure,
@@ -137,6 +147,8 @@ EVALUATORS: dict[type, Callable[[Trained, Source, int | None], Measured]] = {
     Classes: classes.evaluate,
     Spans: spans.evaluate,
     Rebuilt: codes.evaluate,
+    Drawn: drawings.evaluate,
+    Denoise: drawings.evaluate,
     Mae: probe.evaluate,
     VideoMae: probe.evaluate,
 }

@@ -249,8 +249,8 @@ class Rebuilt:
     """Mean squared error of pixels from 0 to 1, and the penalty of a quantiser (1711.00937, eq. 3).
 
     `colour` is how often errors of colour, of what is left of a pixel without its grey, count
-    besides. Metrics: `psnr` in decibel, `perplexity` of the codes of the batch (as many codes used evenly
-    would be as hard to guess), and `used`, the share of codes that occur in it.
+    besides. Metrics: `psnr` in decibel, `perplexity` of the codes of the batch (as many codes used
+    evenly would be as hard to guess), and `used`, the share of codes that occur in it.
     """
 
     colour: float = 0.0

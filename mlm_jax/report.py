@@ -52,6 +52,13 @@ TITLES = {
     "probe/untrained": "baseline: the probe of an untrained encoder",
     "probe/pixels": "baseline: the probe of pixels",
     "probe/majority": "baseline: commonest class of training",
+    "drawn/passed": "pictures that show their prompt, and nothing else",
+    "drawn/count": "as many objects, or events, as told",
+    "drawn/attributes": "all that is told of each is right",
+    "drawn/relations": "relations right",
+    "drawn/order": "events in the order told",
+    "drawn/spread": "distance of objects from their mean place over samples",
+    "drawn/nearest": "nearest training picture, over that of real pictures",
     "codes/psnr": "pictures after their way through the codes, dB",
     "codes/recognised": "objects still recognised after it",
     "codes/used": "codes that are used",
@@ -62,7 +69,7 @@ TITLES = {
 TILES = (
     "caption/facts_f1", "caption/wholly_right", "caption/exact", "vqa/accuracy",
     "classes/accuracy", "events/map@0.5", "events/map", "probe/accuracy",
-    "codes/recognised", "loss",
+    "codes/recognised", "drawn/passed", "loss",
 )  # fmt: skip
 AMOUNTS = (
     "caption/invented",
@@ -70,6 +77,8 @@ AMOUNTS = (
     "perplexity",
     "codes/psnr",
     "codes/perplexity",
+    "drawn/spread",
+    "drawn/nearest",
 )  # all others are shares
 BLIND = ("vqa/question_only", "vqa/majority")
 

@@ -19,12 +19,15 @@ def section(title: str, *parts: str) -> str:
 
 
 def details_section(split: str, examples: Mapping[str, Any]) -> str:
-    """What `Measured.details` hold: "clips", "confusion", "rebuilt"."""
+    """What `Measured.details` hold: "clips", "confusion", "rebuilt", "drawn"."""
     parts = []
     if examples.get("rebuilt"):
         note = "<p>Above as they were, below after their way through the codes.</p>"
         cards = "".join(picture(each["image"], each["where"]) for each in examples["rebuilt"])
         parts.append(section(f"Pictures of {split} and what is left", note, row(cards)))
+    if examples.get("drawn"):
+        cards = "".join(picture(each["image"], each["text"]) for each in examples["drawn"])
+        parts.append(section(f"Drawn from captions of {split}", row(cards)))
     if examples.get("clips"):
         parts.append(clips_section(split, examples["clips"]))
     if "confusion" in examples:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.checkpoint import restore_params
-from mlm_jax.config import Config, Stage, UserError, read
+from mlm_jax.config import Config, UserError, read
 
 STAGES = ("codes",)
 """Keys of `Config` that name a run, and the fields of the model that it becomes."""

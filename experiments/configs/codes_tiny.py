@@ -10,8 +10,9 @@ from mlm_jax.decoders.codes import CodeEncoder, Quantiser
 from mlm_jax.losses import Rebuilt
 from mlm_jax.models.codes import Codes
 
+codes = Codes(CodeEncoder((48, 48), (2, 2), (32, 64, 128)), None, Quantiser("fsq", (8, 5, 5, 5)))
 config = Config(
-    model=Codes(CodeEncoder((48, 48), (2, 2), (32, 64, 128)), None, Quantiser("fsq", (8, 5, 5, 5))),
+    model=codes,
     loss=Rebuilt(colour=4.0),
     data=Data("world", batch=32, captions=0, questions=0),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),

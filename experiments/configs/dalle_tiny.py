@@ -7,7 +7,7 @@ python experiments/generate.py --run runs/dalle_tiny --prompt "a red circle" --n
 
 from dataclasses import replace
 
-from experiments.configs import codes_tiny
+from experiments.configs.codes_tiny import codes
 from mlm_jax.config import Config, Data, Optim, Stage
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.layers import transformer
@@ -15,7 +15,6 @@ from mlm_jax.losses import Drawn
 from mlm_jax.models.dalle import Dalle
 
 WORDS, LENGTH = 128, 24
-codes = codes_tiny.config.model
 rows, columns = codes.eyes.grid
 config = Config(
     model=Dalle(

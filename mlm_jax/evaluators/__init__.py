@@ -1,6 +1,7 @@
 """What is measured of models that do not caption: each file has `evaluate`, for its own kind.
 
-Captions and answers are measured in `mlm_jax.evaluate`; `pictures` measures features, of any network.
+Captions and answers are measured in `mlm_jax.evaluate`; `pictures` measures features, of whatever
+network.
 """
 
 from collections.abc import Mapping

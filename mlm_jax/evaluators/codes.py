@@ -29,7 +29,8 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     """
     model, sense = trained.config.model, trained.config.model.sense
     uses = np.zeros(model.quantiser.size)
-    counts, shown = [], []
+    counts: list[dict[str, float]] = []
+    shown: list[dict[str, str]] = []
     rows = iter(loader.eval_records(trained.config.data, source, trained.take, limit=limit))
     while part := list(islice(rows, BATCH)):
         given = np.stack([arrays[sense] for _, arrays in part])

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder
@@ -39,6 +39,10 @@ class Dalle(nn.Module):
     def video(self) -> CodeEncoder | None:
         return self.codes.video
 
+    @property
+    def sense(self) -> str:
+        return self.codes.sense
+
     def setup(self) -> None:
         need = self.words + self.codes.quantiser.size
         if self.decoder.vocab < need:
@@ -57,7 +61,7 @@ class Dalle(nn.Module):
             text = jnp.where(hide, self.hidden(text), text)
         codes = jnp.repeat(codes, len(text) // len(codes), axis=0)
         ids = jnp.concatenate([text, self.words + codes], axis=1)
-        logits: Float[Array, "R L V"] = self.decoder(ids[:, :-1], Fused(), train=train)
+        logits: Any = self.decoder(ids[:, :-1], Fused(), train=train)
         last = self.length - 1
         picked = slice(self.words, self.words + self.codes.quantiser.size)
         return {

@@ -29,8 +29,8 @@ from mlm_jax.world.pairing import Pairs, best_pairs, rising
 from mlm_jax.world.scene import COLOURS, SIZES, Object
 from mlm_jax.world.story import Act
 
-KINDS = ("one", "two", "three", "more", "relation")
-PARTS = ("count", "attributes")
+NUMBERS = ("one", "two", "three", "more")
+KINDS = (*NUMBERS, *(f"{number} related" for number in NUMBERS))
 FILLERS = frozenset(
     ["there", "is", "are", "the", "picture", "shows", "we", "see", "and", "of", "object", "objects"]
 )
@@ -49,7 +49,7 @@ class PictureGrade:
     """What a picture shows of its prompt."""
 
     kind: str
-    """ "relation" where one is stated, else the number of objects told; one of KINDS."""
+    """The number of objects told, and "related" where a relation is stated; one of KINDS."""
     count: bool
     """As many objects as are told."""
     attributes: bool
@@ -74,6 +74,8 @@ class PictureGrade:
 class ClipGrade:
     """What a clip shows of its prompt."""
 
+    kind: str
+    """The number of events told; one of NUMBERS."""
     count: bool
     """As many events as are told."""
     attributes: bool
@@ -98,8 +100,11 @@ def unknown_words(prompt: str) -> tuple[str, ...]:
 
 
 def kind_of(facts: Facts) -> str:
-    number = {1: "one", 2: "two", 3: "three"}.get(expected(facts), "more")
-    return "relation" if facts.relations else number
+    return number_of(expected(facts)) + (" related" if facts.relations else "")
+
+
+def number_of(things: int) -> str:
+    return NUMBERS[min(max(things, 1), len(NUMBERS)) - 1]
 
 
 def expected(facts: Facts) -> int:
@@ -213,6 +218,7 @@ def grade_clip(frames: UInt8[np.ndarray, "T H W 3"], prompt: str) -> ClipGrade:
     order = all(rising(pairs))
     wrong = [text for text, right in fates if not right]
     return ClipGrade(
+        kind=number_of(len(told)),
         count=len(seen) == len(told),
         attributes=not wrong,
         order=order,
@@ -236,23 +242,30 @@ def event_fate(told: Act, seen: Act | None) -> tuple[str, bool]:
 # ---- many
 
 
-def figures(grades: Sequence[PictureGrade]) -> dict[str, Figure]:
+def figures(grades: Sequence[PictureGrade] | Sequence[ClipGrade]) -> dict[str, Figure]:
     """Shares with their intervals: passed, by kind too, and of each part.
 
-    `drawn/relations` is over the prompts that state one.
+    `drawn/relations` is over the prompts that state one, `drawn/order` over those of several events.
     """
     rows: list[dict[str, float]] = []
     for each in grades:
-        row: dict[str, Any] = {name: getattr(each, name) for name in ("passed", *PARTS)}
-        row |= {"told": True, each.kind: True, f"passed {each.kind}": each.passed}
-        row |= {"related": each.related, "relations": each.relations and each.related}
+        row: dict[str, Any] = {part: getattr(each, part) for part in ("count", "attributes")}
+        row |= {"passed": each.passed, "told": True}
+        row |= {each.kind: True, f"passed {each.kind}": each.passed}
+        if isinstance(each, PictureGrade):
+            row |= {"related": each.related, "relations": each.relations and each.related}
+        elif each.kind != "one":
+            row |= {"several": True, "order": each.order}
         rows.append({name: float(value) for name, value in row.items()})
-    kinds = [kind for kind in KINDS if any(each.kind == kind for each in grades)]
+    counted = {name for row in rows for name, value in row.items() if value}
+    kinds = [kind for kind in KINDS if kind in counted]
     shares = {"drawn/passed": Ratio("passed", "told", "told")}
     shares |= {f"drawn/passed/{kind}": Ratio(f"passed {kind}", kind, kind) for kind in kinds}
-    shares |= {f"drawn/{part}": Ratio(part, "told", "told") for part in PARTS}
-    if any(each.related for each in grades):
+    shares |= {f"drawn/{part}": Ratio(part, "told", "told") for part in ("count", "attributes")}
+    if "related" in counted:
         shares["drawn/relations"] = Ratio("relations", "related", "related")
+    if "several" in counted:
+        shares["drawn/order"] = Ratio("order", "several", "several")
     return bootstrap(rows, shares)
 
 

@@ -51,7 +51,7 @@ def test_thousands_of_true_pictures_pass():
 def test_every_part_of_a_picture_that_is_right():
     right = grade(STAR, CIRCLE)
     assert right.passed
-    assert right.kind == "relation"
+    assert right.kind == "two related"
     assert right.fates == ("large blue star", "small red circle")
     assert right.faults == ()
     assert right.places[0] == pytest.approx(Place(0.2, 0.5), abs=0.01)
@@ -168,7 +168,7 @@ def test_shares_by_kind():
     assert values == {
         "drawn/passed": (0.75, 4),
         "drawn/passed/one": (1.0, 2),
-        "drawn/passed/relation": (0.5, 2),
+        "drawn/passed/two related": (0.5, 2),
         "drawn/count": (0.75, 4),
         "drawn/attributes": (0.75, 4),
         "drawn/relations": (0.5, 2),
