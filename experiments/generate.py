@@ -1,16 +1,17 @@
-"""Describe what is shown, answer a question about it, name it, or write on from a text.
+"""Describe what is shown, answer a question about it, name it, write on from a text, or draw.
 
 python experiments/generate.py --run runs/gpt_tiny --prompt "a small red"
 python experiments/generate.py --run runs/vit_tiny --image picture.png
 python experiments/generate.py --run runs/vit_tiny --image picture.png --question "..."
 python experiments/generate.py --run runs/video_qa_tiny --video clip.mp4 --question "..."
 python experiments/generate.py --run runs/video_tiny --video clip.mp4
+python experiments/generate.py --run runs/dalle_tiny --prompt "a red circle" --n 8 --out pictures
 """
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ EVENTS, CLASSES = 10, 5  # how many are shown where --n does not say
 
 @dataclass(frozen=True)
 class Arguments:
-    """Describe a picture, answer a question about it, or write on from a text."""
+    """Describe a picture, answer a question about it, write on from a text, or draw."""
 
     run: Path
     """The run directory."""
@@ -36,7 +37,7 @@ class Arguments:
     audio: Path | None = None
     """WAV, FLAC, MP3, Ogg, or a video with sound; for models of sounds."""
     prompt: str = ""
-    """What a model of text alone goes on from."""
+    """What a model of text alone goes on from, or what is to be drawn."""
     messages: Path | None = None
     """A conversation to answer, as JSON: a list of {"role": ..., "content": ...}."""
     question: str = ""
@@ -52,9 +53,26 @@ class Arguments:
     """Sampling: among the likeliest words that have this probability between them."""
     beams: int = 4
     n: int = 1
-    """How many texts, which for more than one need --method sample or beam; classes, or events."""
+    """How many texts, which for more than one need --method sample or beam; classes, or events;
+    or pictures."""
     seed: int = 0
-    """Sampling."""
+    """Sampling, and drawing."""
+    out: Path | None = None
+    """Drawing: a new folder for pictures (PNG) or clips (GIF), and a sheet of all of them. With an
+    --image, or a --video, its first half is kept and the rest drawn anew."""
+    guidance: float | None = None
+    """Drawing: how much the prompt counts; 1 is as learnt. 2 for codes, 3 for painting."""
+    sampler: Literal["ddpm", "ddim", "dpm++2m", "heun"] = "dpm++2m"
+    """Drawing by diffusion."""
+    steps: int = 30
+    """Drawing by diffusion."""
+    clip: Path | None = None
+    """Drawing: a run of CLIP; of --among pictures the --n that it finds nearest to the prompt."""
+    among: int = 32
+    blocked: Path | None = None
+    """Drawing: a list of words that are refused, in place of the project's own."""
+    watermark: bool = True
+    """Drawing: an invisible mark in every picture."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,6 +85,8 @@ def main(argv: Sequence[str]) -> int:
     from mlm_jax.trained import tell as tell_of
 
     trained = open_trained(given.run)
+    if given.out is not None:
+        return draw_into(given.out, given, trained)
     for text in (given.question, given.prompt, *given.answers):
         words = unknown(trained.tokenizer, text)
         if words:
@@ -99,12 +119,54 @@ def main(argv: Sequence[str]) -> int:
 def refuse_unread(given: Arguments) -> None:
     """Raises: UserError for what would be passed over in silence."""
     shown = any(getattr(given, key) is not None for key in SENSES)
-    if shown and given.prompt:
+    if given.out is not None and not given.prompt:
+        raise UserError("--out is for what is drawn: --prompt says what")
+    if given.out is None and given.clip is not None:
+        raise UserError("--clip chooses among what is drawn, into --out")
+    if shown and given.prompt and given.out is None:
         raise UserError("--prompt is for a model of text alone, which takes no --image")
     if not shown and (given.question or given.answers):
         raise UserError("--question and --answers are about an --image, a --video or an --audio")
     if given.messages is not None and (given.question or given.prompt or given.answers):
         raise UserError("--messages say all that is said: no --question, --answers or --prompt")
+
+
+def draw_into(out: Path, given: Arguments, trained: Any) -> int:
+    """Draw --n pictures of the prompt into a folder. Raises: UserError."""
+    from mlm_jax import drawing, gallery, prompts
+    from mlm_jax.decoders import diffusion
+    from mlm_jax.generate import How
+    from mlm_jax.trained import look, open_trained
+
+    gallery.require_new(out)
+    if why := prompts.blocked(given.prompt, prompts.read_words(given.blocked or prompts.LIST)):
+        raise UserError(f"--prompt: {why}")
+    plain = drawing.Drawing()
+    how = drawing.Drawing(
+        How("sample", given.temperature, given.top_k, given.top_p,
+            guidance=or_else(given.guidance, plain.codes.guidance)),
+        diffusion.How(given.sampler, given.steps, or_else(given.guidance, plain.paint.guidance)),
+    )  # fmt: skip
+    count = max(given.among, given.n) if given.clip else given.n
+    begun = None
+    if files := {key: path for key in SENSES if (path := getattr(given, key)) is not None}:
+        begun = next(iter(look(trained, files).values()))[None].repeat(count, axis=0)
+    texts = [given.prompt] * count
+    pictures = drawing.draw(trained, texts, how=how, seed=given.seed, begun=begun)
+    if given.clip is not None:
+        scores = drawing.ranked(open_trained(given.clip), texts, pictures)
+        pictures = pictures[(-scores).argsort(kind="stable")[: given.n]]
+    settings = asdict(how) | {"clip": str(given.clip or ""), "among": count}
+    paths = gallery.hang(
+        out, given.run, texts[: given.n], pictures,
+        seed=given.seed, settings=settings, mark=given.watermark,
+    )  # fmt: skip
+    print(*paths, sep="\n")
+    return 0
+
+
+def or_else(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def read_messages(path: Path) -> Any:

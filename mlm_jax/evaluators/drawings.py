@@ -16,7 +16,7 @@ from mlm_jax.evaluators.pictures import nearest
 from mlm_jax.metrics import Figure
 from mlm_jax.showing import shown_as
 from mlm_jax.trained import Trained
-from mlm_jax.world import drawn, story
+from mlm_jax.world import drawn, language, story
 
 PROMPTS = 1_000  # of a split, where no limit is given
 SAMPLES = 8  # pictures of one prompt, whose places are compared
@@ -52,17 +52,17 @@ def prompts_of(source: Source, sense: str, limit: int | None) -> list[str]:
     count = min(PROMPTS if limit is None else limit, len(source))
     places = (i * len(source) // count for i in range(count))
     first = (caption for i in places for caption in source[i].captions[:1])
-    gradable = story.parse if sense == "video" else lambda text: drawn.parse(text).objects
+    gradable = story.parse if sense == "video" else lambda text: language.parse(text).objects
     return [text for text in first if gradable(text)]
 
 
 def spread(trained: Trained, prompts: Sequence[str]) -> Figure:
     """The mean of `drawn.spread` over prompts of one object, by SAMPLES pictures of each."""
-    alone = [text for text in prompts if drawn.kind_of(drawn.parse(text)) == "one"]
+    alone = [text for text in prompts if drawn.kind_of(language.parse(text)) == "one"]
     chosen = list(dict.fromkeys(alone))[:SAMPLES]
     again = [text for text in chosen for _ in range(SAMPLES)]
     if not again:
-        return Figure(*[float("nan")] * 3, 0)
+        return Figure(np.nan, np.nan, np.nan, 0)
     pictures = draw(trained, again, seed=trained.config.seed + 1)
     grades = [drawn.grade_picture(*pair) for pair in zip(pictures, again, strict=True)]
     groups = (grades[i : i + SAMPLES] for i in range(0, len(grades), SAMPLES))

@@ -245,7 +245,8 @@ def event_fate(told: Act, seen: Act | None) -> tuple[str, bool]:
 def figures(grades: Sequence[PictureGrade] | Sequence[ClipGrade]) -> dict[str, Figure]:
     """Shares with their intervals: passed, by kind too, and of each part.
 
-    `drawn/relations` is over the prompts that state one, `drawn/order` over those of several events.
+    `drawn/relations` is over the prompts that state one, `drawn/order` over those of several
+    events.
     """
     rows: list[dict[str, float]] = []
     for each in grades:
