@@ -76,7 +76,7 @@ def prepare(
         if config.init.path:
             params, listing = start_from(config.init, config.model, params)
             print(f"parameters from {config.init.path}:", *listing.lines(), sep="\n")
-        return complete(replaced(params, stages.parameters(config)))
+        return complete({**params, **stages.parameters(config)})
 
     return jax.eval_shape(complete, params), tx, begin
 
@@ -117,7 +117,7 @@ def make_step(config: Config, tx: optax.GradientTransformation) -> jax.stages.Wr
 
 
 def replaced(params: Any, renewed: Mapping[str, Any]) -> Any:
-    """`params` with others in the place of some: a codebook renewed by its model, or a stage."""
+    """`params` with others in the place of some: a codebook that its model has renewed."""
     new = named(renewed)
     return map_named(lambda path, leaf: new.get(path, leaf), params)
 

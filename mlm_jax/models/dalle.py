@@ -54,6 +54,8 @@ class Dalle(nn.Module):
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
         """ "words" (R, M - 1, words), "codes" (R, N, K): logits, float32, of the words after the
         first and of the codes; and the codes that are "wanted" (R, N)."""
+        if self.is_initializing():
+            self.codes(batch)  # their decoder has parameters too
         codes = jax.lax.stop_gradient(self.codes.encode_codes(batch[self.codes.sense]))
         text = self.filled(batch["target"])
         if train and self.dropped:
