@@ -63,6 +63,8 @@ class Quantiser(nn.Module):
         # vectors of length 1 an axis: as they come they would all be rounded to the middle
         self.norm = Norm()
         if self.kind == "fsq":
+            if min(self.levels) < 3:  # of two values tanh reaches neither
+                raise ValueError(f"levels {self.levels}: at least 3 on each axis")
             self.into = nn.Dense(len(self.levels))
             return
         self.into = nn.Dense(self.count if self.kind == "gumbel" else self.width)
@@ -179,11 +181,12 @@ class CodeEncoder(nn.Module):
     def __call__(self, pixels: UInt8[Array, "B *T H W 3"]) -> Float[Array, "B *t h w D"]:
         if pixels.shape[1:] != self.takes.shape:
             raise ValueError(f"pixels {pixels.shape[1:]}, the model takes {self.takes.shape}")
+        grid = self.grid
         rows = over_frames(pixels, self._frame)
         if self.frames and self.tube > 1:
             window = (self.tube, 1, 1)
             rows = nn.Conv(self.widths[-1], window, strides=window, name="tubes")(rows)
-        assert rows.shape[1:-1] == self.grid
+        assert rows.shape[1:-1] == grid
         return rows
 
     def _frame(self, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
