@@ -45,10 +45,10 @@ class Dalle(nn.Module):
 
     def setup(self) -> None:
         need = self.words + self.codes.quantiser.size
-        if self.decoder.vocab < need:
+        if self.decoder.vocab != need:  # what is over would be written, and is no code
             raise ValueError(
                 f"{self.words} words and {self.codes.quantiser.size} codes: decoder.vocab is"
-                f" {self.decoder.vocab}, and must be at least {need}"
+                f" {self.decoder.vocab}, and must be {need}"
             )
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
