@@ -2,9 +2,10 @@
 
 A pattern is added to the brightness of a picture: noise of the frequencies that JPEG leaves alone
 and in which pictures hold little, on a grid of GRID cells across the shorter side, repeated beyond.
-Adding is spread spectrum (Cox et al., IEEE Trans. Image Processing 6(12), 1997); of PATTERNS
-patterns and their negatives the one is taken that the picture resembles most already, so that the
-picture helps instead of hindering (informed embedding; Miller et al., same journal, 13(6), 2004).
+Adding is spread spectrum (Cox et al., IEEE Trans. Image Processing 6(12), 1997). Of PATTERNS
+patterns and their negatives, at every offset, the one is taken that the picture resembles most
+already, so that the picture helps instead of hindering (informed embedding; Miller et al., same
+journal, 13(6), 2004). Where the picture itself is rough more is added, which does not show there.
 Colours without their grey part, which is what `mlm_jax.world.grade` reads, stay as they are.
 
 The mark is looked for at every offset and, as a crop shows fewer cells, at several scales. How high
@@ -27,7 +28,9 @@ GRID = 48  # cells across the shorter side
 SHOWN = (48, 47, 46, 45, 44, 43)  # cells that a picture may still show: a tenth may be cut off
 BAND = (6.0, 16.0)  # waves across the grid
 PATTERNS, DECOYS = 8, 128
-STRENGTH = 3.0  # root mean square, in levels of 255: 38.7 dB
+STRENGTH = 3.0  # root mean square where the picture is smooth, in levels of 255: 38.7 dB
+ROUGH = 20.0  # levels from the median around at which twice as much is added,
+MOST = 3.0  # and so many times as much at most
 WINDOW = 5  # cells of the median that takes a picture's own shapes away
 LIMIT = 8.0  # levels; what is left beyond them is an edge
 RARE = 1e-4  # chance, as computed, below which a picture counts as marked
@@ -52,12 +55,13 @@ def mark(
     """The picture with the mark of `key`; at least 48 pixels on a side. Raises: ValueError."""
     height, width = in_range(picture).shape[:2]
     side = min(height, width)
-    own = patterns(key)[:PATTERNS]
-    alike = (own * flattened(cells(square(picture), GRID))).sum((1, 2))
-    best = int(abs(alike).argmax())
-    tile = resized(own[best] * np.sign(alike[best] or 1), side)
-    across = np.tile(tile, (-(-height // side), -(-width // side)))[:height, :width, None]
-    return np.clip(np.rint(picture + strength * across), 0, 255).astype(np.uint8)
+    fits = correlations(flattened(cells(square(picture), GRID)), key)[:PATTERNS]
+    which, down, right = np.unravel_index(abs(fits).argmax(), fits.shape)
+    sign = -1 if fits[which, down, right] < 0 else 1
+    tile = resized(sign * np.roll(patterns(key)[which], (down, right), (0, 1)), side)
+    across = np.tile(tile, (-(-height // side), -(-width // side)))[:height, :width]
+    added = strength * room(brightness(picture)) * across
+    return np.clip(np.rint(picture + added[..., None]), 0, 255).astype(np.uint8)
 
 
 def marked(picture: UInt8[np.ndarray, "H W 3"], *, key: int = KEY) -> Found:
@@ -99,10 +103,14 @@ def spectra(key: int) -> Complex[np.ndarray, "P H F"]:
 
 def matches(rest: Plane, key: int) -> Float[np.ndarray, " P"]:
     """How well each pattern, or its negative, fits at the best of all offsets."""
+    return abs(correlations(rest, key)).max((1, 2)) / np.sqrt((rest**2).sum() + 1e-6)
+
+
+def correlations(rest: Plane, key: int) -> Float[np.ndarray, "P H W"]:
+    """Of the plane with each pattern, at every offset."""
     padded = np.zeros((GRID, GRID), np.float32)
     padded[: len(rest), : len(rest)] = rest
-    fits = np.fft.irfft2(np.conj(np.fft.rfft2(padded)) * spectra(key), s=padded.shape)
-    return abs(fits).max((1, 2)) / np.sqrt((rest**2).sum() + 1e-6)
+    return np.fft.irfft2(np.fft.rfft2(padded) * np.conj(spectra(key)), s=padded.shape)
 
 
 def square(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "N N 3"]:
@@ -110,9 +118,14 @@ def square(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "N N 3"]:
     return picture[:side, :side]
 
 
+def brightness(picture: UInt8[np.ndarray, "H W 3"]) -> Plane:
+    """ITU-R BT.601."""
+    return picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
 def cells(picture: UInt8[np.ndarray, "N N 3"], count: int) -> Plane:
-    """The brightness (ITU-R BT.601) of a square picture, on `count` cells a side."""
-    return resized(picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32), count)
+    """The brightness of a square picture, on `count` cells a side."""
+    return resized(brightness(picture), count)
 
 
 def resized(plane: Plane, side: int) -> Plane:
@@ -125,6 +138,16 @@ def resized(plane: Plane, side: int) -> Plane:
 
 def flattened(plane: Plane) -> Plane:
     """What a plane has besides its own shapes: its difference from the median around, limited."""
+    return np.clip(plane - medians(plane), -LIMIT, LIMIT)
+
+
+def room(plane: Plane) -> Plane:
+    """How many times as much can be added as where all is smooth; an edge alone gives no room."""
+    rough = medians(abs(plane - medians(plane)))
+    return np.minimum(1 + rough / ROUGH, MOST)
+
+
+def medians(plane: Plane) -> Plane:
     padded = np.pad(plane, WINDOW // 2, mode="reflect")
     around = np.lib.stride_tricks.sliding_window_view(padded, (WINDOW, WINDOW))
-    return np.clip(plane - np.median(around, axis=(2, 3)), -LIMIT, LIMIT)
+    return np.median(around, axis=(2, 3))

@@ -42,7 +42,7 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
         return Measured(drawn.figures(clips), shown(pictures, prompts, clips, sense))
     grades = [drawn.grade_picture(*pair) for pair in zip(pictures, prompts, strict=True)]
     figures = drawn.figures(grades)
-    figures["drawn/spread"] = spread(trained, prompts)
+    figures |= spread(trained, prompts)
     figures["drawn/nearest"] = novelty(trained, source, pictures[:COMPARED])
     return Measured(figures, shown(pictures, prompts, grades, sense))
 
@@ -56,19 +56,21 @@ def prompts_of(source: Source, sense: str, limit: int | None) -> list[str]:
     return [text for text in first if gradable(text)]
 
 
-def spread(trained: Trained, prompts: Sequence[str]) -> Figure:
-    """The mean of `drawn.spread` over prompts of one object, by SAMPLES pictures of each."""
+def spread(trained: Trained, prompts: Sequence[str]) -> dict[str, Figure]:
+    """`drawn/spread`, the mean over prompts of one object by SAMPLES pictures of each, and the
+    least and most of them; none where too few pictures pass."""
     alone = [text for text in prompts if drawn.kind_of(language.parse(text)) == "one"]
     chosen = list(dict.fromkeys(alone))[:SAMPLES]
     again = [text for text in chosen for _ in range(SAMPLES)]
     if not again:
-        return Figure(np.nan, np.nan, np.nan, 0)
+        return {}
     pictures = draw(trained, again, seed=trained.config.seed + 1)
     grades = [drawn.grade_picture(*pair) for pair in zip(pictures, again, strict=True)]
     groups = (grades[i : i + SAMPLES] for i in range(0, len(grades), SAMPLES))
     values = [value for group in groups if not np.isnan(value := drawn.spread(group))]
-    mean = float(np.mean(values)) if values else float("nan")
-    return Figure(mean, min(values, default=mean), max(values, default=mean), len(values))
+    if not values:
+        return {}
+    return {"drawn/spread": Figure(float(np.mean(values)), min(values), max(values), len(values))}
 
 
 def novelty(trained: Trained, source: Source, pictures: UInt8[np.ndarray, "N H W 3"]) -> Figure:

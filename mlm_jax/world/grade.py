@@ -65,6 +65,7 @@ def find(picture: UInt8[np.ndarray, "H W 3"]) -> tuple[Object, ...]:
         if where.sum() >= SPECK * where.size:
             i = int(np.bincount(nearest[where]).argmax())
             own = widen(widen(where)) & ~widen((parts >= 0) & ~where)
+            own = own if (own & where).any() else where  # hemmed in, as in no real picture
             alpha = np.where(own, np.maximum(projected[..., i] / STRENGTH[i], 0), 0)
             found.append(identify(alpha, list(COLOURS)[i]))
     return tuple(sorted(found, key=lambda thing: thing.x))
