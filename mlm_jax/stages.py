@@ -10,6 +10,7 @@ from typing import Any
 
 from mlm_jax.checkpoint import restore_params
 from mlm_jax.config import Config, UserError, read
+from mlm_jax.run import begun
 
 STAGES = ("codes",)
 """Keys of `Config` that name a run, and the fields of the model that it becomes."""
@@ -18,10 +19,10 @@ STAGES = ("codes",)
 def resolve(config: Config, path: Path) -> Config:
     """`config` with the models of its stages in their places; `path` is the run itself.
 
-    A run that is gone on with has them already. Raises: UserError where a stage is no run, or its
+    A run that has begun has them already. Raises: UserError where a stage is no run, or its
     model is of another kind.
     """
-    saved = read(path) if (path / "config.json").exists() else None
+    saved = read(path) if (path / "config.json").exists() and begun(path) else None
     for name in STAGES:
         run = getattr(config, name).run
         if not run:

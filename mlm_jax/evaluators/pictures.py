@@ -4,13 +4,12 @@ Everything is computed from features that the caller gives, of whatever network:
 only where the features are the same. FID and KID of fewer pictures differ from those of more.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from mlm_jax.metrics import RESAMPLES, Figure, Ratio, bootstrap, figure_of, redrawn
+from mlm_jax.metrics import RESAMPLES, Figure, Ratio, bootstrap, divide, figure_of, redrawn
 
 SAME = 1e-6  # cosines nearer to 1 than that are of one text
 CHUNK = 1024  # training pictures at a time
@@ -64,7 +63,7 @@ def kid(
 
     arXiv:1801.01401, section 4; it may be below 0. All pictures are used at once instead of blocks
     of them. The interval is over redrawn pictures of both sets, a picture and its own copy not
-    being a pair.
+    being a pair. At least two pictures of each.
     """
     n, m = len(generated), len(real)
     drawn = redrawn(n, resamples=resamples, seed=seed)
@@ -83,7 +82,7 @@ def kernel(x: Features, y: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "N M"]
 def within(times: Float[np.ndarray, "S N"], k: Float[np.ndarray, "N N"]) -> Float[np.ndarray, " S"]:
     """The mean of `k` over pairs of different pictures, taken so many `times`."""
     pairs = ((times @ k) * times).sum(1) - times**2 @ k.diagonal()
-    return pairs / (times.sum(1) ** 2 - (times**2).sum(1))
+    return divide(pairs, times.sum(1) ** 2 - (times**2).sum(1))
 
 
 # ---- pictures and their texts
@@ -104,11 +103,14 @@ def r_precision(images: Features, texts: Features, *, others: int = 99, seed: in
 
     arXiv:1711.10485, section 4, with R = 1 and vectors of a contrastive model. Texts equal to the
     own are not drawn; a tie is not right. All the others, where there are no more.
+    Raises: ValueError if all texts are the same.
     """
     rng = np.random.default_rng(seed)
     rows = []
     for image, own in zip(images, texts, strict=True):
         different = np.flatnonzero(texts @ own < 1 - SAME)
+        if not len(different):
+            raise ValueError("all texts are the same: no picture can be nearer to its own")
         drawn = rng.permutation(different)[:others]
         right = bool((texts[drawn] @ image < own @ image).all())
         rows.append({"right": float(right), "pictures": 1.0})
@@ -130,21 +132,17 @@ def nearest(
     pictures: UInt8[np.ndarray, "N H W 3"], training: UInt8[np.ndarray, "M H W 3"]
 ) -> Nearest:
     """The training picture with the least squared difference; `training` may be memory-mapped."""
-    flat = pictures.reshape(len(pictures), -1).astype(np.float32)
-    index = np.zeros(len(flat), int)
+    flat = levels(pictures)
+    row = np.zeros(len(flat), int)
     least = np.full(len(flat), np.inf)
-    for start, part in chunks(training):
-        apart = (part**2).sum(1) - 2 * flat @ part.T  # but for what is the same for all
-        here, value = apart.argmin(1), apart.min(1)
-        index = np.where(value < least, start + here, index)
-        least = np.minimum(value, least)
-    found = training[index].reshape(len(flat), -1).astype(np.float32)
-    return Nearest(index, ((flat - found) ** 2).mean(1, dtype=np.float64))
-
-
-def chunks(
-    training: UInt8[np.ndarray, "M H W 3"],
-) -> Iterator[tuple[int, Float[np.ndarray, "K P"]]]:
     for start in range(0, len(training), CHUNK):
-        part = training[start : start + CHUNK]
-        yield start, part.reshape(len(part), -1).astype(np.float32)
+        part = levels(training[start : start + CHUNK])
+        apart = (part**2).sum(1) - 2 * flat @ part.T  # but for what is the same for all
+        row = np.where(apart.min(1) < least, start + apart.argmin(1), row)
+        least = np.minimum(apart.min(1), least)
+    return Nearest(row, (least + (flat**2).sum(1)) / flat.shape[1])
+
+
+def levels(pictures: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N P"]:
+    """In double precision, in which sums of products of levels are exact."""
+    return pictures.reshape(len(pictures), -1).astype(np.float64)

@@ -1,5 +1,6 @@
 """DALL-E: a text, then the codes of its picture, written by one decoder (arXiv:2102.12092)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
@@ -49,6 +50,13 @@ class Dalle(nn.Module):
             raise ValueError(
                 f"{self.words} words and {self.codes.quantiser.size} codes: decoder.vocab is"
                 f" {self.decoder.vocab}, and must be {need}"
+            )
+        grid = self.codes.eyes.grid
+        exact = self.length + math.prod(grid)
+        if self.decoder.grid and (self.decoder.grid, self.decoder.length) != (grid, exact):
+            raise ValueError(
+                f"decoder.grid is {self.decoder.grid}, and its length {self.decoder.length}: the"
+                f" codes lie on {grid} after {self.length} words, which makes {exact}"
             )
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Distances of sets of pictures equal their definitions, computed another way."""
 
+from math import comb
+
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm  # jax depends on scipy
@@ -65,6 +67,11 @@ def test_kid_is_its_definition():
     assert found.n == 20
 
 
+def test_kid_of_the_fewest():
+    found = kid(features(0, 2, 4), features(1, 2, 4))  # redrawn ones are often the same twice
+    assert found.low <= found.high
+
+
 def test_kid_has_no_bias():
     rng = np.random.default_rng(0)
     drawn = [kid(*rng.standard_normal((2, 30, 8)), resamples=50) for _ in range(200)]
@@ -83,13 +90,27 @@ def test_clip_score_is_its_definition():
     assert clip_score(images, -images).value == 0
 
 
-def test_r_precision():
+def test_r_precision_is_its_definition():
+    """Of `better` texts among the others, none is drawn with a chance that can be counted."""
+    texts = unit(features(0, 200))
+    images = unit(texts + 0.25 * unit(features(1, 200)) + 0.4 * texts[::-1])
+    cosines = images @ texts.T
+    better = [sum(cosines[i] >= cosines[i, i]) - 1 for i in range(200)]
+    assert r_precision(images, texts, others=500).value == np.mean([b == 0 for b in better])
+    for others in (1, 20, 99):
+        chances = [comb(199 - b, others) / comb(199, others) for b in better]
+        found = [r_precision(images, texts, others=others, seed=s).value for s in range(20)]
+        spread = np.sqrt(sum(c * (1 - c) for c in chances) / 20) / 200
+        assert np.mean(found) == pytest.approx(np.mean(chances), abs=4 * spread + 1e-9)
+
+
+def test_r_precision_of_what_is_known():
     texts = unit(features(0, 300))
     assert r_precision(texts, texts).value == 1
-    chance = r_precision(unit(features(1, 300)), texts, others=9)
-    assert chance.low < 0.1 < chance.high + 0.03
     constant = np.repeat(texts[:1], 300, axis=0)
-    assert r_precision(constant, texts).value == pytest.approx(1 / 300)  # the one it is of
+    assert r_precision(constant, texts, others=300).value == pytest.approx(1 / 300)
+    with pytest.raises(ValueError, match="all texts are the same"):
+        r_precision(texts, constant)
 
 
 def test_r_precision_does_not_draw_the_same_text_again():
@@ -97,15 +118,25 @@ def test_r_precision_does_not_draw_the_same_text_again():
     assert r_precision(texts, texts, others=5).value == 1
 
 
-def test_the_nearest_picture():
+def test_the_nearest_picture_by_every_pair():
     rng = np.random.default_rng(0)
-    training = rng.integers(0, 256, (2_100, 8, 8, 3)).astype(np.uint8)
-    asked = training[[3, 1_500, 2_099]].copy()
-    asked[1, 0, 0, 0] ^= 1
+    training = rng.integers(0, 256, (2_100, 6, 8, 3)).astype(np.uint8)
+    asked = rng.integers(0, 256, (30, 6, 8, 3)).astype(np.uint8)
+    asked[:3] = training[[3, 1_500, 2_099]]
     row, distance = nearest(asked, training)
-    assert row.tolist() == [3, 1_500, 2_099]
-    assert distance == pytest.approx([0, 1 / 192, 0])
-    other = nearest(asked[:1], training[4:])
-    wanted = ((asked[0].astype(float) - training[4:]) ** 2).mean((1, 2, 3))
-    assert other.row[0] == wanted.argmin()
-    assert other.distance[0] == pytest.approx(wanted.min())
+    assert row[:3].tolist() == [3, 1_500, 2_099]
+    for i, picture in enumerate(asked.astype(float)):
+        apart = ((picture - training) ** 2).mean((1, 2, 3))
+        assert row[i] == apart.argmin()
+        assert distance[i] == pytest.approx(apart.min(), abs=1e-9)
+
+
+def test_one_level_of_one_pixel_counts():
+    picture = np.full((48, 48, 3), 250, np.uint8)
+    training = np.repeat(picture[None], 3, axis=0)
+    training[0, 0, 0, 0] -= 1
+    training[1, 5:7, 0, 0] -= 1
+    row, distance = nearest(picture[None], training[:2])
+    assert row == [0]
+    assert distance == [1 / picture.size]
+    assert nearest(picture[None], training) == (2, 0)
