@@ -13,9 +13,9 @@ from mlm_jax.models.codes import Codes
 codes = Codes(CodeEncoder((48, 48), (2, 2), (32, 64, 128)), None, Quantiser("fsq", (8, 5, 5, 5)))
 config = Config(
     model=codes,
-    loss=Rebuilt(colour=4.0),
+    loss=Rebuilt(colour=8.0),
     data=Data("world", batch=32, captions=0, questions=0),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
-    steps=1_000,
+    steps=2_000,
 )
 tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)

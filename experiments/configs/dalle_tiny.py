@@ -32,7 +32,7 @@ config = Config(
     data=Data("world", batch=32, captions=1, questions=0, target_length=LENGTH),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=100, b2=0.98, ema=0.98),
     codes=Stage("runs/codes_tiny"),
-    steps=2_500,
+    steps=3_300,
 )
 tiny = replace(
     config, data=replace(config.data, name="world/tiny", batch=4), codes=Stage(), steps=2
