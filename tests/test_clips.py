@@ -118,6 +118,7 @@ def test_events(root: Path, files: dict[str, Path], capsys: pytest.CaptureFixtur
     assert all("s  " in line for line in capsys.readouterr().out.splitlines())
 
 
+@pytest.mark.slow
 def test_stories(root: Path, files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """Of what is seen and heard together."""
     run = root / "stories"

@@ -237,6 +237,7 @@ def test_gates_are_shut_at_the_start_and_then_open() -> None:
     assert not np.allclose(shut, block.apply({"params": opened}, x, None, (), [memory]).x)
 
 
+@pytest.mark.slow
 def test_scanned_and_rematerialised_layers_equal_unrolled_ones() -> None:
     x, mask = every(normal(2, 3, 8)), causal_mask(3)
     image, words = every(normal(1, 4, 8, seed=1)), every(normal(2, 2, 8, seed=2))

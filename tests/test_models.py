@@ -101,6 +101,11 @@ def test_the_decoder_sees_the_past_only(fused_model: tuple[Multimodal, Any]) -> 
     assert not np.allclose(a[:, 4:], b[:, 4:], atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "fused_model",
+    [pytest.param(kind, marks=[pytest.mark.slow] if kind in KINDS[2:] else []) for kind in KINDS],
+    indirect=True,
+)
 def test_texts_of_one_picture_equal_one_picture_each(fused_model: tuple[Multimodal, Any]) -> None:
     model, params = fused_model
     batch = make_batch(pictures=2, texts=3)
