@@ -178,6 +178,8 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     init: Init = field(default_factory=Init)
     codes: Stage = field(default_factory=Stage)
+    clip: Stage = field(default_factory=Stage)
+    prior: Stage = field(default_factory=Stage)
     mesh: Mesh = field(default_factory=Mesh)
     steps: int = 1000
     seed: int = 0

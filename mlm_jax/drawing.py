@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from mlm_jax.generate import How, Params, Prompt, generate
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Painter
+from mlm_jax.models.unclip import Unclip
 from mlm_jax.trained import Trained, unknown
 
 Pixels = UInt8[np.ndarray, "N *T H W 3"]
@@ -28,12 +29,18 @@ BATCH = 32  # drawn at a time
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are drawn: `codes` where a model writes codes, `paint` where it paints."""
+    """How pictures are drawn: `codes` where a model writes codes, `paint` where it paints.
+
+    Where it paints by CLIP's vector of a picture, `prior` is how that is guessed from the caption;
+    with `told` "text" it is CLIP's vector of the caption instead (2204.06125, section 5.1).
+    """
 
     codes: How = field(default_factory=lambda: How("sample", guidance=2.0))
     paint: diffusion.How = field(
         default_factory=lambda: diffusion.How("dpm++2m", steps=30, guidance=3.0)
     )
+    prior: diffusion.How = field(default_factory=lambda: diffusion.How("dpm++2m", steps=20))
+    told: Literal["prior", "text"] = "prior"
 
 
 def draw(
@@ -47,8 +54,9 @@ def draw(
     """A picture, or clip, for each prompt.
 
     `begun`: for each a picture whose upper half, or a clip whose first, is kept, and the rest drawn
-    anew. The same prompts and seed give the same pictures. Raises: UserError where the model draws
-    nothing, or a prompt has words that the run has never seen or is too long.
+    anew; or, by DALL-E 2, of which another like it is drawn. The same prompts and seed give the
+    same pictures. Raises: UserError where the model draws nothing, or a prompt has words that the
+    run has never seen or is too long.
     """
     drawer = drawer_of(trained, begun is not None)
     rows = read_prompts(trained, prompts)
@@ -66,11 +74,13 @@ def draw(
 def drawer_of(trained: Trained, begun: bool = False) -> Callable[..., Array]:
     """Raises: UserError."""
     kind = type(trained.config.model)
-    drawers: dict[type, Callable[..., Array]] = {Dalle: by_codes, Painter: by_painting}
+    drawers: dict[type, Callable[..., Array]] = {
+        Dalle: by_codes, Painter: by_painting, Unclip: by_vector
+    }  # fmt: skip
     if kind not in drawers:
         raise UserError(f"{trained.path} is a {kind.__name__}, which draws nothing")
-    if begun and kind is not Dalle:
-        raise UserError(f"{trained.path} is a {kind.__name__}: it completes no picture")
+    if begun and kind is Painter:
+        raise UserError(f"{trained.path} is a Painter: it draws from words alone")
     return drawers[kind]
 
 
@@ -173,6 +183,25 @@ def by_painting(
     first, later = jax.random.split(key)
     noise = jax.random.normal(first, (len(batch["target"]), *model.canvas.takes.shape))
     pixels: Any = model.apply({"params": params}, noise, batch, how.paint, later, method="paint")
+    return levels(pixels)
+
+
+@partial(jax.jit, static_argnames=("model", "how"))
+def by_vector(
+    model: Unclip, params: Params, batch: Batch, how: Drawing, key: Array, begun: Any
+) -> UInt8[Array, "N H W 3"]:
+    """Variations of `begun`, where there is one."""
+    bound = partial(model.apply, {"params": params})
+    guess, first, later = jax.random.split(key, 3)
+    if begun is not None:
+        vector: Any = bound(begun, method="see")
+    elif how.told == "text":
+        vector = bound(batch, method="read")
+    else:
+        vector = bound(batch, how.prior, guess, method="imagine")
+    noise = jax.random.normal(first, (len(vector), *model.painter.canvas.takes.shape))
+    told = {**batch, "embedding": vector}
+    pixels: Any = bound(noise, told, how.paint, later, method="paint")
     return levels(pixels)
 
 

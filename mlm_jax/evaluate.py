@@ -30,13 +30,14 @@ from mlm_jax.evaluators import (
     codes,
     drawings,
     matching,
+    prior,
     probe,
     retrieval,
     spans,
     words,
 )
 from mlm_jax.generate import decode, encode, generate, rank
-from mlm_jax.losses import Classes, Denoise, Drawn, Rebuilt, Spans
+from mlm_jax.losses import Classes, Rebuilt, Spans
 from mlm_jax.metrics import (
     F1,
     Figure,
@@ -49,8 +50,11 @@ from mlm_jax.metrics import (
 )
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.clip import Clip
+from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.models.mae import Mae
+from mlm_jax.models.painter import Painter
+from mlm_jax.models.unclip import Prior, Unclip
 from mlm_jax.models.video_mae import VideoMae
 from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
@@ -147,8 +151,10 @@ EVALUATORS: dict[type, Callable[[Trained, Source, int | None], Measured]] = {
     Classes: classes.evaluate,
     Spans: spans.evaluate,
     Rebuilt: codes.evaluate,
-    Drawn: drawings.evaluate,
-    Denoise: drawings.evaluate,
+    Dalle: drawings.evaluate,
+    Painter: drawings.evaluate,
+    Unclip: drawings.evaluate,
+    Prior: prior.evaluate,
     Mae: probe.evaluate,
     VideoMae: probe.evaluate,
 }

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mlm_jax import processes, sharding
+from mlm_jax import processes, sharding, stages
 from mlm_jax.config import (
     Config,
     Data,
@@ -99,7 +99,7 @@ def open_feed(config: Config, run: Run, mesh: jax.sharding.Mesh) -> Feed:
     if run.tokenizer.exists():
         tokenizer = tokenizers.load(run.tokenizer)
     else:
-        tokenizer = tokenizers.build(config.data, source)
+        tokenizer = stages.tokenizer(config) or tokenizers.build(config.data, source)
         part = run.tokenizer.with_suffix(".part")
         tokenizer.save(part)
         part.replace(run.tokenizer)

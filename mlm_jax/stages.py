@@ -10,9 +10,11 @@ from typing import Any
 
 from mlm_jax.checkpoint import restore_params
 from mlm_jax.config import Config, UserError, read
+from mlm_jax.data import tokenizers
+from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.run import begun
 
-STAGES = ("codes",)
+STAGES = ("codes", "clip", "prior")
 """Keys of `Config` that name a run, and the fields of the model that it becomes."""
 
 
@@ -55,3 +57,10 @@ def parameters(config: Config) -> dict[str, Any]:
     """Parameters of the stages, by the field that they are of. Raises: UserError."""
     runs = {name: getattr(config, name).run for name in STAGES}
     return {name: restore_params(Path(run))[1] for name, run in runs.items() if run}
+
+
+def tokenizer(config: Config) -> Tokenizer | None:
+    """That of the stages that read words, whose ids a run has to share. Raises: UserError."""
+    files = [Path(getattr(config, name).run) / "tokenizer.json" for name in ("clip", "prior")]
+    found = [file for file in files if file.parent != Path() and file.exists()]
+    return tokenizers.load(found[0]) if found else None

@@ -10,24 +10,13 @@ from experiments.benchmarks import reference
 from experiments.benchmarks.models import SIZES, Sizes, on_device, pictures
 from experiments.benchmarks.reference import torch, transformers
 from experiments.benchmarks.setting import Setting
-from experiments.benchmarks.sides import DisagreementError, Row, Side, compare, of_jax, rates
+from experiments.benchmarks.sides import Row, exact, of_jax, rates
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Prompt, encode, generate
 
 GIVEN, WRITTEN, CAPTION = 32, 64, 20  # words
 NEVER = -1  # no word has this id, so nothing ends early
 START, END, PAD = 0, 2, 1  # of BLIP here
-
-
-def exact(row: Row, ours: Side, others: list[Side], setting: Setting) -> Row:
-    """Ids must be equal in float32; in bfloat16 the row says which share of them is."""
-    bound = 0.0 if setting.precision == "float32" else np.inf
-    first, wanted = ours.read(ours.call())["ids"], others[0].read(others[0].call())["ids"]
-    same = float((first == wanted).mean()) if first.shape == wanted.shape else 0.0
-    if setting.precision == "float32" and same < 1:
-        raise DisagreementError(f"{row['what']}: {same:.3f} of the words are the same")
-    row |= {"same_words": same, "different_words": len(np.unique(wanted))}
-    return compare(row, ours, others, setting, bound)
 
 
 # --- GPT-2 ---

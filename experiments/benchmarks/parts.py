@@ -112,6 +112,24 @@ def blip_captions(setting: Setting) -> Rows:
     return decoding.blip_captions(setting)
 
 
+def code_sampling(setting: Setting) -> Rows:
+    from experiments.benchmarks import drawing
+
+    return drawing.code_sampling(setting, rows(setting, 16, 64))
+
+
+def unet_step(setting: Setting) -> Rows:
+    from experiments.benchmarks import drawing
+
+    return drawing.unet_step(setting, rows(setting, 8, 128))
+
+
+def dit_step(setting: Setting) -> Rows:
+    from experiments.benchmarks import drawing
+
+    return drawing.dit_step(setting, rows(setting, 8, 128))
+
+
 def loader(setting: Setting) -> Rows:
     from experiments.benchmarks import loading
 
@@ -183,6 +201,9 @@ PARTS = {
     "blip_captions": Part(blip_captions, cpu=3, gpu=1),
     "blip_forward": Part(blip_forward),
     "blip_step": Part(blip_step, cpu=4),
+    "code_sampling": Part(code_sampling, cpu=2, needs=()),
+    "unet_step": Part(unet_step, cpu=5, gpu=1),
+    "dit_step": Part(dit_step, cpu=3, gpu=1),
     "multimodal": Part(multimodal, cpu=5, gpu=1),
     "loader": Part(loader, needs=("torch", "grain", "tensorflow_datasets", "tokenizers")),
     "start": Part(start, cpu=3, gpu=1.5),

@@ -91,6 +91,17 @@ def compare(
     return row | compared(walls.pop(ours.name), walls) | {"processor_ratio": worked(row)}
 
 
+def exact(row: Row, ours: Side, others: Sequence[Side], setting: Setting) -> Row:
+    """Ids must be equal in float32; in bfloat16 the row says which share of them is."""
+    bound = 0.0 if setting.precision == "float32" else np.inf
+    first, wanted = ours.read(ours.call())["ids"], others[0].read(others[0].call())["ids"]
+    same = float((first == wanted).mean()) if first.shape == wanted.shape else 0.0
+    if setting.precision == "float32" and same < 1:
+        raise DisagreementError(f"{row['what']}: {same:.3f} of the words are the same")
+    row |= {"same_words": same, "different_words": len(np.unique(wanted))}
+    return compare(row, ours, others, setting, bound)
+
+
 def worked(row: Row) -> float:
     """Our seconds of the processor over the fewest of the other side's ways, by medians."""
     each = {name: s["median"] for name, s in row["processor_seconds"].items()}

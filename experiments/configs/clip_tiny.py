@@ -13,13 +13,14 @@ from mlm_jax.models.clip import Clip
 
 eyes = transformer("tiny", rotary=10.0, qk_norm=True)
 words = transformer("tiny", rotary=100.0, qk_norm=True)
+clip = Clip(
+    image=ImageEncoder((48, 48), 8, "conv", class_token=True, body=replace(eyes, depth=2)),
+    text=TextEncoder(128, 24, causal=True, body=replace(words, depth=2)),
+    pool=Pool("mean"),
+    width=128,
+)
 config = Config(
-    model=Clip(
-        image=ImageEncoder((48, 48), 8, "conv", class_token=True, body=replace(eyes, depth=2)),
-        text=TextEncoder(128, 24, causal=True, body=replace(words, depth=2)),
-        pool=Pool("mean"),
-        width=128,
-    ),
+    model=clip,
     loss=Contrastive(),
     data=Data("world", batch=128, captions=1, questions=0, target_length=24),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),

@@ -14,12 +14,13 @@ from mlm_jax.losses import Denoise
 from mlm_jax.models.painter import Canvas, Painter
 
 LENGTH = 24
+painter = Painter(
+    Canvas((48, 48)),
+    text=TextEncoder(128, LENGTH, body=transformer("tiny", qk_norm=True)),
+    net=DiffusionTransformer(4, transformer("tiny", qk_norm=True)),
+)
 config = Config(
-    model=Painter(
-        Canvas((48, 48)),
-        text=TextEncoder(128, LENGTH, body=transformer("tiny", qk_norm=True)),
-        net=DiffusionTransformer(4, transformer("tiny", qk_norm=True)),
-    ),
+    model=painter,
     loss=Denoise(),
     data=Data("world", batch=32, captions=1, questions=0, target_length=LENGTH),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=100, b2=0.98, ema=0.99),

@@ -1,0 +1,63 @@
+"""How near the vectors that a prior imagines are to those that CLIP has of the real pictures."""
+
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from mlm_jax.config import UserError
+from mlm_jax.data import loader
+from mlm_jax.data.loader import CAPTION
+from mlm_jax.data.records import Source
+from mlm_jax.drawing import Drawing
+from mlm_jax.evaluators import Measured
+from mlm_jax.metrics import Ratio, bootstrap
+from mlm_jax.trained import Trained
+
+BATCH = 64
+
+
+def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
+    """Cosines with the picture's vector: of what is imagined; beside it of the caption's own vector
+    and of what is imagined for the next caption. Raises: UserError."""
+    pairs = loader.eval_pairs(trained.config.data, source, trained.tokenizer, trained.take, limit)
+    rows = (arrays for pair, arrays in pairs if pair.kind == CAPTION)
+    counts: list[dict[str, float]] = []
+    while part := list(islice(rows, BATCH)):
+        whole = part + [part[-1]] * (BATCH - len(part))
+        batch = {
+            key: np.stack([row[key] for row in whole]) for key in ("image", "target", "target_mask")
+        }
+        seed = jax.random.fold_in(jax.random.key(trained.config.seed), len(counts))
+        real, own, said = compared(trained.config.model, trained.params, batch, seed)
+        found = {"imagined": said, "caption": own, "another": np.roll(said, 1, axis=0)}
+        cosines = {name: np.asarray((real * each).sum(-1)) for name, each in found.items()}
+        counts += [
+            {"pictures": 1.0, **{name: float(each[i]) for name, each in cosines.items()}}
+            for i in range(len(part))
+        ]
+    if not counts:
+        raise UserError(f"{trained.config.data.name} has no captions")
+    return Measured(
+        bootstrap(
+            counts,
+            {
+                f"prior/{name}": Ratio(name, "pictures", "pictures")
+                for name in ("imagined", "caption", "another")
+            },
+        )
+    )
+
+
+@partial(jax.jit, static_argnames="model")
+def compared(model: Any, params: Any, batch: Any, key: Array) -> tuple[Array, Array, Array]:
+    """Unit vectors of the pictures, of the captions, and imagined."""
+    bound = partial(model.apply, {"params": params})
+    return (
+        bound(batch["image"], method="see"),
+        bound(batch, method="read"),
+        bound(batch, Drawing().prior, key, method="imagine"),
+    )
