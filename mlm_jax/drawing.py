@@ -18,7 +18,7 @@ from mlm_jax.generate import How, Params, Prompt, generate
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Painter
-from mlm_jax.models.unclip import Unclip
+from mlm_jax.models.unclip import Unclip, between
 from mlm_jax.trained import Trained, unknown
 
 Pixels = UInt8[np.ndarray, "N *T H W 3"]
@@ -191,18 +191,68 @@ def by_vector(
     model: Unclip, params: Params, batch: Batch, how: Drawing, key: Array, begun: Any
 ) -> UInt8[Array, "N H W 3"]:
     """Variations of `begun`, where there is one."""
-    bound = partial(model.apply, {"params": params})
-    guess, first, later = jax.random.split(key, 3)
-    if begun is not None:
-        vector: Any = bound(begun, method="see")
-    elif how.told == "text":
-        vector = bound(batch, method="read")
-    else:
-        vector = bound(batch, how.prior, guess, method="imagine")
+    guess, key = jax.random.split(key)
+    vector = vector_of(model, params, batch if begun is None else begun, how, guess)
+    first, later = jax.random.split(key)
     noise = jax.random.normal(first, (len(vector), *model.painter.canvas.takes.shape))
-    told = {**batch, "embedding": vector}
-    pixels: Any = bound(noise, told, how.paint, later, method="paint")
+    told = batch if begun is None else {}
+    return painted(model, params, noise, {**told, "embedding": vector}, how, later)
+
+
+def vector_of(
+    model: Unclip, params: Params, told: Any, how: Drawing, key: Array
+) -> Float[Array, "N E"]:
+    """Of a batch of captions, or of pictures."""
+    bound: Any = partial(model.apply, {"params": params})
+    if not isinstance(told, dict):
+        vector: Array = bound(told, method="see")
+    elif how.told == "text":
+        vector = bound(told, method="read")
+    else:
+        vector = bound(told, how.prior, key, method="imagine")
+    return vector
+
+
+def painted(
+    model: Unclip, params: Params, noise: Array, batch: Batch, how: Drawing, key: Array
+) -> UInt8[Array, "N H W 3"]:
+    pixels: Any = model.apply({"params": params}, noise, batch, how.paint, key, method="paint")
     return levels(pixels)
+
+
+def morph(
+    trained: Trained,
+    one: str | UInt8[np.ndarray, "H W 3"],
+    other: str | UInt8[np.ndarray, "H W 3"],
+    count: int,
+    *,
+    how: Drawing | None = None,
+    seed: int = 0,
+) -> Pixels:
+    """`count` pictures on the way from one vector to the other, all from the same noise.
+
+    Each end is a prompt, or a picture as `look` gives it (2204.06125, sections 3.2 and 3.3).
+    Raises: UserError where the model does not paint by vectors.
+    """
+    model, how = trained.config.model, how or Drawing()
+    if not isinstance(model, Unclip):
+        raise UserError(f"{trained.path} is a {type(model).__name__}: no vectors to go between")
+    guess, first, later = jax.random.split(jax.random.key(seed), 3)
+    ends = [
+        vector_of(
+            model,
+            trained.params,
+            read_prompts(trained, [end]) if isinstance(end, str) else end[None],
+            how,
+            guess,
+        )
+        for end in (one, other)
+    ]
+    vectors = between(ends[0], ends[1], jnp.linspace(0, 1, count))
+    noise = jax.random.normal(first, model.painter.canvas.takes.shape)
+    noise = jnp.broadcast_to(noise, (count, *noise.shape))
+    paint = jax.jit(painted, static_argnames=("model", "how"))
+    return np.asarray(paint(model, trained.params, noise, {"embedding": vectors}, how, later))
 
 
 def levels(pixels: Float[Array, "*B 3"]) -> UInt8[Array, "*B 3"]:

@@ -15,7 +15,7 @@ from mlm_jax.models.unclip import Unclip
 prior = prior_tiny.prior
 config = replace(
     painter_tiny.config,
-    model=Unclip(prior, painter_tiny.painter.clone(embedding=prior.clip.width)),
+    model=Unclip(prior, painter_tiny.painter.clone(embedding=prior.clip.width, silent=0.5)),
     prior=Stage("runs/prior_tiny"),
 )
 tiny = replace(

@@ -32,7 +32,7 @@ from mlm_jax.encoders.image import dtype_of
 from mlm_jax.layers import Tokens
 from mlm_jax.layers.convolutions import over_frames
 from mlm_jax.layers.embed import timesteps
-from mlm_jax.layers.tokens import for_rows
+from mlm_jax.layers.tokens import every, for_rows
 
 NOISED = 0.5  # the latest time that a small picture is noised to in training
 GIVEN = 0.1  # and that to which it is when one is painted
@@ -74,7 +74,8 @@ class Painter(nn.Module):
 
     In training a share `dropped` of the rows is told nothing, for guidance without a classifier
     (arXiv:2207.12598, algorithm 1): one learned token for their text, one learned vector for their
-    embedding. `weigh` is the weight of rows: "even", or "min_snr" (arXiv:2303.09556).
+    embedding. A share `silent` besides is told the embedding alone, as is a batch without "target":
+    so pictures are varied. `weigh` is the weight of rows: "even", or "min_snr" (arXiv:2303.09556).
     """
 
     image: Canvas | None = field(default_factory=Canvas)
@@ -84,6 +85,7 @@ class Painter(nn.Module):
     schedule: Schedule = field(default_factory=Schedule)
     predicts: Predicts = "v"
     dropped: float = 0.1
+    silent: float = 0.0
     weigh: Literal["even", "min_snr"] = "even"
     embedding: int = 0
     enlarges: int = 1
@@ -113,7 +115,7 @@ class Painter(nn.Module):
         """ "predicted" and "wanted" (R, *T, H, W, 3), and of each row (R,) the "weight" and the
         "logsnr". Each caption has noise of its own; that of evaluation is always the same."""
         key = self.make_rng("mask") if train else jax.random.key(0)
-        keys = jax.random.split(key, 5)
+        keys = jax.random.split(key, 6)
         shown = from_pixels(batch[self.sense])
         if shown.shape[1:] != self.canvas.takes.shape:
             raise ValueError(f"pixels {shown.shape[1:]}, it paints {self.canvas.takes.shape}")
@@ -122,7 +124,10 @@ class Painter(nn.Module):
         level = NOISED * jax.random.uniform(keys[0], (rows,))
         told = self._told(batch, smaller(clean, self.enlarges), level, keys[1], train)
         if train and self.dropped:
-            told = self._without(told, jax.random.uniform(keys[2], (rows,)) < self.dropped)
+            drop = jax.random.uniform(keys[2], (rows,)) < self.dropped
+            told = self._without(
+                told, drop, drop | (jax.random.uniform(keys[5], (rows,)) < self.silent)
+            )
         t = self.schedule.draw(keys[3], rows)
         noise = jax.random.normal(keys[4], clean.shape)
         alpha, sigma = self.schedule.at(t, clean)
@@ -160,10 +165,13 @@ class Painter(nn.Module):
     ) -> Told:
         """Of a picture that is enlarged the vector says how much it is noised as well."""
         text, large, parts = None, None, []
-        if self.text is not None:
+        if self.text is not None and "target" not in batch:
+            rows = len(batch["embedding"])
+            text = every(jnp.broadcast_to(self.no_text, (rows, 1, *self.no_text.shape)))
+        elif self.text is not None:
             text = self.text(batch["target"], batch["target_mask"], train=train)
         if self.embedding:
-            rows = len(batch["target"]) if self.text is not None else len(batch["embedding"])
+            rows = len(batch["embedding"] if text is None else text.x)
             parts.append(for_rows(rows, jnp.asarray(batch["embedding"], jnp.float32)))
         if self.enlarges > 1 and small is not None and level is not None:
             large = enlarged(small, self.enlarges)
@@ -172,13 +180,13 @@ class Painter(nn.Module):
             parts.append(timesteps(level, 32))
         return Told(text, jnp.concatenate(parts, axis=-1) if parts else None, large)
 
-    def _without(self, told: Told, drop: Bool[Array, "B"]) -> Told:
-        """Rows that are to `drop` are told nothing, but for the small picture."""
+    def _without(self, told: Told, drop: Bool[Array, "B"], silent: Bool[Array, "B"]) -> Told:
+        """Rows to `drop` are told no embedding, `silent` ones no text."""
         text, vector = told.text, told.vector
         if text is not None:
             first = jnp.arange(text.x.shape[1]) == 0
-            x = jnp.where(over(drop, text.x), self.no_text.astype(text.x.dtype), text.x)
-            text = Tokens(x, jnp.where(drop[:, None], first, text.mask))
+            x = jnp.where(over(silent, text.x), self.no_text.astype(text.x.dtype), text.x)
+            text = Tokens(x, jnp.where(silent[:, None], first, text.mask))
         if vector is not None and self.embedding:
             own, rest = jnp.split(vector, [self.embedding], axis=1)
             nothing = self.no_embedding.astype(own.dtype)
@@ -232,7 +240,8 @@ class Painter(nn.Module):
         leaves = jax.tree.leaves(told)
         if not leaves:
             raise ValueError(f"guidance {guidance}: nothing is told that could guide")
-        free = self._without(told, jnp.ones(len(leaves[0]), bool))
+        all_rows = jnp.ones(len(leaves[0]), bool)
+        free = self._without(told, all_rows, all_rows)
         if guidance == 0:
             return partial(self._ask, net, free)
         both: Told = jax.tree.map(lambda one, other: jnp.concatenate([one, other]), told, free)

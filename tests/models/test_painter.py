@@ -121,7 +121,7 @@ def test_rows_that_are_dropped_are_told_nothing(up_params: Any) -> None:
 
     def free(told: Told) -> Told:
         drop = jnp.array([True, False])
-        return UP.apply({"params": up_params}, told, drop, method="_without")
+        return UP.apply({"params": up_params}, told, drop, drop, method="_without")
 
     told = Told(Tokens(jnp.ones((2, 3, 8)), jnp.ones((2, 3), bool)), jnp.ones((2, 6)))
     half = free(told)

@@ -1,0 +1,140 @@
+"""DALL-E 2: the prior and the vectors it learns, painting by vectors, the way between two."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax.decoders.denoiser import DiffusionTransformer
+from mlm_jax.decoders.diffusion import How
+from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.layers import Block, Pool, Transformer
+from mlm_jax.losses import Denoise
+from mlm_jax.models.clip import Clip, unit
+from mlm_jax.models.painter import Canvas, Painter
+from mlm_jax.models.unclip import Prior, PriorNet, Unclip, between
+
+KEY = jax.random.key(0)
+
+
+def body() -> Transformer:
+    return Transformer(16, 1, Block(heads=2, ratio=1.0))
+
+
+PRIOR = Prior(
+    Clip(
+        ImageEncoder((8, 8), 4, body=body()),
+        TextEncoder(20, 6, causal=True, body=body()),
+        pool=Pool("mean"),
+        width=8,
+    ),
+    PriorNet(body()),
+)
+PAINTER = Painter(
+    Canvas((8, 8)),
+    text=TextEncoder(20, 6, body=body()),
+    net=DiffusionTransformer(4, body()),
+    embedding=8,
+    silent=0.5,
+)
+MODEL = Unclip(PRIOR, PAINTER)
+
+
+def make_batch(rows: int = 4) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    rows_of = {
+        "image": rng.integers(0, 256, (rows, 8, 8, 3)).astype(np.uint8),
+        "target": rng.integers(3, 20, (rows, 6)).astype(np.int32),
+        "target_mask": np.ones((rows, 6), bool),
+    }
+    return jax.tree.map(jnp.asarray, rows_of)
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    """With nets that say something: their last layers begin at zero."""
+    fresh = jax.jit(MODEL.init)(KEY, make_batch())["params"]
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), fresh)
+
+
+def test_the_prior_is_asked_for_the_vector_of_the_picture(params: Any) -> None:
+    batch = make_batch()
+    said: Any = PRIOR.apply({"params": params["prior"]}, batch)
+    seen: Any = PRIOR.apply({"params": params["prior"]}, batch["image"], method="see")
+    np.testing.assert_allclose(said["wanted"], np.asarray(seen) * 8**0.5, rtol=1e-5)
+    np.testing.assert_allclose(np.square(said["wanted"]).mean(-1), 1, rtol=1e-5)  # of variance 1
+
+
+def test_clip_gets_no_gradient(params: Any) -> None:
+    batch = make_batch()
+
+    def loss(params: Any) -> Any:
+        said: Any = MODEL.apply({"params": params}, batch, train=True, rngs={"mask": KEY})
+        return Denoise()(said, batch)[0]
+
+    grads = jax.jit(jax.grad(loss))(params)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["prior"]))
+    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["painter"]["net"]))
+
+
+def test_a_prior_learns_the_vectors_of_few_captions(params: Any) -> None:
+    """Each caption then brings the vector of its own picture, not of another."""
+    import optax
+
+    batch, tx = make_batch(), optax.adam(3e-3)
+    clip = params["prior"]["clip"]
+
+    @jax.jit
+    def step(net: Any, state: Any, key: Any) -> Any:
+        def loss(net: Any) -> Any:
+            said: Any = PRIOR.apply(
+                {"params": {"clip": clip, "net": net}}, batch, train=True, rngs={"mask": key}
+            )
+            return jnp.square(said["predicted"] - said["wanted"]).mean()
+
+        updates, state = tx.update(jax.grad(loss)(net), state)
+        return optax.apply_updates(net, updates), state
+
+    net = params["prior"]["net"]
+    state = tx.init(net)
+    for i in range(300):
+        net, state = step(net, state, jax.random.fold_in(KEY, i))
+    bound = {"params": {"clip": clip, "net": net}}
+    imagined: Any = PRIOR.apply(bound, batch, How(steps=10), KEY, method="imagine")
+    real: Any = PRIOR.apply(bound, batch["image"], method="see")
+    cosines = np.asarray(imagined) @ np.asarray(real).T
+    assert (cosines.argmax(1) == np.arange(4)).all(), cosines
+    np.testing.assert_allclose(np.linalg.norm(imagined, axis=1), 1, rtol=1e-5)
+
+
+def test_another_vector_paints_another_picture_and_no_words_are_needed(params: Any) -> None:
+    vectors = unit(jax.random.normal(KEY, (2, 8)))
+    noise = jnp.broadcast_to(jax.random.normal(KEY, (8, 8, 3)), (2, 8, 8, 3))
+    paint = partial(MODEL.apply, {"params": params}, method="paint")
+    one: Any = paint(noise, {"embedding": vectors}, How(steps=2, guidance=2.0), KEY)
+    assert np.abs(one[0] - one[1]).max() > 1e-3
+    told = {key: make_batch(2)[key] for key in ("target", "target_mask")}
+    other: Any = paint(noise, {"embedding": vectors, **told}, How(steps=2, guidance=2.0), KEY)
+    assert np.abs(one - other).max() > 1e-4
+
+
+def test_the_way_between_two_vectors_is_the_arc() -> None:
+    """A quarter of a turn: angles grow evenly."""
+    one, other = jnp.array([[1.0, 0, 0]]), jnp.array([[0, 1.0, 0]])
+    share = jnp.linspace(0, 1, 5)
+    way = between(jnp.repeat(one, 5, 0), jnp.repeat(other, 5, 0), share)
+    angle = np.arctan2(way[:, 1], way[:, 0])
+    np.testing.assert_allclose(angle, np.pi / 2 * np.asarray(share), atol=1e-6)
+    np.testing.assert_allclose(between(one, one, jnp.array([0.3])), one, atol=1e-6)
+
+
+def test_what_does_not_fit_is_said() -> None:
+    batch = make_batch()
+    with pytest.raises(ValueError, match="CLIP sees pictures of"):
+        jax.eval_shape(MODEL.clone(painter=PAINTER.clone(image=Canvas((16, 16)))).init, KEY, batch)
+    with pytest.raises(ValueError, match=r"painter\.embedding is 4"):
+        jax.eval_shape(MODEL.clone(painter=PAINTER.clone(embedding=4)).init, KEY, batch)
