@@ -59,13 +59,17 @@ class Arguments:
     """Sampling, and drawing."""
     out: Path | None = None
     """Drawing: a new folder for pictures (PNG) or clips (GIF), and a sheet of all of them. With an
-    --image, or a --video, its first half is kept and the rest drawn anew."""
+    --image, or a --video, its first half is kept and the rest drawn anew; DALL-E 2 varies it."""
     guidance: float | None = None
     """Drawing: how much the prompt counts; 1 is as learnt. 2 for codes, 3 for painting."""
     sampler: Literal["ddpm", "ddim", "dpm++2m", "heun"] = "dpm++2m"
     """Drawing by diffusion."""
     steps: int = 30
     """Drawing by diffusion."""
+    told: Literal["prior", "text"] = "prior"
+    """Drawing by DALL-E 2: by the prior's guess, or by CLIP's vector of the prompt itself."""
+    to: str = ""
+    """Drawing by DALL-E 2: --n pictures on the way from --prompt to this prompt."""
     clip: Path | None = None
     """Drawing: a run of CLIP; of --among pictures the --n that it finds nearest to the prompt."""
     among: int = 32
@@ -121,8 +125,10 @@ def refuse_unread(given: Arguments) -> None:
     shown = any(getattr(given, key) is not None for key in SENSES)
     if given.out is not None and not given.prompt:
         raise UserError("--out is for what is drawn: --prompt says what")
-    if given.out is None and given.clip is not None:
-        raise UserError("--clip chooses among what is drawn, into --out")
+    if given.out is None and (given.clip is not None or given.to):
+        raise UserError("--clip and --to are about what is drawn, into --out")
+    if given.to and (given.clip is not None or shown):
+        raise UserError("--to goes from a --prompt to another, without --clip or anything shown")
     if shown and given.prompt and given.out is None:
         raise UserError("--prompt is for a model of text alone, which takes no --image")
     if not shown and (given.question or given.answers):
@@ -139,14 +145,20 @@ def draw_into(out: Path, given: Arguments, trained: Any) -> int:
     from mlm_jax.trained import look, open_trained
 
     gallery.require_new(out)
-    if why := prompts.blocked(given.prompt, prompts.read_words(given.blocked or prompts.LIST)):
+    refused = prompts.read_words(given.blocked or prompts.LIST)
+    if why := prompts.blocked(f"{given.prompt}; {given.to}", refused):
         raise UserError(f"--prompt: {why}")
     plain = drawing.Drawing()
     how = drawing.Drawing(
         How("sample", given.temperature, given.top_k, given.top_p,
             guidance=or_else(given.guidance, plain.codes.guidance)),
         diffusion.How(given.sampler, given.steps, or_else(given.guidance, plain.paint.guidance)),
+        told=given.told,
     )  # fmt: skip
+    if given.to:
+        pictures = drawing.morph(trained, given.prompt, given.to, given.n, how=how, seed=given.seed)
+        texts = [f"{given.prompt} -> {given.to}"] * given.n
+        return hang(out, given, texts, pictures, asdict(how))
     count = max(given.among, given.n) if given.clip else given.n
     begun = None
     if files := {key: path for key in SENSES if (path := getattr(given, key)) is not None}:
@@ -157,10 +169,18 @@ def draw_into(out: Path, given: Arguments, trained: Any) -> int:
         scores = drawing.ranked(open_trained(given.clip), texts, pictures)
         pictures = pictures[(-scores).argsort(kind="stable")[: given.n]]
     settings = asdict(how) | {"clip": str(given.clip or ""), "among": count}
+    return hang(out, given, texts[: given.n], pictures, settings)
+
+
+def hang(
+    out: Path, given: Arguments, texts: Sequence[str], pictures: Any, settings: dict[str, Any]
+) -> int:
+    from mlm_jax import gallery
+
+    mark = given.watermark
     paths = gallery.hang(
-        out, given.run, texts[: given.n], pictures,
-        seed=given.seed, settings=settings, mark=given.watermark,
-    )  # fmt: skip
+        out, given.run, texts, pictures, seed=given.seed, settings=settings, mark=mark
+    )
     print(*paths, sep="\n")
     return 0
 

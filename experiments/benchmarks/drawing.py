@@ -45,7 +45,8 @@ def code_sampling(setting: Setting, rows: int) -> Iterator[Row]:
 
 
 def dalle_of(setting: Setting) -> Dalle:
-    model: Dalle = dalle_tiny.config.model
+    model = dalle_tiny.config.model
+    assert isinstance(model, Dalle)
     if setting.size != "tiny":
         return model
     return replace(model, decoder=replace(model.decoder, body=Transformer(32, 1)))
@@ -163,7 +164,6 @@ def loss(net: Net, params: Any, given: dict[str, Any]) -> Any:
 def learned(value: Any, gradients: Mapping[str, Any]) -> Arrays:
     """The loss and every gradient, those over the largest of them: they are far below 1."""
     found = {name: np.asarray(by, np.float32) for name, by in gradients.items()}
-    largest = max(float(np.abs(by).max()) for by in found.values())
-    return {name: by / largest for name, by in found.items()} | {
-        "loss": np.asarray(value, np.float32), "largest": np.float32(largest)
-    }  # fmt: skip
+    largest = np.asarray(max(np.abs(by).max() for by in found.values()))
+    alone = {"loss": np.asarray(value, np.float32), "largest": largest}
+    return {name: by / largest for name, by in found.items()} | alone

@@ -75,7 +75,7 @@ def modules(given: Mapping[str, Any]) -> Any:
 # --- transformers ---
 
 
-class Modulation(nn.Module):  # type: ignore[misc]
+class Modulation(nn.Module):
     def __init__(self, count: int, width: int, condition: int) -> None:
         super().__init__()
         self.count, self.dense = count, nn.Linear(condition, count * width)
@@ -84,7 +84,7 @@ class Modulation(nn.Module):  # type: ignore[misc]
         return self.dense(F.silu(condition)).chunk(self.count, dim=-1)
 
 
-class Attention(nn.Module):  # type: ignore[misc]
+class Attention(nn.Module):
     def __init__(self, width: int, source: int, like: Block) -> None:
         super().__init__()
         self.heads, self.like = like.heads, like
@@ -104,7 +104,7 @@ class Attention(nn.Module):  # type: ignore[misc]
         return self.out(read.transpose(1, 2).flatten(2))
 
 
-class Layer(nn.Module):  # type: ignore[misc]
+class Layer(nn.Module):
     """`condition`: its width, 0 where there is none."""
 
     def __init__(self, width: int, source: int, like: Block, condition: int = 0) -> None:
@@ -135,7 +135,7 @@ class Layer(nn.Module):  # type: ignore[misc]
         return x + gate * read(y * (1 + scale) + shift)
 
 
-class Body(nn.Module):  # type: ignore[misc]
+class Body(nn.Module):
     def __init__(self, like: Transformer, source: int, condition: int) -> None:
         super().__init__()
         self.depth = like.depth
@@ -151,7 +151,7 @@ class Body(nn.Module):  # type: ignore[misc]
         return self.norm(x) * (1 + scale[:, None]) + shift[:, None]
 
 
-class Condition(nn.Module):  # type: ignore[misc]
+class Condition(nn.Module):
     def __init__(self, width: int, source: int) -> None:
         super().__init__()
         self.width, self.text = width, nn.Linear(source, width)
@@ -165,7 +165,7 @@ class Condition(nn.Module):  # type: ignore[misc]
         return self.down(F.silu(self.up(y))) + self.text(text.mean(1))
 
 
-class DiT(nn.Module):  # type: ignore[misc]
+class DiT(nn.Module):
     def __init__(self, like: denoiser.DiffusionTransformer, pixels: int, source: int) -> None:
         super().__init__()
         width, patch = like.body.width, like.patch
@@ -188,7 +188,7 @@ class DiT(nn.Module):  # type: ignore[misc]
 # --- convolutions ---
 
 
-class Residual(nn.Module):  # type: ignore[misc]
+class Residual(nn.Module):
     def __init__(self, given: int, width: int, groups: int, condition: int) -> None:
         super().__init__()
         self.norm_0 = nn.GroupNorm(groups, given, 1e-6)
@@ -205,7 +205,7 @@ class Residual(nn.Module):  # type: ignore[misc]
         return self.across(x) + y
 
 
-class UNet(nn.Module):  # type: ignore[misc]
+class UNet(nn.Module):
     def __init__(self, like: denoiser.UNet, source: int) -> None:
         super().__init__()
         self.like, self.source, widths = like, source, like.widths

@@ -203,7 +203,7 @@ PARTS = {
     "blip_step": Part(blip_step, cpu=4),
     "code_sampling": Part(code_sampling, cpu=2, needs=()),
     "unet_step": Part(unet_step, cpu=5, gpu=1),
-    "dit_step": Part(dit_step, cpu=3, gpu=1),
+    "dit_step": Part(dit_step, cpu=2, gpu=1),
     "multimodal": Part(multimodal, cpu=5, gpu=1),
     "loader": Part(loader, needs=("torch", "grain", "tensorflow_datasets", "tokenizers")),
     "start": Part(start, cpu=3, gpu=1.5),
