@@ -1,0 +1,208 @@
+"""A run that builds on a run: what it takes from it, that this stays, and that it stands alone."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from mlm_jax import checkpoint, stages
+from mlm_jax.checkpoint import restore_params
+from mlm_jax.config import Config, Data, Optim, Stage, UserError, read
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.decoders.codes import CodeEncoder, Quantiser
+from mlm_jax.drawing import Drawing, draw
+from mlm_jax.generate import How
+from mlm_jax.layers import Block, Transformer
+from mlm_jax.losses import Drawn, Rebuilt
+from mlm_jax.models.codes import Codes
+from mlm_jax.models.dalle import Dalle
+from mlm_jax.paths import named
+from mlm_jax.train import train
+from mlm_jax.trained import open_trained
+
+WORDS, LENGTH = 16, 6
+LEVELS = (3, 4)
+SHARED: dict[str, Any] = {"steps": 2, "save_every": 1, "log_every": 1}
+OPTIM = Optim(lr=0.01, warmup=0, ema=0.5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _optax_promotes() -> Iterator[None]:
+    """optax raises floats to integer powers."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+class Made(NamedTuple):
+    """Two runs, and a copy of the second that has lost the first and its last step."""
+
+    data: Path
+    codes: Path
+    dalle: Path
+    alone: Path
+
+    def drawer(self, run: Path, **decoder: Any) -> Config:
+        """Its own codes are others than those of the run."""
+        body = Transformer(16, 1, Block(heads=2, ratio=1.0))
+        sizes: dict[str, Any] = {"vocab": WORDS + 12, "length": LENGTH + 4, "grid": (2, 2)}
+        model = Dalle(
+            Codes(CodeEncoder((8, 8), (4,), (4, 8))),
+            TextDecoder(**(sizes | decoder), body=body),
+            words=WORDS,
+            length=LENGTH,
+        )
+        data = Data(
+            str(self.data), batch=4, captions=1, questions=0, target_length=LENGTH, threads=1
+        )
+        return Config(model, Drawn(), data, OPTIM, codes=Stage(str(run)), **SHARED)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("stages")
+    data = toy.write_pictures(root / "pictures")
+    made = Made(data, *(root / name for name in ("codes", "dalle", "alone")))
+    model = Codes(
+        CodeEncoder(toy.SIZE, (2, 2), (4, 8, 8), blocks=0), None, Quantiser("fsq", LEVELS)
+    )
+    pictures = Data(str(data), batch=4, captions=0, questions=0, threads=1)
+    assert train(Config(model, Rebuilt(), pictures, OPTIM, **SHARED), made.codes) == 0
+    first = root / "first"
+    shutil.copytree(made.codes, first)
+    assert train(made.drawer(first), made.dalle) == 0
+    shutil.copytree(made.dalle, made.alone)
+    shutil.rmtree(made.alone / "checkpoints" / "2")
+    shutil.rmtree(first)
+    return made
+
+
+def drawn(run: Path) -> np.ndarray:
+    how = Drawing(codes=How("sample"))
+    return draw(open_trained(run), ["it is red"], how=how, seed=1)
+
+
+def test_the_codes_are_those_of_the_run_before_and_do_not_move(made: Made) -> None:
+    """The moving average of that run: what it is evaluated by."""
+    before = named(restore_params(made.codes)[1])
+    for tree in (params_at(made.dalle, 1), params_at(made.dalle, 2)):
+        for kept in ("params", "ema"):
+            leaves = named(tree[kept]["codes"])
+            assert leaves.keys() == before.keys()
+            for path, leaf in leaves.items():
+                np.testing.assert_array_equal(leaf, before[path], err_msg=path)
+    assert not np.array_equal(
+        before["image/conv_first/kernel"],
+        params_at(made.codes, 2)["params"]["image"]["conv_first"]["kernel"],
+    )
+    one, two = (named(params_at(made.dalle, step)["params"]["decoder"]) for step in (1, 2))
+    assert not any(np.array_equal(one[path], two[path]) for path in one if "kernel" in path)
+
+
+def params_at(run: Path, step: int) -> Any:
+    saved = checkpoint.read(run / "checkpoints", step, checkpoint.on_one_device)
+    assert not isinstance(saved, str)
+    return saved.trees
+
+
+def test_the_run_holds_the_model_of_the_run_before(made: Made) -> None:
+    config = read(made.dalle)
+    assert config.model.codes == read(made.codes).model
+    assert config.model.codes.quantiser.levels == LEVELS
+    assert config.optim.freeze == ("codes",)
+
+
+def test_it_stands_alone_and_goes_on_to_the_same_end(made: Made) -> None:
+    """Without the run before: given as it was at first, and as the run has it."""
+    gone = Path(read(made.alone).codes.run)
+    assert not gone.exists()
+    assert train(made.drawer(gone), made.alone) == 0
+    one, other = (named(params_at(run, 2)) for run in (made.dalle, made.alone))
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[path], other[path]) for path in one)
+    assert train(read(made.alone), made.alone) == 0
+    pixels = drawn(made.alone)
+    assert pixels.shape == (1, 8, 8, 3)
+    np.testing.assert_array_equal(pixels, drawn(made.dalle))
+
+
+# --- what is refused ---
+
+
+def test_a_stage_that_is_no_run_is_named(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--codes.run: .*nowhere is no run directory.*trained bef"):
+        train(made.drawer(tmp_path / "nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_of_another_kind_is_named(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--codes.run .*dalle is a Dalle, no Codes"):
+        train(made.drawer(made.dalle), tmp_path / "run")
+    config = replace(read(made.codes), codes=Stage(str(made.codes)))
+    with pytest.raises(UserError, match="a Codes has no codes"):
+        train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"),
+    [
+        ({"vocab": WORDS + 13}, "16 words and 12 codes: decoder.vocab is 29, and must be 28"),
+        ({"length": LENGTH + 2, "grid": None}, "9 tokens, but positions for 8"),
+        ({"grid": (1, 4)}, r"grid is \(1, 4\).* its length 10: .* \(2, 2\) after 6 words"),
+        ({"length": LENGTH + 5}, r"grid is \(2, 2\).* its length 11: .* \(2, 2\) after 6 words"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_the_codes_is_refused(
+    made: Made, tmp_path: Path, decoder: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(made.drawer(made.codes, **decoder), tmp_path / "run")
+
+
+def test_a_start_that_failed_may_name_another_stage(made: Made, tmp_path: Path) -> None:
+    """The failed one has left a configuration with the codes of the first stage."""
+    config, run = made.drawer(made.codes), tmp_path / "run"
+    other = tmp_path / "other"
+    shutil.copytree(made.codes, other)
+    text = (other / "config.json").read_text()
+    assert '"blocks": 0' in text
+    (other / "config.json").write_text(text.replace('"blocks": 0', '"blocks": 2'))
+    few = config.model.clone(words=5, decoder=replace(config.model.decoder, vocab=17, grid=None))
+    with pytest.raises(UserError, match=r"model.words is 5"):
+        train(replace(config, model=few), run)
+    assert read(run).model.codes.image.blocks == 0
+    again = stages.resolve(replace(config, codes=Stage(str(other))), run)
+    assert again.model.codes.image.blocks == 2
+
+
+def test_a_damaged_stage_is_refused_and_an_older_step_of_it_used(
+    made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stage = tmp_path / "stage"
+    shutil.copytree(made.codes, stage)
+    config = made.drawer(stage)
+    damage(stage, 2)
+    found = named(stages.parameters(config)["codes"])
+    assert f"{stage / 'checkpoints' / '2'} is damaged" in capfd.readouterr().err
+    older = named(params_at(made.codes, 1)["ema"])
+    assert all(np.array_equal(found[path], older[path]) for path in older)
+    damage(stage, 1)
+    with pytest.raises(UserError, match="found, all damaged: 1, 2"):
+        train(config, tmp_path / "run")
+    shutil.rmtree(stage / "checkpoints")
+    with pytest.raises(UserError, match=r"stage.*holds no checkpoint yet"):
+        train(config, tmp_path / "run")
+
+
+def damage(run: Path, step: int) -> None:
+    """Flip one byte in the middle of each larger file."""
+    for file in (run / "checkpoints" / str(step)).rglob("*"):
+        if file.is_file() and file.stat().st_size > 1_000:
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
