@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlm_jax.config import UserError, read_json
+from mlm_jax.config import read_json
 from mlm_jax.metrics import Figure
 from mlm_jax.provenance import SOURCE
 from mlm_jax.report import TITLES, interval, load_figures, number, split_of
@@ -18,12 +18,11 @@ from mlm_jax.run import read_metrics, write
 NONE = "not measured"
 SYNTHETIC = {
     "world": "pictures of coloured shapes",
-    "clips": "clips of coloured shapes that move",
-    "sounds": "sounds",
-    "audio": "sounds",
+    "clips": "clips of coloured shapes that move, with their sounds",
 }
-MAKERS = ("dalle", "codes", "diffusion", "unclip")
-"""What the modules of models are called that generate pictures, clips or their codes."""
+DRAW = ("Dalle", "Painter", "Unclip")
+"""The models that `mlm_jax.drawing` takes."""
+STAGES = ("codes", "clip", "prior")
 
 Config = Mapping[str, Any]
 
@@ -36,9 +35,7 @@ def write_card(run: Path) -> Path:
 
 def card(run: Path) -> str:
     """The card as Markdown. Raises: UserError if `run` is no run directory."""
-    if not (run / "config.json").exists():
-        raise UserError(f"{run} is no run directory: there is no config.json")
-    config = read_json(run / "config.json")
+    config = read_json(run)
     parts = {
         "The model": model_lines(run, config),
         "Data": data_lines(config),
@@ -64,6 +61,9 @@ def model_lines(run: Path, config: Config) -> Iterator[str]:
     yield f"- Checkpoint: {f'step {step:,}' if arrays else 'none'}"
     start = config.get("init", {}).get("path")
     yield f"- First parameters: {f'from {literal(start)}' if start else 'drawn from the seed'}"
+    for name in STAGES:
+        if held := config.get(name, {}).get("run"):
+            yield f"- Its part `{name}`, held still: from {literal(held)}"
 
 
 def newest(run: Path) -> tuple[int, dict[str, Sequence[int]]]:
@@ -161,14 +161,16 @@ def limit_lines(run: Path, config: Config) -> Iterator[str]:
 
 
 def mark_lines(config: Config) -> Iterator[str]:
-    """What files of a model that generates pictures are given."""
-    if not any(each in config["model"]["type"] for each in MAKERS):
-        yield "The model makes no pictures. Its texts are not marked."
+    """What files of a model that draws are given."""
+    if config["model"]["type"].rpartition(".")[2] not in DRAW:
+        yield "The model draws no pictures. Its texts are not marked."
         return
-    yield "- In the picture: an invisible mark (`mlm_jax.watermark`), which says how rarely it errs"
-    yield f"- In the file: software, run, prompt, seed, settings, and {literal(SOURCE)}"
+    yield "`experiments/generate.py` gives"
+    yield ""
+    yield "- the picture an invisible mark (`mlm_jax.watermark`), unless told `--no-watermark`"
+    yield f"- the file software, run, prompt, seed, settings, and {literal(SOURCE)}"
     yield "  (`mlm_jax.provenance`)"
-    yield "- Prompts are held against a list first (`mlm_jax.prompts`)"
+    yield "- no picture to prompts with words of a list (`mlm_jax.prompts`)"
 
 
 def literal(value: Any) -> str:
