@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import flops, page, runner, timing, utilisation
+from experiments.benchmarks import drawing, flops, page, runner, timing, utilisation
 from experiments.benchmarks.parts import PARTS, Part
 from experiments.benchmarks.setting import Setting, from_text, to_text
 from experiments.benchmarks.sides import DisagreementError, Side, compare, difference, rates
@@ -92,6 +92,25 @@ def test_what_cannot_be_compiled_is_named_and_the_rest_is_measured() -> None:
     )
     assert row["best"] == "eager"
     assert "no C++ compiler" in row["impossible"]["compiled"]
+
+
+# --- drawing ---
+
+
+@pytest.mark.slow
+def test_codes_are_the_same_with_a_cache_and_without(tmp_path: Path) -> None:
+    row = next(drawing.code_sampling(Setting(tmp_path, repeats=1, size="tiny"), 2))
+    assert row["same_words"] == 1
+    assert row["different_words"] > 9
+    assert row["difference"] == dict.fromkeys(row["difference"], 0.0)
+    assert row["rate"].keys() == {"ours", *row["difference"]}
+
+
+def test_small_gradients_count_as_much_as_large_ones() -> None:
+    one, other = ({"kernel": np.full(2, x), "bias": np.full(2, 1e-6)} for x in (1e-6, 2e-6))
+    found, wanted = drawing.learned(1.0, one), drawing.learned(1.0, other)
+    assert difference(found, wanted) == pytest.approx(0.5)
+    assert drawing.learned(1.0, one)["largest"] == pytest.approx(1e-6)
 
 
 # --- FLOPs ---

@@ -1,6 +1,6 @@
 """Drawing: codes a second with a cache and without, and the nets of diffusion against torch's."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -126,7 +126,7 @@ def denoised(title: str, net: Net, setting: Setting, rows: int) -> Iterator[Row]
     ours = of_jax("ours", lambda: dict(zip(("loss", "by"), learn(params, given), strict=True)))
     ours = replace(ours, read=lambda out: learned(out["loss"], drawing_torch.named(out["by"])))
     others = [
-        replace(side, read=lambda out: learned(out["loss"], out["by"]))
+        replace(side, read=lambda out: learned(out["loss"], reference.to_arrays(out["by"])))
         for side in drawing_torch.learning(theirs, x, setting)
     ]
     row["what"] = f"{title}, forward and backward, batch {rows}"
@@ -161,9 +161,8 @@ def loss(net: Net, params: Any, given: dict[str, Any]) -> Any:
     return ((draw(net, params, given) - given["wanted"]).astype(jnp.float32) ** 2).mean()
 
 
-def learned(value: Any, gradients: Mapping[str, Any]) -> Arrays:
+def learned(value: Any, gradients: Arrays) -> Arrays:
     """The loss and every gradient, those over the largest of them: they are far below 1."""
-    found = {name: np.asarray(by, np.float32) for name, by in gradients.items()}
-    largest = np.asarray(max(np.abs(by).max() for by in found.values()))
-    alone = {"loss": np.asarray(value, np.float32), "largest": largest}
-    return {name: by / largest for name, by in found.items()} | alone
+    largest = np.asarray(max(np.abs(by).max() for by in gradients.values()))
+    alone = {"loss": np.asarray(float(value)), "largest": largest}
+    return {name: by / largest for name, by in gradients.items()} | alone
