@@ -1,0 +1,204 @@
+"""Pictures from words by codes, against the same without a cache, one whole text after another."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax import drawing
+from mlm_jax.config import Config, Data, UserError
+from mlm_jax.data.tokenizers import words
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.decoders.codes import CodeEncoder, Quantiser
+from mlm_jax.drawing import Drawing, draw, written
+from mlm_jax.fusion import Fused
+from mlm_jax.generate import How
+from mlm_jax.layers import Block, Transformer
+from mlm_jax.losses import Drawn
+from mlm_jax.models.codes import Codes
+from mlm_jax.models.dalle import Dalle
+from mlm_jax.paths import map_named
+from mlm_jax.trained import Trained
+
+KEY = jax.random.key(0)
+WORDS, LENGTH, PLACES, COUNT = 12, 6, 4, 7
+MODEL = Dalle(
+    Codes(CodeEncoder((4, 4), (2,), (4, 4), blocks=0), None, Quantiser("vq", count=COUNT, width=4)),
+    TextDecoder(WORDS + COUNT, LENGTH + PLACES, body=Transformer(16, 1, Block(heads=2, ratio=1.0))),
+    words=WORDS,
+    length=LENGTH,
+)
+IDS = jnp.array([[1, 5, 6, 2], [1, 7, 2, 0], [1, 4, 8, 9]])
+PICTURES = jax.random.randint(KEY, (3, 4, 4, 3), 0, 256).astype(jnp.uint8)
+GREEDY, SAMPLE = How(), How("sample")
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    """Far from the initial values, so that each word that is seen matters."""
+    batch = {"image": PICTURES, "target": IDS, "target_mask": jnp.ones_like(IDS, bool)}
+    shapes = jax.eval_shape(MODEL.init, KEY, batch)["params"]
+    rng = np.random.default_rng(0)
+
+    def one(path: str, leaf: Any) -> Any:
+        spread = {"scale": 0.0, "bias": 0.1}.get(path.rpartition("/")[2], 0.7)
+        return jnp.asarray(
+            path.endswith("scale") + spread * rng.normal(size=leaf.shape), leaf.dtype
+        )
+
+    return map_named(one, shapes)
+
+
+@pytest.fixture(autouse=True)
+def _few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "BATCH", 2)
+
+
+@pytest.fixture(scope="module")
+def trained(params: Any) -> Trained:
+    config = Config(MODEL, Drawn(), Data(captions=1, questions=0, target_length=LENGTH))
+    return Trained(Path("run"), config, words(["it is red green blue"]), params, 1)
+
+
+def codes_of(params: Any, how: How, ids: Any = IDS, seed: int = 0, begun: Any = None) -> np.ndarray:
+    write = partial(jax.jit(written, static_argnames=("model", "how")), MODEL, params)
+    return np.asarray(write(ids, how=how, key=jax.random.key(seed), begun=begun))
+
+
+def uncached(params: Any, guidance: float, given: np.ndarray | None = None) -> np.ndarray:
+    """The likeliest code of each place, from the whole of the text before it."""
+
+    @jax.jit
+    def next_logits(text: Any) -> Any:
+        decoder = {"params": params["decoder"]}
+        return MODEL.decoder.apply(decoder, text, Fused())
+
+    told = np.pad(np.asarray(IDS), [(0, 0), (0, LENGTH - IDS.shape[1])])
+    untold = np.where(np.arange(LENGTH) > 0, MODEL.pad_id, told)
+    codes = np.zeros((len(IDS), 0), int) if given is None else given
+    while codes.shape[1] < PLACES:
+        at, room = LENGTH + codes.shape[1] - 1, [(0, 0), (0, PLACES - codes.shape[1])]
+        later = np.pad(WORDS + codes, room)
+        one, none = (
+            next_logits(np.concatenate([text, later], axis=1))[:, at, WORDS:]
+            for text in (told, untold)
+        )
+        likeliest = (guidance * one + (1 - guidance) * none).argmax(-1)
+        codes = np.concatenate([codes, likeliest[:, None]], axis=1)
+    return codes
+
+
+# --- codes ---
+
+
+@pytest.mark.parametrize("guidance", [1.0, 0.0, 2.5])
+def test_codes_with_a_cache_are_those_without(params: Any, guidance: float) -> None:
+    found = codes_of(params, replace(GREEDY, guidance=guidance))
+    np.testing.assert_array_equal(found, uncached(params, guidance))
+    assert found.dtype == np.int32
+    assert len(np.unique(found)) > 2, "the model draws more than one thing"
+
+
+def test_guidance_goes_from_what_is_untold_to_what_is_told_and_beyond(params: Any) -> None:
+    one, none = codes_of(params, GREEDY), codes_of(params, replace(GREEDY, guidance=0.0))
+    np.testing.assert_array_equal(codes_of(params, replace(GREEDY, guidance=1 + 1e-6)), one)
+    assert (none == none[0]).all(), "all texts begin alike"
+    untold = codes_of(params, GREEDY, MODEL.hidden(IDS))
+    np.testing.assert_array_equal(none, untold)
+    assert not np.array_equal(one, none)
+
+
+def test_words_are_never_written(params: Any) -> None:
+    """Not even where the model would rather say a word."""
+    words_first = jax.tree.map(jnp.copy, params)
+    table = words_first["decoder"]["words"]["table"]["embedding"]
+    words_first["decoder"]["words"]["table"]["embedding"] = table.at[WORDS:].multiply(0.1)
+    text = jnp.pad(IDS, [(0, 0), (0, 2)])
+    logits = MODEL.decoder.apply({"params": words_first["decoder"]}, text, Fused())
+    assert (logits[:, -1].argmax(-1) < WORDS).all()
+    for how in (GREEDY, replace(SAMPLE, guidance=3.0, top_p=0.9)):
+        codes = codes_of(words_first, how)
+        assert codes.shape == (3, PLACES)
+        assert codes.min() >= 0
+        assert codes.max() < COUNT
+
+
+def test_samples_are_drawn_by_the_probabilities_of_the_model(params: Any) -> None:
+    count = 4_000
+    drawn = codes_of(params, SAMPLE, jnp.repeat(IDS[:1], count, axis=0))
+    text = jnp.pad(IDS[:1], [(0, 0), (0, 2)])
+    logits = MODEL.decoder.apply({"params": params["decoder"]}, text, Fused())
+    wanted = count * np.asarray(jax.nn.softmax(logits[0, -1, WORDS:]))
+    seen, often = np.bincount(drawn[:, 0], minlength=COUNT), wanted > 5
+    assert often.sum() > 2
+    assert (((seen - wanted) ** 2 / wanted)[often]).sum() < 22.5  # 1 in 1,000, of six
+
+
+def test_of_begun_pictures_the_first_half_is_kept(params: Any) -> None:
+    bound = {"params": params["codes"]}
+    given = np.asarray(MODEL.codes.apply(bound, PICTURES, method="encode_codes"))[:, :2]
+    for guidance in (1.0, 2.5):
+        found = codes_of(params, replace(GREEDY, guidance=guidance), begun=PICTURES)
+        np.testing.assert_array_equal(found, uncached(params, guidance, given))
+    assert not np.array_equal(given, codes_of(params, GREEDY)[:, :2])
+
+
+# --- pictures ---
+
+PROMPTS = ["it is red", "it is blue", "it is green"]
+
+
+def test_pictures_are_those_of_the_codes_and_of_their_seed(trained: Trained) -> None:
+    one, same = (draw(trained, PROMPTS, seed=3) for _ in range(2))
+    assert one.shape == (3, 4, 4, 3)
+    assert one.dtype == np.uint8
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, draw(trained, PROMPTS, seed=4))
+    how = Drawing(codes=GREEDY)
+    rows = [trained.tokenise("", prompt, "")["target"] for prompt in PROMPTS]
+    codes = codes_of(trained.params, GREEDY, jnp.stack(rows))
+    bound = {"params": trained.params["codes"]}
+    pixels = MODEL.codes.apply(bound, jnp.asarray(codes), method="decode_codes")
+    off = draw(trained, PROMPTS, how=how).astype(int) - np.asarray(pixels * 255)
+    assert np.abs(off).max() < 0.51
+
+
+def test_many_prompts_are_drawn_a_few_at_a_time(trained: Trained) -> None:
+    """None of them twice alike, and begun pictures with their own prompts."""
+    many = draw(trained, ["it is red"] * 8, seed=1)
+    assert len(many) == 8
+    assert not np.array_equal(many[:2], many[2:4])
+    how = Drawing(codes=GREEDY)
+    whole = draw(trained, PROMPTS, how=how, begun=np.asarray(PICTURES))
+    alone = [
+        draw(trained, PROMPTS[i : i + 1], how=how, begun=np.asarray(PICTURES[i : i + 1]))
+        for i in range(3)
+    ]
+    np.testing.assert_array_equal(whole, np.concatenate(alone))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("it is a purple cow", "run has never seen: a, purple, cow"),
+        ("", "--prompt is empty"),
+        (" \n", "--prompt is empty"),
+        ("it is red it is red", r"--prompt.*'it is red it is red' has 6 tokens.*6 accepts 4"),
+    ],
+)
+def test_prompts_that_cannot_be_drawn_are_named(
+    trained: Trained, prompt: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        draw(trained, ["it is red", prompt])
+
+
+def test_what_draws_nothing_is_named(trained: Trained) -> None:
+    config = replace(trained.config, model=MODEL.codes.clone(parent=None))
+    with pytest.raises(UserError, match="run is a Codes, which draws nothing"):
+        draw(trained._replace(config=config), PROMPTS)
