@@ -20,6 +20,7 @@ from jaxtyping import Array, Int
 from mlm_jax import optim, processes, sharding, stages
 from mlm_jax.checkpoint import WATCHED, Checkpoints, Saved, size
 from mlm_jax.config import Config, UserError, to_json
+from mlm_jax.decoders.codes import AVERAGES
 from mlm_jax.feed import Feed, open_feed
 from mlm_jax.initial import start_from
 from mlm_jax.paths import map_named, named, nest
@@ -199,13 +200,15 @@ def rngs(key: Array) -> dict[str, Array]:
 def cast(params: Any, precision: str) -> Any:
     """Floating parameters in `precision`: a model computes in the dtype of its parameters.
 
-    Scalars stay as they are: rounded, a scale of logits of 100 would be off by up to 1.6 %.
+    Scalars stay as they are: rounded, a scale of logits of 100 would be off by up to 1.6 %. So do
+    the averages of a codebook, which are added to and never see a gradient.
     """
 
-    def one(x: Array) -> Array:
-        return x.astype(precision) if x.ndim and jnp.issubdtype(x.dtype, jnp.floating) else x
+    def one(path: str, x: Array) -> Array:
+        still = x.ndim == 0 or path.endswith(AVERAGES)
+        return x if still or not jnp.issubdtype(x.dtype, jnp.floating) else x.astype(precision)
 
-    return jax.tree.map(one, params)
+    return map_named(one, params)
 
 
 def average(decay: float, done: Array, ema: Any, params: Any) -> Any:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from mlm_jax.layers.convolutions import Residual, over_frames
 from mlm_jax.layers.transformer import Norm
 
+AVERAGES = ("uses_table", "sums_table")
 DEAD = 0.03  # share of an even use below which a code of a learned codebook is given a new vector
 
 

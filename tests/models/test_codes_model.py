@@ -181,3 +181,12 @@ def test_a_step_that_is_skipped_leaves_the_codebook_as_it_is() -> None:
     assert not np.all(metrics["finite"])
     after = named(jax.device_get(state.params))
     assert all(np.array_equal(before[path], after[path], equal_nan=True) for path in before)
+
+
+def test_averages_are_not_rounded_in_bfloat16() -> None:
+    whole = replace(config(1), precision="bfloat16")
+    _, tx, begin = training.prepare(whole, BATCH)
+    step, state = training.make_step(whole, tx), begin()
+    for _ in range(20):
+        state, _ = step(state, BATCH)
+    assert state.params["quantiser"]["uses_table"].sum() == pytest.approx(1, rel=1e-4)
