@@ -238,20 +238,14 @@ def morph(
     if not isinstance(model, Unclip):
         raise UserError(f"{trained.path} is a {type(model).__name__}: no vectors to go between")
     guess, first, later = jax.random.split(jax.random.key(seed), 3)
-    ends = [
-        vector_of(
-            model,
-            trained.params,
-            read_prompts(trained, [end]) if isinstance(end, str) else end[None],
-            how,
-            guess,
-        )
-        for end in (one, other)
+    find, paint = (jax.jit(each, static_argnames=("model", "how")) for each in (vector_of, painted))
+    told = [
+        read_prompts(trained, [end]) if isinstance(end, str) else end[None] for end in (one, other)
     ]
+    ends = [find(model, trained.params, each, how, guess) for each in told]
     vectors = between(ends[0], ends[1], jnp.linspace(0, 1, count))
     noise = jax.random.normal(first, model.painter.canvas.takes.shape)
     noise = jnp.broadcast_to(noise, (count, *noise.shape))
-    paint = jax.jit(painted, static_argnames=("model", "how"))
     return np.asarray(paint(model, trained.params, noise, {"embedding": vectors}, how, later))
 
 

@@ -192,7 +192,7 @@ class Unclip(nn.Module):
 
 
 def between(
-    one: Float[Array, "B E"], other: Float[Array, "B E"], share: Float[Array, "B"]
+    one: Float[Array, "#B E"], other: Float[Array, "#B E"], share: Float[Array, "B"]
 ) -> Float[Array, "B E"]:
     """Unit vectors on the shortest way from one to the other, `share` of it gone (section 3.2)."""
     angle = jnp.arccos(jnp.clip((one * other).sum(-1), -1, 1))[:, None]

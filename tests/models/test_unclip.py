@@ -1,6 +1,8 @@
 """DALL-E 2: the prior and the vectors it learns, painting by vectors, the way between two."""
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,14 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlm_jax.config import Config, Data, UserError
+from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.decoders.diffusion import How
+from mlm_jax.drawing import Drawing, draw, morph, ranked
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Denoise
 from mlm_jax.models.clip import Clip, unit
 from mlm_jax.models.painter import Canvas, Painter
 from mlm_jax.models.unclip import Prior, PriorNet, Unclip, between
+from mlm_jax.trained import Trained
 
 KEY = jax.random.key(0)
 
@@ -138,3 +144,56 @@ def test_what_does_not_fit_is_said() -> None:
         jax.eval_shape(MODEL.clone(painter=PAINTER.clone(image=Canvas((16, 16)))).init, KEY, batch)
     with pytest.raises(ValueError, match=r"painter\.embedding is 4"):
         jax.eval_shape(MODEL.clone(painter=PAINTER.clone(embedding=4)).init, KEY, batch)
+
+
+# --- as it is drawn with ---
+
+HOW = Drawing(paint=How(steps=2, guidance=2.0), prior=How(steps=2))
+
+
+@pytest.fixture(scope="module")
+def trained(params: Any) -> Trained:
+    config = Config(MODEL, Denoise(), Data(captions=1, questions=0, target_length=6))
+    return Trained(Path("run"), config, words(["it is red green blue"]), params, 1)
+
+
+def test_the_same_seed_draws_the_same_and_a_picture_is_varied(trained: Trained) -> None:
+    prompts = ["it is red", "it is blue"]
+    drawn = draw(trained, prompts, how=HOW)
+    assert drawn.shape == (2, 8, 8, 3)
+    np.testing.assert_array_equal(drawn, draw(trained, prompts, how=HOW))
+    assert (drawn != draw(trained, prompts, how=HOW, seed=1)).any()
+    begun = np.asarray(make_batch(2)["image"])
+    varied = draw(trained, prompts, how=HOW, begun=begun)
+    assert (varied != draw(trained, prompts, how=HOW, begun=begun[::-1])).any()
+    np.testing.assert_array_equal(varied, draw(trained, prompts[::-1], how=HOW, begun=begun))
+
+
+def test_the_way_begins_and_ends_where_it_should(trained: Trained) -> None:
+    picture = np.asarray(make_batch(1)["image"][0])
+    way, other = (morph(trained, "it is red", end, 3, how=HOW) for end in ("it is blue", picture))
+    np.testing.assert_array_equal(way[0], other[0])
+    assert (way[-1] != other[-1]).any()
+    back = morph(trained, "it is blue", "it is red", 3, how=HOW)
+    assert np.abs(back[::-1].astype(int) - way).max() <= 1  # but for rounding
+
+
+def test_pictures_are_ranked_by_their_cosine_with_the_prompt(trained: Trained) -> None:
+    clip = trained._replace(
+        config=replace(trained.config, model=PRIOR.clip), params=trained.params["prior"]["clip"]
+    )
+    pictures = np.asarray(make_batch(3)["image"])
+    scores = ranked(clip, ["it is red"] * 3, pictures)
+    row = {key: array[None] for key, array in clip.tokenise("", "it is red", "").items()}
+    seen: Any = PRIOR.clip.apply({"params": clip.params}, jnp.asarray(pictures), method="see")
+    read: Any = PRIOR.clip.apply(
+        {"params": clip.params}, jnp.asarray(row["target"]), jnp.asarray(row["target_mask"]),
+        method="read",
+    )  # fmt: skip
+    np.testing.assert_allclose(scores, np.asarray(seen) @ np.asarray(read)[0], atol=1e-5)
+    with pytest.raises(UserError, match="no Clip that could rank"):
+        ranked(trained, ["it is red"] * 3, pictures)
+    with pytest.raises(UserError, match=r"sees pictures of \(8, 8\)"):
+        ranked(clip, ["it is red"] * 3, np.zeros((3, 9, 9, 3), np.uint8))
+    with pytest.raises(UserError, match="no vectors to go between"):
+        morph(clip, "it is red", "it is blue", 2)
