@@ -83,6 +83,7 @@ def main(argv: Sequence[str]) -> int:
     given = tyro.cli(Arguments, args=list(argv), prog="generate.py", description=__doc__)
     refuse_unread(given)
     # after the command line: a typo is answered at once
+    from mlm_jax.drawing import DRAWERS
     from mlm_jax.generate import How
     from mlm_jax.losses import Classes, Spans
     from mlm_jax.trained import chat, classify, go_on, look, open_trained, unknown, watch_for_events
@@ -91,6 +92,8 @@ def main(argv: Sequence[str]) -> int:
     trained = open_trained(given.run)
     if given.out is not None:
         return draw_into(given.out, given, trained)
+    if type(trained.config.model) in DRAWERS:
+        raise UserError(f"{given.run} draws pictures: --out names a new folder for them")
     for text in (given.question, given.prompt, *given.answers):
         words = unknown(trained.tokenizer, text)
         if words:
@@ -123,6 +126,8 @@ def main(argv: Sequence[str]) -> int:
 def refuse_unread(given: Arguments) -> None:
     """Raises: UserError for what would be passed over in silence."""
     shown = any(getattr(given, key) is not None for key in SENSES)
+    if given.out is not None and (given.question or given.answers or given.messages):
+        raise UserError("--out is for what is drawn: no --question, --answers or --messages")
     if given.out is not None and not given.prompt:
         raise UserError("--out is for what is drawn: --prompt says what")
     if given.out is None and (given.clip is not None or given.to):

@@ -14,6 +14,7 @@ from mlm_jax.metrics import Figure
 from mlm_jax.provenance import SOURCE
 from mlm_jax.report import TITLES, interval, load_figures, number, split_of
 from mlm_jax.run import read_metrics, write
+from mlm_jax.stages import STAGES
 
 NONE = "not measured"
 SYNTHETIC = {
@@ -22,7 +23,6 @@ SYNTHETIC = {
 }
 DRAW = ("Dalle", "Painter", "Unclip")
 """The models that `mlm_jax.drawing` takes."""
-STAGES = ("codes", "clip", "prior")
 
 Config = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from mlm_jax.generate import How, Params, Prompt, generate
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Painter
-from mlm_jax.models.unclip import Unclip, between
+from mlm_jax.models.unclip import Prior, Unclip, between
 from mlm_jax.trained import Trained, unknown
 
 Pixels = UInt8[np.ndarray, "N *T H W 3"]
@@ -74,14 +74,11 @@ def draw(
 def drawer_of(trained: Trained, begun: bool = False) -> Callable[..., Array]:
     """Raises: UserError."""
     kind = type(trained.config.model)
-    drawers: dict[type, Callable[..., Array]] = {
-        Dalle: by_codes, Painter: by_painting, Unclip: by_vector
-    }  # fmt: skip
-    if kind not in drawers:
+    if kind not in DRAWERS:
         raise UserError(f"{trained.path} is a {kind.__name__}, which draws nothing")
     if begun and kind is Painter:
         raise UserError(f"{trained.path} is a Painter: it draws from words alone")
-    return drawers[kind]
+    return DRAWERS[kind]
 
 
 def read_prompts(trained: Trained, prompts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -127,8 +124,7 @@ def by_codes(
     model: Dalle, params: Params, batch: Batch, how: Drawing, key: Array, begun: Any
 ) -> UInt8[Array, "N *T H W 3"]:
     codes = written(model, params, batch["target"], how.codes, key, begun)
-    pixels: Any = model.apply({"params": params}, codes, method=pixels_of)
-    return levels(pixels)
+    return levels(model.codes.apply({"params": params["codes"]}, codes, method="decode_codes"))
 
 
 def written(
@@ -139,7 +135,8 @@ def written(
     text = model.filled(jnp.asarray(ids))
     given = jnp.zeros((len(text), 0), jnp.int32)
     if begun is not None:
-        codes: Any = model.apply({"params": params}, begun, method=codes_of)
+        coder = {"params": params["codes"]}
+        codes: Any = model.codes.apply(coder, begun, method="encode_codes")
         given = codes[:, : count // 2]
 
     def prompt(text: Array) -> Prompt:
@@ -165,14 +162,6 @@ def written(
     return jnp.concatenate([given, texts.ids - model.words], axis=1)
 
 
-def pixels_of(model: Dalle, codes: Array) -> Array:
-    return model.codes.decode_codes(codes)
-
-
-def codes_of(model: Dalle, shown: Array) -> Array:
-    return model.codes.encode_codes(shown)
-
-
 # --- noise ---
 
 
@@ -181,9 +170,15 @@ def by_painting(
     model: Painter, params: Params, batch: Batch, how: Drawing, key: Array, begun: None
 ) -> UInt8[Array, "N *T H W 3"]:
     first, later = jax.random.split(key)
-    noise = jax.random.normal(first, (len(batch["target"]), *model.canvas.takes.shape))
-    pixels: Any = model.apply({"params": params}, noise, batch, how.paint, later, method="paint")
-    return levels(pixels)
+    rows = len(next(iter(batch.values())))
+    noise = jax.random.normal(first, (rows, *model.canvas.takes.shape))
+    return painted(model, params, noise, batch, how, later)
+
+
+def painted(
+    model: Painter, params: Params, noise: Array, batch: Batch, how: Drawing, key: Array
+) -> UInt8[Array, "N *T H W 3"]:
+    return levels(model.apply({"params": params}, noise, batch, how.paint, key, method="paint"))
 
 
 @partial(jax.jit, static_argnames=("model", "how"))
@@ -192,17 +187,18 @@ def by_vector(
 ) -> UInt8[Array, "N H W 3"]:
     """Variations of `begun`, where there is one."""
     guess, key = jax.random.split(key)
-    vector = vector_of(model, params, batch if begun is None else begun, how, guess)
-    first, later = jax.random.split(key)
-    noise = jax.random.normal(first, (len(vector), *model.painter.canvas.takes.shape))
+    shown = batch if begun is None else begun
     told = batch if begun is None else {}
-    return painted(model, params, noise, {**told, "embedding": vector}, how, later)
+    vector = vector_of(model.prior, params["prior"], shown, how, guess)
+    told = {**told, "embedding": vector}
+    pixels: Array = by_painting(model.painter, params["painter"], told, how, key, None)
+    return pixels
 
 
 def vector_of(
-    model: Unclip, params: Params, told: Any, how: Drawing, key: Array
+    model: Prior, params: Params, told: Any, how: Drawing, key: Array
 ) -> Float[Array, "N E"]:
-    """Of a batch of captions, or of pictures."""
+    """CLIP's, of a batch of captions or of pictures."""
     bound: Any = partial(model.apply, {"params": params})
     if not isinstance(told, dict):
         vector: Array = bound(told, method="see")
@@ -211,13 +207,6 @@ def vector_of(
     else:
         vector = bound(told, how.prior, key, method="imagine")
     return vector
-
-
-def painted(
-    model: Unclip, params: Params, noise: Array, batch: Batch, how: Drawing, key: Array
-) -> UInt8[Array, "N H W 3"]:
-    pixels: Any = model.apply({"params": params}, noise, batch, how.paint, key, method="paint")
-    return levels(pixels)
 
 
 def morph(
@@ -242,13 +231,23 @@ def morph(
     told = [
         read_prompts(trained, [end]) if isinstance(end, str) else end[None] for end in (one, other)
     ]
-    ends = [find(model, trained.params, each, how, guess) for each in told]
+    ends = [find(model.prior, trained.params["prior"], each, how, guess) for each in told]
     vectors = between(ends[0], ends[1], jnp.linspace(0, 1, count))
     noise = jax.random.normal(first, model.painter.canvas.takes.shape)
     noise = jnp.broadcast_to(noise, (count, *noise.shape))
-    return np.asarray(paint(model, trained.params, noise, {"embedding": vectors}, how, later))
+    batch = {"embedding": vectors}
+    pixels = paint(model.painter, trained.params["painter"], noise, batch, how, later)
+    return np.asarray(pixels)
 
 
-def levels(pixels: Float[Array, "*B 3"]) -> UInt8[Array, "*B 3"]:
+def levels(pixels: Any) -> UInt8[Array, "*B 3"]:
     """From 0 to 1 -> from 0 to 255."""
-    return (jnp.clip(pixels, 0, 1) * 255).round().astype(jnp.uint8)
+    return jnp.asarray(pixels * 255).round().astype(jnp.uint8)
+
+
+DRAWERS: dict[type, Callable[..., Array]] = {
+    Dalle: by_codes,
+    Painter: by_painting,
+    Unclip: by_vector,
+}
+"""By the model: what draws with it."""

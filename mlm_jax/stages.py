@@ -32,7 +32,7 @@ def resolve(config: Config, path: Path) -> Config:
         part = getattr(config.model, name, None)
         if part is None:
             raise UserError(f"--{name}.run {run}: a {type(config.model).__name__} has no {name}")
-        model = getattr((saved or config).model, name) if saved else model_of(name, run, type(part))
+        model = getattr(saved.model, name) if saved else model_of(name, run, type(part))
         freeze = tuple(dict.fromkeys((*config.optim.freeze, name)))
         config = replace(
             config,

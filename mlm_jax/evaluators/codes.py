@@ -11,6 +11,7 @@ from jaxtyping import Array, UInt8
 from mlm_jax.config import UserError
 from mlm_jax.data import loader
 from mlm_jax.data.records import Source
+from mlm_jax.drawing import levels
 from mlm_jax.evaluators import Measured
 from mlm_jax.metrics import Figure, Ratio, bootstrap
 from mlm_jax.showing import shown_as
@@ -61,7 +62,7 @@ def through(model: Any, params: Any, shown: Array) -> tuple[Array, Array]:
     bound = {"params": params}
     codes = model.apply(bound, shown, method="encode_codes")
     pixels = model.apply(bound, codes, method="decode_codes")
-    return (pixels * 255).round().astype("uint8"), codes
+    return levels(pixels), codes
 
 
 def compared(

@@ -24,7 +24,6 @@ from mlm_jax.decoders.diffusion import (
     min_snr,
     over,
     sample,
-    split,
     wanted,
 )
 from mlm_jax.encoders import TextEncoder
@@ -123,7 +122,7 @@ class Painter(nn.Module):
         rows = len(clean)
         level = NOISED * jax.random.uniform(keys[0], (rows,))
         told = self._told(batch, smaller(clean, self.enlarges), level, keys[1], train)
-        if train and self.dropped:
+        if train and (self.dropped or self.silent):
             drop = jax.random.uniform(keys[2], (rows,)) < self.dropped
             told = self._without(
                 told, drop, drop | (jax.random.uniform(keys[5], (rows,)) < self.silent)
@@ -223,13 +222,6 @@ class Painter(nn.Module):
         """The noise that `paint` makes `pixels` of, by the same `how`."""
         net = self._told_net(self.tell(batch), how.guidance)
         return invert(net, self.schedule, from_pixels(pixels), how, predicts=self.predicts)
-
-    def clean(
-        self, x: Float[Array, "B *T H W 3"], t: Float[Array, "B"], batch: Mapping[str, Any]
-    ) -> Float[Array, "B *T H W 3"]:
-        """What the net takes noisy `x` of time t to be, from -1 to 1."""
-        said = self._ask(self.net, self.tell(batch), x, t)
-        return split(self.predicts, said, x, *self.schedule.at(t, x))[0]
 
     def _told_net(self, told: Told, guidance: float) -> Net:
         """The net as a function of noisy rows and times, guided."""

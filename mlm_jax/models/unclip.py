@@ -116,6 +116,7 @@ class Prior(nn.Module):
         return jax.lax.stop_gradient(told)
 
     def read(self, batch: Mapping[str, Any]) -> Float[Array, "R E"]:
+        """CLIP's vector of each caption: what a painter is told where there is no prior."""
         return self.clip.read(batch["target"], batch["target_mask"])
 
     def imagine(self, batch: Mapping[str, Any], how: How, key: Array) -> Float[Array, "R E"]:
@@ -173,22 +174,6 @@ class Unclip(nn.Module):
         told = {**batch, "embedding": self.prior.see(batch["image"])}
         said: dict[str, Array] = self.painter(told, train=train)
         return said
-
-    def read(self, batch: Mapping[str, Any]) -> Float[Array, "R E"]:
-        """CLIP's vector of each caption: what the painter is told where there is no prior."""
-        return self.prior.read(batch)
-
-    def imagine(self, batch: Mapping[str, Any], how: How, key: Array) -> Float[Array, "R E"]:
-        return self.prior.imagine(batch, how, key)
-
-    def see(self, image: Array) -> Float[Array, "B E"]:
-        return self.prior.see(image)
-
-    def paint(
-        self, noise: Array, batch: Mapping[str, Any], how: How, key: Array
-    ) -> Float[Array, "B H W 3"]:
-        """Pixels from 0 to 1, by the "embedding" of the batch."""
-        return self.painter.paint(noise, batch, how, key)
 
 
 def between(

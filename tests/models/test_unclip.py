@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from mlm_jax.config import Config, Data, UserError
+from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.decoders.diffusion import How
 from mlm_jax.drawing import Drawing, draw, morph, ranked
 from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.evaluators import prior as measured
 from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Denoise
 from mlm_jax.models.clip import Clip, unit
@@ -120,12 +122,23 @@ def test_a_prior_learns_the_vectors_of_few_captions(params: Any) -> None:
 def test_another_vector_paints_another_picture_and_no_words_are_needed(params: Any) -> None:
     vectors = unit(jax.random.normal(KEY, (2, 8)))
     noise = jnp.broadcast_to(jax.random.normal(KEY, (8, 8, 3)), (2, 8, 8, 3))
-    paint = partial(MODEL.apply, {"params": params}, method="paint")
+    paint = partial(PAINTER.apply, {"params": params["painter"]}, method="paint")
     one: Any = paint(noise, {"embedding": vectors}, How(steps=2, guidance=2.0), KEY)
     assert np.abs(one[0] - one[1]).max() > 1e-3
     told = {key: make_batch(2)[key] for key in ("target", "target_mask")}
     other: Any = paint(noise, {"embedding": vectors, **told}, How(steps=2, guidance=2.0), KEY)
     assert np.abs(one - other).max() > 1e-4
+
+
+def test_silent_rows_are_told_the_vector_alone(params: Any) -> None:
+    quiet = PAINTER.clone(silent=1.0, dropped=0.0)
+    batch = make_batch() | {"embedding": unit(jax.random.normal(KEY, (4, 8)))}
+    said = jax.jit(partial(quiet.apply, {"params": params["painter"]}, train=True))
+    one: Any = said(batch, rngs={"mask": KEY})
+    other: Any = said({**batch, "target": batch["target"][::-1]}, rngs={"mask": KEY})
+    np.testing.assert_array_equal(one["predicted"], other["predicted"])
+    other = said({**batch, "embedding": batch["embedding"][::-1]}, rngs={"mask": KEY})
+    assert np.abs(one["predicted"] - other["predicted"]).max() > 1e-4
 
 
 def test_the_way_between_two_vectors_is_the_arc() -> None:
@@ -197,3 +210,25 @@ def test_pictures_are_ranked_by_their_cosine_with_the_prompt(trained: Trained) -
         ranked(clip, ["it is red"] * 3, np.zeros((3, 9, 9, 3), np.uint8))
     with pytest.raises(UserError, match="no vectors to go between"):
         morph(clip, "it is red", "it is blue", 2)
+
+
+def test_the_prior_is_measured_beside_the_captions_own_vectors(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = jax.tree.map(np.asarray, make_batch())
+    rows = [
+        (Pair(i, str(i), "", ("a",), CAPTION), {key: array[i] for key, array in batch.items()})
+        for i in range(4)
+    ]
+    monkeypatch.setattr(measured.loader, "eval_pairs", lambda *_: iter(rows))
+    prior = trained._replace(
+        config=replace(trained.config, model=PRIOR), params=trained.params["prior"]
+    )
+    figures, _ = measured.evaluate(prior, None, None)
+    bound = partial(PRIOR.apply, {"params": prior.params})
+    seen: Any = bound(make_batch()["image"], method="see")
+    read: Any = bound(make_batch(), method="read")
+    own = float(np.mean(np.sum(np.asarray(seen) * np.asarray(read), axis=1)))
+    assert figures["prior/caption"].value == pytest.approx(own, abs=1e-5)
+    assert figures["prior/imagined"].n == 4
+    assert abs(figures["prior/imagined"].value) <= 1
