@@ -11,8 +11,9 @@ from typing import Any
 
 from mlm_jax.config import read_json
 from mlm_jax.metrics import Figure
+from mlm_jax.pages import interval, number
 from mlm_jax.provenance import SOURCE
-from mlm_jax.report import TITLES, interval, load_figures, number, split_of
+from mlm_jax.report import TITLES, load_figures, split_of
 from mlm_jax.run import read_metrics, write
 from mlm_jax.stages import STAGES
 

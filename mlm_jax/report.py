@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mlm_jax.metrics import Figure
+from mlm_jax.pages import cell, interval, number, page, section, table, verdict
+from mlm_jax.pages.charts import Points, chart
 from mlm_jax.run import read_metrics, write
-from mlm_jax.showing import details_section, section
+from mlm_jax.showing import details_section
 
-Points = list[tuple[float, float]]
 Figures = Mapping[str, Figure]
 
 TITLES = {
@@ -96,13 +97,13 @@ def print_figures(figures: Figures, title: str) -> None:
         for name, figure in figures.items():
             print(f"{name:<32} {number(figure.value):>8}   {interval(figure):<20} n {figure.n}")
         return
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("figure")
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    shown.add_column("figure")
     for column in ("value", "95 %", "n"):
-        table.add_column(column, justify="right")
+        shown.add_column(column, justify="right")
     for name, figure in figures.items():
-        table.add_row(name, number(figure.value), interval(figure), f"{figure.n:,}")
-    Console().print(table)
+        shown.add_row(name, number(figure.value), interval(figure), f"{figure.n:,}")
+    Console().print(shown)
 
 
 def print_examples(run: Path, split: str, count: int = 3) -> None:
@@ -113,15 +114,6 @@ def print_examples(run: Path, split: str, count: int = 3) -> None:
         for name, text in (*told, *((q["question"], q) for q in each["questions"][:2])):
             verdict = "right" if text["score"] == 1 else f"wrong: {text['references'][0]}"
             print(f"  {name}: {text['text']}  ({verdict})")
-
-
-def number(value: float) -> str:
-    """0.93417 -> 0.934, 1532.4 -> 1,532"""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
-
-
-def interval(figure: Figure) -> str:
-    return f"{number(figure.low)} to {number(figure.high)}"
 
 
 # --- as a page ---
@@ -145,8 +137,7 @@ def write_report(run: Path) -> None:
         *(details_section(split, each) for split, each in examples.items()),
         settings_section(run),
     ]
-    page = PAGE.format(title=escape(run.name), style=STYLE, body="\n".join(sections))
-    write(run / "report.html", page)
+    write(run / "report.html", page(run.name, *sections))
 
 
 def saved_name(stem: str, split: str) -> str:
@@ -204,10 +195,7 @@ def figure_table(figures: Figures, names: Iterable[str]) -> str:
         f"{cell(figures[name], name not in AMOUNTS)}<td class=num>{figures[name].n:,}</td></tr>"
         for name in names
     ]
-    head = "<tr><th scope=col>figure</th><th scope=col>value</th><th scope=col>n</th></tr>"
-    return (
-        f"<div class=wide><table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return table(("figure", "value", "n"), rows)
 
 
 def kind_table(figures: Figures, names: Iterable[str]) -> str:
@@ -221,25 +209,7 @@ def kind_table(figures: Figures, names: Iterable[str]) -> str:
             f"<td class=num>{figures[name].n:,}</td></tr>"
         )
     columns = ("question", "answers right", "question alone", "commonest answer", "n")
-    head = "".join(f"<th scope=col>{escape(c)}</th>" for c in columns)
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f"<div class=wide><table>{body}</table></div>"
-
-
-def cell(figure: Figure | None, share: bool = True) -> str:
-    """A value, its interval, and of a share a mark where they lie between 0 and 1."""
-    if figure is None:
-        return "<td></td>"
-    text = f"<b>{number(figure.value)}</b> <small>{interval(figure)}</small>"
-    if not share or not 0 <= figure.low <= figure.high <= 1:
-        return f"<td>{text}</td>"
-    low, high, value = (100 * x for x in (figure.low, figure.high, figure.value))
-    return (
-        f'<td>{text}<svg class=mark viewBox="0 0 100 6" preserveAspectRatio=none aria-hidden=true>'
-        f'<rect class=track width=100 height=2 y=2 /><rect class=range x="{low:.2f}" '
-        f'width="{max(high - low, 0.5):.2f}" height=6 y=0 />'
-        f'<rect class=value x="{max(value - 0.4, 0):.2f}" width=0.8 height=6 y=0 /></svg></td>'
-    )
+    return table(columns, rows)
 
 
 # --- curves ---
@@ -247,7 +217,7 @@ def cell(figure: Figure | None, share: bool = True) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """One chart: its lines are metrics by name. A log axis falls back where values reach 0."""
+    """One chart: its lines are metrics by name."""
 
     title: str
     names: tuple[str, ...]
@@ -260,7 +230,6 @@ CURVES = (
     Curve("learning rate", ("lr",)),
     Curve("pictures per second", ("pictures_per_second",)),
 )
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 230, 52, 30, 10, 12
 POINTS = 400
 
 
@@ -270,7 +239,7 @@ def curves_section(lines: Sequence[Mapping[str, Any]]) -> str:
         series = {name: points(lines, name) for name in curve.names}
         series = {name: each for name, each in series.items() if each}
         if series:
-            charts.append(chart(curve, series))
+            charts.append(chart(curve.title, series, log=curve.log))
     return section("Training", f"<div class=charts>{''.join(charts)}</div>") if charts else ""
 
 
@@ -281,82 +250,6 @@ def points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
     ]
     stride = -(-len(found) // POINTS) or 1
     return found[::-stride][::-1]
-
-
-def chart(curve: Curve, series: Mapping[str, Points]) -> str:
-    """An SVG with axes; colours by style sheet, so that it follows light and dark."""
-    xs = [x for each in series.values() for x, _ in each]
-    ys = [y for each in series.values() for _, y in each]
-    log = curve.log and min(ys) > 0
-    x_ticks = ticks(min(0.0, *xs), max(xs))
-    y_ticks = log_ticks(min(ys), max(ys)) if log else ticks(min(0.0, *ys), max(ys))
-    across, up = (
-        scale(x_ticks, False, LEFT, WIDTH - RIGHT),
-        scale(y_ticks, log, HEIGHT - BOTTOM, TOP),
-    )
-    grid = [
-        f'<line class=grid x1={LEFT} x2={WIDTH - RIGHT} y1="{up(y):.1f}" y2="{up(y):.1f}"/>'
-        f'<text class=y x={LEFT - 6} y="{up(y) + 4:.1f}">{short(y)}</text>'
-        for y in y_ticks
-    ]
-    grid += [
-        f'<text class=x x="{across(x):.1f}" y={HEIGHT - 10}>{short(x)}</text>' for x in x_ticks
-    ]
-    lines, legend = [], []
-    for i, (name, each) in enumerate(series.items()):
-        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in each)
-        lines.append(f'<polyline class="line s{i}" points="{path}"/>')
-        x, y = each[-1]
-        lines.append(f'<circle class="dot s{i}" cx="{across(x):.1f}" cy="{up(y):.1f}" r=2.5 />')
-        legend.append(f'<span class="key s{i}">{escape(name)} <b>{short(y)}</b></span>')
-    spoken = ", ".join(f"{name} ends at {short(each[-1][1])}" for name, each in series.items())
-    label = escape(f"{curve.title} by step: {spoken}")
-    return (
-        f"<figure><figcaption>{escape(curve.title)}{''.join(legend)}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role=img aria-label="{label}">'
-        f"{''.join(grid)}{''.join(lines)}</svg></figure>"
-    )
-
-
-def scale(marks: Sequence[float], log: bool, start: float, end: float) -> Any:
-    """Values between the first and last mark to places between `start` and `end`."""
-    bend = math.log10 if log else float
-    low, high = bend(marks[0]), bend(marks[-1])
-    return lambda value: start + (end - start) * (bend(value) - low) / (high - low)
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """About five multiples of 1, 2 or 5 times a power of ten that enclose both."""
-    span = (high - low) or abs(high) or 1.0
-    power = 10 ** math.floor(math.log10(span / 5))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= span / 5 * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, max(last, first + 1) + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten and their 2 and 5 folds that enclose both; powers alone over three decades."""
-    wide = high / low > 1000
-    marks = [
-        m * 10.0**p
-        for p in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for m in ((1,) if wide else (1, 2, 5))
-    ]
-    below = [m for m in marks if m <= low * (1 + 1e-9)]
-    above = [m for m in marks if m >= high * (1 - 1e-9) and m > below[-1]]
-    return [m for m in marks if below[-1] <= m <= above[0]]
-
-
-def short(value: float) -> str:
-    """1500 -> 1.5k, 0.00042 -> 4.2e-4"""
-    if value == 0:
-        return "0"
-    if abs(value) >= 1000:
-        return f"{value / 1000:.4g}k"
-    if abs(value) < 0.001:
-        mantissa, power = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(power)}"
-    return f"{value:.3g}"
 
 
 # --- pictures ---
@@ -405,12 +298,6 @@ def question(asked: Mapping[str, Any]) -> str:
     return f"<dt>{escape(asked['question'])}</dt><dd>{verdict(right)} {said}{correct}</dd>"
 
 
-def verdict(right: bool) -> str:
-    """A mark that is read aloud too."""
-    name, mark = ("right", "✓") if right else ("wrong", "✗")
-    return f'<span class={name} role=img aria-label="{name}">{mark}</span>'
-
-
 # --- settings ---
 
 
@@ -423,105 +310,3 @@ def settings_section(run: Path) -> str:
                 f"<details><summary>{name}</summary><pre>{escape(file.read_text())}</pre></details>"
             )
     return section("Settings", *parts)
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-STYLE = """
-:root {
-  --page: #fafaf8; --card: #ffffff; --ink: #1c1d20; --soft: #5d6068; --rule: #e3e3de;
-  --one: #2459c4; --two: #b4450a; --good: #14743a; --bad: #b3261e;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #131417; --card: #1d1f24; --ink: #e9e9e6; --soft: #a3a6ae; --rule: #34373e;
-    --one: #8ab0ff; --two: #ffab73; --good: #6fd393; --bad: #ff8f86;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 24px 16px 64px; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 1.3rem; margin: 48px 0 8px; }
-h3 { font-size: 1rem; margin: 24px 0 4px; }
-p { margin: 4px 0 12px; color: var(--soft); max-width: 70ch; }
-small { color: var(--soft); font-size: .8rem; font-weight: 400; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
-.tile, figure, article { background: var(--card); border: 1px solid var(--rule);
-  border-radius: 10px; }
-.tile { padding: 12px 16px; }
-.tile b { display: block; font-size: 1.7rem; font-variant-numeric: tabular-nums; }
-.tile span { color: var(--soft); font-size: .85rem; }
-.wide { overflow-x: auto; margin-bottom: 16px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 8px 16px 8px 0; border-bottom: 1px solid var(--rule); text-align: left;
-  vertical-align: top; }
-thead th { color: var(--soft); font-size: .85rem; font-weight: 600; }
-tbody th { font-weight: 500; min-width: 150px; }
-tbody th small { display: block; }
-td { min-width: 110px; }
-td small { white-space: nowrap; }
-.num { min-width: 0; text-align: right; padding-right: 0; }
-thead th:last-child { text-align: right; padding-right: 0; }
-.mark { display: block; width: 100%; max-width: 220px; height: 6px; margin-top: 4px; }
-.track { fill: var(--rule); }
-.range { fill: var(--one); opacity: .45; }
-.value { fill: var(--one); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr));
-  gap: 16px; }
-figure { margin: 0; padding: 12px; }
-figcaption { display: flex; flex-wrap: wrap; gap: 4px 16px; font-weight: 600; font-size: .9rem; }
-.key { font-weight: 400; color: var(--soft); }
-.key::before { content: ""; display: inline-block; width: 14px; height: 3px; margin-right: 6px;
-  vertical-align: middle; background: var(--one); }
-.key.s1::before { background: var(--two); }
-figure svg { display: block; width: 100%; height: auto; }
-figure text { fill: var(--soft); font-size: 12px; }
-text.y { text-anchor: end; }
-text.x { text-anchor: middle; }
-.grid { stroke: var(--rule); }
-.line { fill: none; stroke: var(--one); stroke-width: 1.8; stroke-linejoin: round; }
-.line.s1 { stroke: var(--two); }
-.dot { fill: var(--one); }
-.dot.s1 { fill: var(--two); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(230px, 100%), 1fr));
-  gap: 16px; margin-bottom: 24px; }
-article { overflow: hidden; overflow-wrap: anywhere; }
-article img { display: block; width: 100%; image-rendering: pixelated; background: var(--rule); }
-article div { padding: 12px; font-size: .9rem; }
-@media (max-width: 560px) { article { display: grid; grid-template-columns: 2fr 3fr; } }
-article p { margin: 0 0 6px; }
-.said { color: var(--ink); font-weight: 600; }
-.fault b { color: var(--bad); }
-.right { color: var(--good); font-weight: 700; }
-.wrong { color: var(--bad); font-weight: 700; }
-dl { margin: 8px 0 0; border-top: 1px solid var(--rule); padding-top: 6px; }
-dt { color: var(--soft); }
-dd { margin: 0 0 6px; }
-.lanes { list-style: none; margin: 0 0 8px; padding: 0; }
-.lanes i { display: block; height: 6px; border-radius: 3px; background: var(--good); }
-.lanes.said i { background: var(--one); }
-.confusion td, .confusion th { min-width: 0; padding: 4px 6px; font-size: .8rem; }
-.confusion td { background: color-mix(in srgb, var(--one) calc(var(--share) * 60%), transparent); }
-summary { cursor: pointer; padding: 6px 0; }
-pre { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 12px;
-  overflow-x: auto; font-size: .8rem; }
-"""

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mlm_jax.pages import picture, row, section, table
+
 STRIP = 8  # frames of a clip
 FEW = 20  # classes of which all confusions are shown
 MISTAKEN = 20  # pairs of classes that are listed
-
-
-def section(title: str, *parts: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
 
 
 def details_section(split: str, examples: Mapping[str, Any]) -> str:
@@ -56,18 +54,6 @@ def as_picture(seen: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.where(abs(np.linspace(-1, 1, 48))[:, None] <= columns, 40, 235).astype(np.uint8)
 
 
-def picture(image: str, text: str) -> str:
-    """A card of a base64 PNG and its text."""
-    return (
-        f'<article><img src="data:image/png;base64,{escape(image)}" alt="{escape(text)}">'
-        f"<div>{escape(text)}</div></article>"
-    )
-
-
-def row(cards: str) -> str:
-    return f"<div class=cards>{cards}</div>"
-
-
 # --- events ---
 
 
@@ -102,15 +88,13 @@ def confusion_section(split: str, confusion: Mapping[str, Any]) -> str:
     """What each class was taken for: all of it where there are few, or else the commonest."""
     classes, counts = confusion["classes"], np.array(confusion["counts"])
     wrong = [(int(counts[i, j]), classes[i], classes[j]) for i, j in np.argwhere(counts) if i != j]
-    pairs = "".join(
+    pairs = [
         f"<tr><td>{escape(real)}</td><td>{escape(said)}</td><td class=num>{count:,}</td></tr>"
         for count, real, said in sorted(wrong, reverse=True)[:MISTAKEN]
-    )
-    table = (
-        f"<table><tr><th>is<th>said<th>times</tr>{pairs}</table>" if pairs else "<p>Nothing.</p>"
-    )
+    ]
+    mistaken = table(("is", "said", "times"), pairs) if pairs else "<p>Nothing.</p>"
     matrix = confusion_matrix(classes, counts) if len(classes) <= FEW else ""
-    return section(f"Classes of {split} taken for another", matrix, table)
+    return section(f"Classes of {split} taken for another", matrix, mistaken)
 
 
 def confusion_matrix(classes: Sequence[str], counts: np.ndarray) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from mlm_jax import report
 from mlm_jax.metrics import Figure
+from mlm_jax.pages import charts, page
 
 EVIL = '<script>alert("1")</script>&\'"{x}'
 VOID = {"meta", "img"}
@@ -113,7 +114,7 @@ def luminance(colour: str) -> float:
 
 def test_text_has_contrast_in_light_and_dark():
     """4.5 : 1, level AA, of every colour of text on both grounds."""
-    light, dark = re.findall(r":root \{(.*?)\}", report.STYLE, re.DOTALL)
+    light, dark = re.findall(r":root \{(.*?)\}", page("a"), re.DOTALL)
     for theme in (light, dark):
         colours = dict(re.findall(r"--(\w+): (#\w{6})", theme))
         for ground in ("page", "card"):
@@ -128,7 +129,7 @@ def test_text_has_contrast_in_light_and_dark():
      (-3, 11, [-5, 0, 5, 10, 15])],
 )  # fmt: skip
 def test_ticks(low, high, wanted):
-    found = report.ticks(low, high)
+    found = charts.ticks(low, high)
     if low < high:
         assert found == pytest.approx(wanted)
     assert found[0] <= low <= high <= found[-1]
@@ -136,7 +137,7 @@ def test_ticks(low, high, wanted):
 
 @pytest.mark.parametrize(("low", "high"), [(0.3, 4), (1, 1), (1e-5, 3), (0.02, 0.021)])
 def test_log_ticks_enclose(low, high):
-    found = report.log_ticks(low, high)
+    found = charts.log_ticks(low, high)
     assert found[0] <= low * 1.001
     assert found[-1] >= high * 0.999
     assert found == sorted(set(found))
@@ -144,12 +145,11 @@ def test_log_ticks_enclose(low, high):
 
 
 def test_curves_lie_within_the_axes_and_end_where_they_end():
-    curve = report.Curve("loss", ("loss",), log=True)
-    svg = report.chart(curve, {"loss": [(1.0, 4.0), (50.0, 0.4), (100.0, 0.5)]})
+    svg = charts.chart("loss", {"loss": [(1.0, 4.0), (50.0, 0.4), (100.0, 0.5)]}, log=True)
     places = [p.split(",") for p in re.search(r'points="([^"]*)"', svg)[1].split()]
     xs, ys = ([float(p[i]) for p in places] for i in (0, 1))
-    assert all(report.LEFT <= x <= report.WIDTH - report.RIGHT for x in xs)
-    assert all(report.TOP <= y <= report.HEIGHT - report.BOTTOM for y in ys)
+    assert all(charts.LEFT <= x <= charts.WIDTH - charts.RIGHT for x in xs)
+    assert all(charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM for y in ys)
     assert xs == sorted(xs)
     assert ys[0] < ys[2] < ys[1], "larger is higher"
     assert "loss ends at 0.5" in svg
@@ -165,7 +165,7 @@ def test_points_are_thinned_and_keep_the_last():
 
 def test_short_numbers():
     values = [0, 1500, 0.00042, 0.25, 1234567, 1]
-    assert [report.short(v) for v in values] == ["0", "1.5k", "4.2e-4", "0.25", "1235k", "1"]
+    assert [charts.short(v) for v in values] == ["0", "1.5k", "4.2e-4", "0.25", "1235k", "1"]
 
 
 def test_figures_are_plain_without_a_terminal(capsys):
