@@ -25,6 +25,10 @@ class Attention(nn.Module):
     those of `sources`; every later call brings one token, which self-attention appends at `index`
     (the caller has made room, see `mlm_jax.generate`) and cross-attention looks from, at what it
     stored: `sources` are then not read again.
+
+    Where the collection "attention" is mutable, the weights are kept there, float32 (B, H, N, M),
+    for `mlm_jax.explaining`; what the collection "nudge" holds is first added to them, so that
+    the gradient by a nudge of zeros is that by the weights. Otherwise neither is ever computed.
     """
 
     heads: int = 4
@@ -92,8 +96,26 @@ class Attention(nn.Module):
         looks = real[:, None, None, :]
         if mask is not None:
             looks = looks & mask[None, None]
-        read = attend(query, key, value, looks)
+        if self.is_mutable_collection("attention") and not self.is_initializing():
+            read = self._shown(query, key, value, looks)
+        else:
+            read = attend(query, key, value, looks)
         return nn.DenseGeneral(width, axis=(-2, -1), use_bias=self.bias, name="out")(read)
+
+    def _shown(
+        self,
+        query: Float[Array, "B N H K"],
+        key: Float[Array, "B M G K"],
+        value: Float[Array, "B M G K"],
+        looks: Bool[Array, "B #H #N M"],
+    ) -> Float[Array, "B N H K"]:
+        """What `attend` gives, by weights that are kept, and moved by a nudge."""
+        query, key, value = by_heads(query, key, value)
+        weights = weigh(query, key, looks)
+        if self.has_variable("nudge", "weights"):
+            weights = weights + self.get_variable("nudge", "weights")
+        self.put_variable("attention", "weights", weights)
+        return mix(weights, value)
 
     def _remember(
         self, key: Array, value: Array, real: Array, start: Int[Array, ""]
@@ -123,14 +145,35 @@ def attend(
     """
     if jax.default_backend() != "cpu":
         return jax.nn.dot_product_attention(query, key, value, mask=looks)
+    query, key, value = by_heads(query, key, value)
+    return mix(weigh(query, key, looks), value)
+
+
+def by_heads(
+    query: Float[Array, "B N H K"], key: Float[Array, "B M G K"], value: Float[Array, "B M G K"]
+) -> tuple[Float[Array, "B H N K"], Float[Array, "B H M K"], Float[Array, "B H M K"]]:
+    """Heads before tokens, keys and values repeated for the heads of their group."""
     heads, groups = query.shape[2], key.shape[2]
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     if groups != heads:
         key, value = (jnp.repeat(x, heads // groups, axis=1) for x in (key, value))
+    return query, key, value
+
+
+def weigh(
+    query: Float[Array, "B H N K"], key: Float[Array, "B H M K"], looks: Bool[Array, "B #H #N M"]
+) -> Float[Array, "B H N M"]:
+    """How much each token reads of each, in float32; the shares of a row sum to 1."""
     scores = jnp.einsum("bhnk,bhmk->bhnm", query * query.shape[-1] ** -0.5, key)
     scores = jnp.where(looks, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min / 2)
-    weights = jax.nn.softmax(scores).astype(value.dtype)
-    return jnp.einsum("bhnm,bhmk->bhnk", weights, value).swapaxes(1, 2)
+    return jax.nn.softmax(scores)
+
+
+def mix(
+    weights: Float[Array, "B H N M"], value: Float[Array, "B H M K"]
+) -> Float[Array, "B N H K"]:
+    read = jnp.einsum("bhnm,bhmk->bhnk", weights.astype(value.dtype), value)
+    return read.swapaxes(1, 2)
 
 
 def spread(rows: int, parts: Sequence[Array]) -> Array:

@@ -221,7 +221,7 @@ class Transformer(nn.Module):
                     block(carry, mask, memory, gated, places, train, condition),
                     None,
                 ),
-                variable_axes={"params": 0, "cache": 0},
+                variable_axes={"params": 0, "cache": 0, "attention": 0, "nudge": 0},
                 split_rngs={"params": True, "dropout": True},
                 length=self.depth,
             )
