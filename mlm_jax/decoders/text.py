@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mlm_jax.fusion import Fused
 from mlm_jax.layers import Tokens, Transformer, WordHead, Words, concatenate, prefix_mask
+from mlm_jax.layers.embed import grid_places
 from mlm_jax.layers.tokens import every
 from mlm_jax.layers.words import Unsaid, word_norm
 
@@ -19,7 +20,8 @@ class TextDecoder(nn.Module):
     `fused.prefix` stands before the words and looks at all of itself; the words look at it and
     back at themselves. `fused.memory` and `fused.gated` are read inside the blocks.
     Where the last of its places are those of a picture on a `grid` (height, width) they begin as
-    such (see `Positions`).
+    such (see `Positions`), and rotary positions are turned by row and column (see `grid_of_text`);
+    all rows are then of one length, without a prefix.
     `head` "bert" has BERT's layers before the output matrix (BLIP's decoder, arXiv:2201.12086).
     With `pieces` training leaves the logits to the loss, that many words of a row at a time.
     Where the collection "cache" is mutable, the first call may bring many words and each later
@@ -87,5 +89,31 @@ class TextDecoder(nn.Module):
             tokens = concatenate(Tokens(first, fused.prefix.mask), tokens)
             prefix = first.shape[1]
         looks = None if later else prefix_mask(prefix, tokens.x.shape[1])
-        out = self.body(tokens, looks, memory=fused.memory, gated=fused.gated, train=train)
+        out = self.body(
+            tokens,
+            looks,
+            memory=fused.memory,
+            gated=fused.gated,
+            places=self._turned(places[0], prefix),
+            train=train,
+        )
         return out.x[:, prefix:]
+
+    def _turned(self, places: Int[Array, "N"], prefix: int) -> Float[Array, "N 2"] | None:
+        """What rotary positions turn by, where there is a grid."""
+        if self.grid is None or not self.body.block.rotary:
+            return None
+        if prefix:
+            raise ValueError("a prefix has no place on a grid: rotary 0, or no grid")
+        return jnp.take(grid_of_text(self.length, self.grid), places, axis=0, mode="clip")
+
+
+def grid_of_text(length: int, grid: tuple[int, int]) -> Float[Array, "N 2"]:
+    """Column and row of the places of a picture, from 0; the words before it lie on the diagonal.
+
+    Two words before two by two codes are (-2, -2), (-1, -1), (0, 0), (1, 0), (0, 1), (1, 1), as in
+    M-RoPE (Qwen2-VL, arXiv:2409.12191, section 2.1), which puts the picture before the words.
+    """
+    picture = grid_places(*grid)
+    before = jnp.arange(len(picture) - length, 0, dtype=picture.dtype)[:, None]
+    return jnp.concatenate([jnp.repeat(before, 2, axis=1), picture])

@@ -11,8 +11,9 @@ import pytest
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder, Quantiser
+from mlm_jax.decoders.text import grid_of_text
 from mlm_jax.fusion import Fused
-from mlm_jax.layers import Block, Transformer
+from mlm_jax.layers import Block, Tokens, Transformer
 from mlm_jax.losses import Drawn
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.dalle import Dalle
@@ -206,6 +207,32 @@ def test_clips() -> None:
     assert model.video is not None
     out, _ = jax.eval_shape(model.init_with_output, KEY, batch)
     assert out["codes"].shape == (2, 2 * PLACES, COUNT)
+
+
+def test_words_lie_on_the_diagonal_before_the_picture() -> None:
+    columns_rows = [(-2, -2), (-1, -1), (0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]
+    np.testing.assert_array_equal(grid_of_text(8, (2, 3)), columns_rows)
+
+
+def test_rotary_positions_turn_by_row_and_column() -> None:
+    body = Transformer(8, 1, Block(heads=1, ratio=1.0, rotary=10.0))
+    narrow, wide = (TextDecoder(4, 4, grid=grid, body=body) for grid in ((2, 2), (1, 4)))
+    ids = jnp.array([[1, 2, 3, 0]])
+    params = narrow.init(KEY, ids, Fused())["params"]
+    params["words"]["positions"]["table"] = jnp.zeros((4, 8))
+
+    def said(model: TextDecoder) -> Any:
+        return model.apply({"params": params}, ids, Fused())[0]
+
+    assert np.allclose(said(narrow)[:2], said(wide)[:2], atol=1e-6), "the first row is the same"
+    assert np.abs(said(narrow)[2:] - said(wide)[2:]).max() > 1e-4
+
+
+def test_a_prefix_has_no_place_on_a_grid() -> None:
+    body = Transformer(8, 1, Block(heads=1, ratio=1.0, rotary=10.0))
+    seen = Fused(prefix=Tokens(jnp.zeros((1, 2, 8)), jnp.ones((1, 2), bool)))
+    with pytest.raises(ValueError, match="a prefix has no place on a grid"):
+        TextDecoder(4, 4, grid=(2, 2), body=body).init(KEY, jnp.zeros((1, 4), int), seen)
 
 
 def test_loss_weighs_words_and_codes() -> None:
