@@ -7,6 +7,8 @@ from typing import Any
 
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 230, 52, 30, 10, 12
+SERIES = 8
+"""Lines that the style sheet tells apart, by colour and by dash; further ones begin again."""
 
 
 def chart(
@@ -31,7 +33,8 @@ def chart(
         f'<text class=x x="{across(x):.1f}" y={HEIGHT - 10}>{short(x)}</text>' for x in x_ticks
     ]
     lines, legend = [], []
-    for i, (name, each) in enumerate(series.items()):
+    for place, (name, each) in enumerate(series.items()):
+        i = place % SERIES
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in each)
         lines.append(f'<polyline class="line s{i}" points="{path}"/>')
         x, y = each[-1]
