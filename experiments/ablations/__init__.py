@@ -1,0 +1,1 @@
+"""One ablation, one file: its docstring is its command, and it exports `ablation`."""

@@ -1,0 +1,358 @@
+"""Running a plan: each run trains and is evaluated by the project's own commands, by themselves.
+
+    OUT/plan.json                 what is compared; another plan is refused
+    OUT/<variant>/seed0/          a run directory like any other
+    OUT/<variant>/seed0.log       what its commands said
+    OUT/<variant>/seed0.json      which of them are done, and how long they took
+
+A run that was killed is gone on with by train.py; one that is done is not done again; one that
+failed is tried again by the same command.
+"""
+
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from shutil import rmtree
+from typing import IO, Any
+
+from mlm_jax import config as configs
+from mlm_jax.ablation.costs import Cost, costs, steps
+from mlm_jax.ablation.plan import Plan, Resolved, Value, words
+from mlm_jax.config import UserError, to_json
+from mlm_jax.report import saved_name
+from mlm_jax.run import differences, lock, read_metrics, write
+
+TAIL = 12
+"""Lines of a failed run that are shown."""
+TIMED, SKIPPED = 16, 6
+"""Steps of the measurement for a budget of time, and those that it leaves out at the beginning."""
+CURVE = 40
+"""Lines of metrics.jsonl that a run writes at least."""
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a plan is run: seeds 0 to `seeds` - 1, `jobs` at a time, `limit` pictures evaluated."""
+
+    out: Path
+    seeds: int = 5
+    jobs: int = 2
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A plan that may run in its folder: what its variants cost, how many steps each makes."""
+
+    plan: Plan
+    order: Order
+    costs: Mapping[str, Cost]
+    steps: Mapping[str, int]
+
+    def works(self) -> list["Work"]:
+        """One seed of all variants after another, so that all can be compared early."""
+        return [
+            Work(self, variant, seed)
+            for seed in range(self.order.seeds)
+            for variant in self.plan.variants
+        ]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What of a run is done, in seconds; `code` of a command that failed, and its last lines."""
+
+    steps: int
+    trained: float | None = None
+    evaluated: Mapping[str, float] = field(default_factory=dict)
+    code: int = 0
+    tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run: a variant with a seed."""
+
+    ready: Ready
+    variant: Resolved
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        return self.ready.order.out / self.variant.folder
+
+    @property
+    def run(self) -> Path:
+        return self.folder / f"seed{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"seed{self.seed}.log"
+
+    @property
+    def steps(self) -> int:
+        return self.ready.steps[self.variant.name]
+
+    def status(self) -> Status:
+        """As it was left; a new one where the file was cut short or is of other steps."""
+        try:
+            found = Status(**json.loads((self.folder / f"seed{self.seed}.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return Status(self.steps)
+        return found if found.steps == self.steps else Status(self.steps)
+
+    def remember(self, status: Status) -> None:
+        write(self.folder / f"seed{self.seed}.json", json.dumps(asdict(status)) + "\n")
+
+    def done(self) -> bool:
+        status = self.status()
+        return status.code == 0 and self.next(status) is None
+
+    def next(self, status: Status) -> tuple[str, list[str]] | None:
+        """ "train" or the split to evaluate on, and the command; None where nothing is left."""
+        if status.trained is None or not (self.run / "config.json").exists():
+            line = train_command(self.variant, self.run, seed=self.seed, steps=self.steps)
+            return TRAIN, line
+        for split in self.ready.plan.ablation.splits:
+            if split not in status.evaluated or not self.evaluation(split).exists():
+                limit = self.ready.order.limit
+                some = [] if limit is None else ["--limit", str(limit)]
+                return split, [
+                    *script("evaluate.py"), "--run", str(self.run), "--split", split, *some,
+                ]  # fmt: skip
+        return None
+
+    def evaluation(self, split: str) -> Path:
+        return self.run / saved_name("evaluation", split)
+
+
+def script(name: str) -> list[str]:
+    return [sys.executable, str(configs.folder().parent / name)]
+
+
+def train_command(variant: Resolved, run: Path, *, seed: int, steps: int) -> list[str]:
+    """A variant's own keys count over these, which do not change what is learnt."""
+    every = min(variant.config.log_every, max(1, steps // CURVE))
+    free: dict[str, Value] = {"log_every": every, "keep": 1}
+    keys = {**free, **variant.overrides, "seed": seed, "steps": steps}
+    return [*script("train.py"), "--config", variant.source, "--run", str(run), *words(keys)]
+
+
+# --- the folder ---
+
+
+def prepare(plan: Plan, order: Order) -> Ready:
+    """Check every variant by building its step, and take the folder for this plan.
+
+    Raises: UserError for a model that cannot be built, or a folder of another plan or of no plan.
+    """
+    tree = tree_of(plan, order)
+    kept = opened(order.out, tree)
+    if kept is None:
+        found = costs(plan)
+        timed = measure(plan, order) if plan.ablation.budget == "time" else {}
+        made = {
+            "costs": {k: asdict(v) for k, v in found.items()},
+            "steps": steps(plan, found, timed),
+        }
+        kept = {**tree, **made}
+        write(order.out / "plan.json", json.dumps(kept, indent=1) + "\n")
+    prices = {name: Cost(**values) for name, values in kept["costs"].items()}
+    return Ready(plan, order, prices, kept["steps"])
+
+
+def tree_of(plan: Plan, order: Order) -> dict[str, Any]:
+    """What makes a plan another one: all but seeds and jobs."""
+    return {
+        "ablation": plan.name,
+        "baseline": plan.baseline,
+        "budget": plan.ablation.budget,
+        "figures": list(plan.ablation.figures),
+        "splits": list(plan.ablation.splits),
+        "limit": order.limit,
+        "variants": {each.name: to_json(each.config) for each in plan.variants},
+    }
+
+
+def opened(out: Path, tree: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The plan that the folder holds, if it is this one; None where it holds none yet.
+
+    Raises: UserError.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "plan.json"
+    if not path.exists():
+        others = sorted(p.name for p in out.iterdir() if p.name not in ("lock", "timing"))
+        if others:
+            shown = ", ".join(others[:5])
+            raise UserError(f"{out} is not empty and holds no plan ({shown}): choose another --out")
+        return None
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text())
+        different = list(plan_differences(kept, tree))
+        complete = {*kept["steps"]} == {*kept["costs"]} == {*tree["variants"]} or different
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): choose another --out") from error
+    if different or not complete:
+        raise UserError(
+            f"{out} holds another plan (its value, then yours):\n"
+            + "\n".join(f"  {line}" for line in different)
+            + "\nNothing was changed. Choose another --out."
+        )
+    return kept
+
+
+def plan_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for key in new:
+        if key != "variants" and old[key] != new[key]:
+            yield f"{key}: {old[key]!r} -> {new[key]!r}"
+    before, now = old["variants"], new["variants"]
+    for name in dict.fromkeys([*before, *now]):
+        if name not in before or name not in now:
+            yield f"variant `{name}`: " + ("only in its" if name in before else "only in yours")
+            continue
+        for key, one, two in differences(before[name], now[name]):
+            yield f"variant `{name}`: {key}: {one!r} -> {two!r}"
+
+
+def measure(plan: Plan, order: Order) -> dict[str, float]:
+    """Seconds of a step of each variant, the median of a few, run by itself."""
+    found = {}
+    for each in plan.variants:
+        run = order.out / "timing" / each.folder
+        rmtree(run, ignore_errors=True)
+        run.parent.mkdir(parents=True, exist_ok=True)
+        line = train_command(each, run, seed=0, steps=TIMED)
+        line += ["--log_every", "1"] if "log_every" not in each.overrides else []
+        done = subprocess.run(line, capture_output=True, text=True)
+        times = [float(row["time"]) for row in read_metrics(run)][SKIPPED:]
+        if done.returncode or len(times) < 2:
+            said = "\n".join((done.stdout + done.stderr).splitlines()[-TAIL:])
+            raise UserError(f"variant `{each.name}` could not be timed:\n{said}")
+        found[each.name] = statistics.median(b - a for a, b in itertools.pairwise(times))
+    rmtree(order.out / "timing", ignore_errors=True)
+    return found
+
+
+# --- the runs ---
+
+
+@dataclass
+class Going:
+    """A command that runs, on its share of the cores; `stage` is "train" or a split."""
+
+    work: Work
+    status: Status
+    stage: str
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    slot: int
+    began: float
+
+
+def run_all(ready: Ready, say: Callable[[str], None], after: Callable[[], None]) -> int:
+    """Run what is not done yet; `after` is called when a run ended. How many failed.
+
+    An error or a signal here stops the runs, which save first.
+    """
+    waiting = [work for work in ready.works() if not work.done()]
+    total, failed = len(waiting), 0
+    going: list[Going] = []
+    try:
+        while waiting or going:
+            for each in [g for g in going if g.process.poll() is not None]:
+                going.remove(each)
+                status = ended(each)
+                each.work.remember(status)
+                if status.code == 0 and each.work.next(status):
+                    going.append(start(each.work, status, each.slot, ready.order.jobs))
+                    continue
+                failed += status.code != 0
+                say(line_of(each.work, status, total - len(waiting) - len(going), total))
+                after()
+            begin_next(ready, waiting, going)
+            time.sleep(0.1)
+    finally:
+        stop(going)
+    return failed
+
+
+def begin_next(ready: Ready, waiting: list[Work], going: list[Going]) -> None:
+    """Start as many as there is room for; those last that another process still works on."""
+    for slot in sorted({*range(ready.order.jobs)} - {each.slot for each in going}):
+        work = next((each for each in waiting if not held(each.run)), None)
+        if work is not None:
+            waiting.remove(work)
+            status = replace(work.status(), code=0, tail=())
+            going.append(start(work, status, slot, ready.order.jobs))
+
+
+def start(work: Work, status: Status, slot: int, jobs: int) -> Going:
+    following = work.next(status)
+    assert following is not None
+    stage, command = following
+    work.folder.mkdir(parents=True, exist_ok=True)
+    log = work.log.open("ab")
+    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.2f}"} if jobs > 1 else {}
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=share | os.environ
+    )
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > 1 and len(cores) >= jobs:
+        # before jax counts them, which takes it a second: its threads are then on these alone
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, cores[slot::jobs])
+    return Going(work, status, stage, process, log, slot, time.monotonic())
+
+
+def ended(each: Going) -> Status:
+    """What is known after a command."""
+    each.log.close()
+    code, seconds = each.process.returncode, round(time.monotonic() - each.began, 1)
+    if code:
+        return replace(each.status, code=code, tail=last_lines(each.work.log))
+    if each.stage == TRAIN:
+        return replace(each.status, trained=seconds)
+    return replace(each.status, evaluated={**each.status.evaluated, each.stage: seconds})
+
+
+def last_lines(path: Path) -> tuple[str, ...]:
+    """Of a log, no more than a screen."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        text = file.read().decode(errors="replace")
+    return tuple(line for line in text.splitlines() if line.strip())[-TAIL:]
+
+
+def held(run: Path) -> bool:
+    """Whether another process still works on it, such as one whose parent was killed."""
+    if not run.is_dir():
+        return False
+    try:
+        with lock(run):
+            return False
+    except UserError:
+        return True
+
+
+def stop(going: Sequence[Going]) -> None:
+    for each in going:
+        each.process.terminate()
+    for each in going:
+        each.process.wait()
+        each.log.close()
+
+
+def line_of(work: Work, status: Status, ended: int, total: int) -> str:
+    seconds = (status.trained or 0) + sum(status.evaluated.values())
+    how = f"failed with code {status.code}" if status.code else f"{seconds:.0f} s"
+    return f"{ended} of {total}: {work.variant.name}, seed {work.seed}: {how}"

@@ -1,0 +1,244 @@
+"""Which differences between variants are more than luck, by seeds and by pictures.
+
+What is drawn anew when an experiment is repeated is the seed: the first parameters, the order of
+the data, dropout. All seeds are asked about the same test pictures. So seeds are the unit that is
+replicated, and a bootstrap over pictures alone, of one run against one run, calls any two seeds of
+one and the same variant different (arXiv:2103.03098, section 3).
+
+The test is that of several readers who read the same cases under two conditions, seeds being the
+readers: the t statistic of the differences by seed, whose variance gets added what the pictures
+contribute by themselves (Obuchowski and Rockette 1995), with the degrees of freedom of Hillis
+(2007, Statistics in Medicine 26, 596). Where two variants differ by the same on every picture, or
+where no counts by picture are kept, nothing is added, and it is the paired t test over seeds; what
+it says is then about these very pictures. Both assume that differences between seeds are about
+normal, which a figure over hundreds of pictures is. Tests without that assumption cannot do with
+so few: of n differences, flipped in sign, the smallest two-sided p is 2 / 2^n, 0.25 of three seeds
+and 0.0625 of five.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from mlm_jax.metrics import Statistic
+
+LEVEL = 0.05
+POWER = 0.8
+FEW = 3
+"""Seeds under which a difference must be many times its spread to be seen."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Over `n` seeds, with the 95 % t interval of the mean; None where there is one seed."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A variant less the baseline, over the seeds that both have.
+
+    `p` is two-sided and None where nothing can be tested; `adjusted` is Holm's, over the variants.
+    `visible` is the smallest true difference that would have been found in 80 of 100 such
+    ablations, at the level that the correction asks of the first. `by_picture` says whether the
+    interval and the test hold for other pictures as well, and not for these alone.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+    adjusted: float | None
+    visible: float | None
+    n: int
+    by_picture: bool = False
+
+    @property
+    def found(self) -> bool:
+        return self.adjusted is not None and self.adjusted < LEVEL
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """Of the figures of several seeds: the interval holds what other seeds would change.
+
+    It does not hold what other test pictures would. Raises: ValueError where there are none.
+    """
+    if not values:
+        raise ValueError("no values: a mean needs at least one")
+    middle = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Mean(middle, None, None, len(values))
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    reach = quantile(1 - LEVEL / 2, len(values) - 1) * error
+    return Mean(middle, middle - reach, middle + reach, len(values))
+
+
+# --- a variant against the baseline ---
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The standard error of a mean difference, and the degrees of freedom that it has."""
+
+    error: float
+    freedom: float
+
+
+def paired(
+    differences: Sequence[float],
+    pictures: Float[np.ndarray, "K N"] | None = None,
+    *,
+    comparisons: int = 1,
+) -> Difference:
+    """Differences by seed; `pictures` are those of each seed (K) on each picture (N).
+
+    Not yet corrected: see `corrected`. `comparisons` is the number of variants that it will be
+    corrected over. Raises: ValueError where there is no seed, or `pictures` has other seeds.
+    """
+    n = len(differences)
+    middle = mean(differences).value
+    if pictures is not None and len(pictures) != n:
+        raise ValueError(f"{n} seeds, but pictures of {len(pictures)}")
+    by_picture = pictures is not None
+    if n < 2:
+        return Difference(middle, None, None, None, None, None, n, by_picture)
+    spread = by_seed(differences) if pictures is None else by_both(differences, pictures)
+    if spread.error == 0:
+        # no spread, no t: agreed to the last digit, as where all answers are wrong
+        return Difference(
+            middle, middle, middle, 1.0 if middle == 0 else None, None, None, n, by_picture
+        )
+    reach = quantile(1 - LEVEL / 2, spread.freedom) * spread.error
+    p = 2 * float(stats.t.sf(abs(middle) / spread.error, spread.freedom))
+    seen = visible(spread, LEVEL / comparisons)
+    return Difference(middle, middle - reach, middle + reach, p, None, seen, n, by_picture)
+
+
+def by_seed(differences: Sequence[float]) -> Spread:
+    n = len(differences)
+    return Spread(float(np.std(differences, ddof=1)) / math.sqrt(n), n - 1)
+
+
+def by_both(differences: Sequence[float], pictures: Float[np.ndarray, "K N"]) -> Spread:
+    """With what the pictures contribute, less what is seeds and pictures at once.
+
+    The mean over columns varies by pictures and by the noise of each cell; the noise is in the
+    mean over rows already, so that it is taken off once.
+    """
+    seeds, count = pictures.shape
+    own = np.var(differences, ddof=1) / seeds
+    columns, rows = pictures.mean(0), pictures.mean(1)
+    cells = pictures - columns - rows[:, None] + pictures.mean()
+    noise = np.square(cells).sum() / ((seeds - 1) * (count - 1)) / (seeds * count)
+    added = max(float(np.var(columns, ddof=1)) / count - float(noise), 0.0)
+    whole = float(own) + added
+    freedom = (seeds - 1) * (whole / float(own)) ** 2 if own > 0 else math.inf
+    return Spread(math.sqrt(whole), freedom)
+
+
+def shares(
+    statistic: Statistic, columns: Mapping[str, Float[np.ndarray, " N"]]
+) -> Float[np.ndarray, " N"]:
+    """What each picture contributes to a figure: its jackknife pseudo-values (Tukey 1958).
+
+    Their mean is the figure, but for the bias that the jackknife takes off; of a plain mean over
+    pictures they are the pictures' own values.
+    """
+    sums = {name: np.array([values.sum()]) for name, values in columns.items()}
+    count = len(next(iter(columns.values())))
+    without = statistic({name: sums[name] - values for name, values in columns.items()})
+    return count * statistic(sums) - (count - 1) * without
+
+
+# --- several variants ---
+
+
+def corrected(tests: Mapping[str, Difference]) -> dict[str, Difference]:
+    """With p values corrected over the variants, so that one false find in all is under 5 %."""
+    names = [name for name, test in tests.items() if test.p is not None]
+    values = holm([p for name in names if (p := tests[name].p) is not None])
+    adjusted = dict(zip(names, values, strict=True))
+    return {
+        name: Difference(**{**vars(test), "adjusted": adjusted.get(name)})
+        for name, test in tests.items()
+    }
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values, corrected step by step (Holm 1979): the smallest counts n times, the next n - 1.
+
+    holm([0.01, 0.04, 0.03]) -> [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    adjusted, largest = [0.0] * len(values), 0.0
+    for place, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - place) * values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+# --- what can be seen at all ---
+
+
+def visible(spread: Spread, level: float = LEVEL, power: float = POWER) -> float:
+    """The smallest true difference that a two-sided t test finds with probability `power`.
+
+    Solved on the noncentral t distribution, by halving.
+    """
+    if spread.freedom > 1e6:
+        gap = stats.norm.isf(level / 2) + stats.norm.ppf(power)
+        return float(gap) * spread.error
+    low, high = 0.0, 1.0
+    while found_share(high, spread.freedom, level) < power:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        if found_share(middle, spread.freedom, level) < power:
+            low = middle
+        else:
+            high = middle
+    return high * spread.error
+
+
+def found_share(shift: float, freedom: float, level: float = LEVEL) -> float:
+    """How often a t test finds a difference of `shift` standard errors: its power."""
+    edge = stats.t.isf(level / 2, freedom)
+    return float(stats.nct.sf(edge, freedom, shift) + stats.nct.cdf(-edge, freedom, shift))
+
+
+def quantile(share: float, freedom: float) -> float:
+    return float(stats.t.ppf(share, min(freedom, 1e9)))
+
+
+def foreseen(seeds: int, comparisons: int, spread: float = 1.0) -> float | None:
+    """The difference that so many seeds will show, where a figure has `spread` from seed to seed.
+
+    Variants are taken to vary independently, so that a difference varies sqrt(2) times as much.
+    None for one seed, of which nothing can be tested.
+    """
+    if seeds < 2:
+        return None
+    error = math.sqrt(2 / seeds) * spread
+    return visible(Spread(error, seeds - 1), LEVEL / comparisons)
+
+
+def warning(seeds: int, comparisons: int) -> str:
+    """What few seeds cannot show, in words; empty where they will do."""
+    if seeds < 2:
+        return "one seed: no difference can be tested, as nothing says how much seeds differ."
+    smallest = foreseen(seeds, comparisons)
+    if seeds > FEW and smallest is not None and smallest < 5:
+        return ""
+    return (
+        f"{seeds} seeds, {comparisons} comparisons: a difference must be {smallest:.1f} times the"
+        " spread between seeds to be found in 80 of 100 such ablations. More --seeds, or fewer"
+        " variants, show smaller ones."
+    )
