@@ -254,6 +254,8 @@ def resolve(ablation: Ablation, variant: Variant, common: Overrides, tiny: bool)
         if key in own:
             raise UserError(f"variant `{variant.name}` sets {key}, which the ablation itself sets")
     keys = {spell(key): value for key, value in common.items()} | own
+    if "seed" in keys:
+        raise UserError("seed is set by the ablation itself, for each run: see --seeds")
     config = configs.load(source)
     changed = read(config, keys, dict.fromkeys(own, f"variant `{variant.name}`: "))
     try:

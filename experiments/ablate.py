@@ -1,0 +1,131 @@
+"""Compare variants of an experiment over several seeds, and test what differs.
+
+python experiments/ablate.py fusion [--seeds 5] [--jobs 2] [--out runs/ablations/fusion]
+    [--only joint prefix] [--limit N] [--budget steps|examples|flops|time] [--tiny]
+    [--steps 200 --data.root data ...]
+
+Keys of train.py are set in all variants. The same command goes on with what was stopped; what is
+done is not done again. The result is OUT/report.html, table.md, results.csv and results.json. The
+exit code is 1 where a run failed.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from mlm_jax import command
+from mlm_jax.ablation import plan as plans
+from mlm_jax.ablation import runner
+from mlm_jax.ablation.page import as_markdown, report
+from mlm_jax.ablation.plan import Budget, Overrides, Plan
+from mlm_jax.ablation.results import as_csv, as_json, gather
+from mlm_jax.ablation.runner import Order, Ready
+from mlm_jax.ablation.statistics import foreseen, warning
+from mlm_jax.config import UserError, load
+from mlm_jax.evaluate import statistics
+from mlm_jax.planner.compiler import simulate
+from mlm_jax.run import lock, write
+
+
+def main(argv: Sequence[str]) -> int:
+    given, common = arguments(argv)
+    ablation = plans.load(given.name)
+    ablation = replace(ablation, budget=given.budget or ablation.budget)
+    name = Path(given.name).stem
+    plan = plans.make(name, ablation, common, only=given.only, tiny=given.tiny)
+    out = given.out or Path("runs") / "ablations" / (f"{name}-tiny" if given.tiny else name)
+    simulate(load(plan.variants[0].source))  # runs alone take the accelerator
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    out.mkdir(parents=True, exist_ok=True)
+    with lock(out):
+        return run(plan, Order(out, given.seeds, given.jobs, given.limit))
+
+
+def run(plan: Plan, order: Order) -> int:
+    """Prepare, foresee, run, and write the results whenever a run ended."""
+    ready = runner.prepare(plan, order)
+    foresee(ready)
+
+    def results() -> None:
+        found = gather(ready, statistics)
+        texts = {"report.html": report, "table.md": as_markdown}
+        texts |= {"results.csv": as_csv, "results.json": as_json}
+        for name, make in texts.items():
+            write(order.out / name, make(found))
+
+    failed = runner.run_all(ready, lambda line: print(line, flush=True), results)
+    results()
+    print((order.out / "table.md").read_text())
+    print(f"{order.out / 'report.html'}")
+    if failed:
+        print(f"{failed} runs failed: their last lines are in the report", file=sys.stderr)
+    return int(failed > 0)
+
+
+def foresee(ready: Ready) -> None:
+    """Say before it runs what it takes, and what it can show."""
+    plan, seeds = ready.plan, ready.order.seeds
+    comparisons = len(plan.variants) - 1
+    for each in plan.variants:
+        cost = ready.costs[each.name]
+        print(
+            f"{each.name}: {cost.parameters:,} parameters, {cost.flops / 1e9:.3g} GFLOP a step,"
+            f" {ready.steps[each.name]:,} steps"
+        )
+    for figure, spread in plan.ablation.spread.items():
+        smallest = foreseen(seeds, comparisons, spread)
+        if smallest is not None:
+            print(f"{figure}: differences from {smallest:.3g} on can be seen with {seeds} seeds")
+    if problem := warning(seeds, comparisons):
+        print(f"warning: {problem}")
+
+
+def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Overrides]:
+    """What is the ablation's own, and the keys of train.py for all variants. Raises: UserError."""
+    parser = argparse.ArgumentParser("ablate.py", allow_abbrev=False, add_help=False)
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", nargs="+", default=[], metavar="VARIANT")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--budget", choices=get_args(Budget))
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("-h", "--help", action="store_true")
+    given, rest = parser.parse_known_args(argv)
+    if given.name is None or given.help:
+        print(__doc__)
+        for name, line in plans.names().items():
+            print(f"    {name:<16} {line}")
+        raise SystemExit(0 if given.help else 2)
+    for key in ("seeds", "jobs", "limit"):
+        value = getattr(given, key)
+        if value is not None and value < 1:
+            raise UserError(f"--{key} {value}: at least 1")
+    return given, keys(rest)
+
+
+def keys(words: Sequence[str]) -> Overrides:
+    """["--optim.freeze", "image", "text"] -> {"optim.freeze": ("image", "text")}
+
+    Raises: UserError for a word that belongs to no key.
+    """
+    found: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            found[name] = [value] if value else []
+            last = name
+        elif not found:
+            raise UserError(f"`{word}` belongs to no key: ablate.py NAME --key value ...")
+        else:
+            found[last].append(word)
+    return {key: values[0] if len(values) == 1 else tuple(values) for key, values in found.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(main))
