@@ -6,7 +6,7 @@ PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 # A plain torch brings CUDA; where an index offers a CPU build it is a matter of the version.
 TORCH ?= torch
-.PHONY: train train-2proc test scale test-all parity lint types format install clean
+.PHONY: train train-2proc test scale test-all parity lint types docs format install clean
 
 train: install
 	$(BIN)/python experiments/train.py --config vit_tiny --run $(RUN)
@@ -46,6 +46,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# The pages of docs/ and the reference from docstrings, to site/; any warning is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: install
 	$(BIN)/ruff check --fix .
