@@ -10,7 +10,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from mlm_jax.metrics import Sums
 
@@ -75,20 +75,39 @@ def counted(
         if n > 1:  # an n-gram is one that is shorter by a word, and that word
             whole = text[n - 1 :] == text[: len(text) - n + 1]
             pairs = (gram[:-1] * vocabulary + word[n - 1 :])[whole]
-            known, inverse = np.unique(pairs, return_inverse=True)
+            known, inverse = numbered(pairs)
             gram, grams = np.zeros(len(whole), np.int64), len(known)
             gram[whole] = inverse
-            inside = text[: len(whole)][whole] * max(grams, 1) + inverse
+            inside = text[: len(whole)][whole] * grams + inverse
         else:
-            inside = text * max(grams, 1) + gram
-        keys, times = np.unique(inside, return_counts=True)
-        found.append(Counts(keys // max(grams, 1), keys % max(grams, 1), times, max(grams, 1)))
+            inside = text * grams + gram
+        inside.sort()
+        first = np.flatnonzero(rises(inside))
+        keys, times = inside[first], np.diff(first, append=len(inside))
+        found.append(Counts(keys // max(grams, 1), keys % max(grams, 1), times, grams))
     return found
+
+
+def numbered(
+    keys: Int[np.ndarray, " K"],
+) -> tuple[Int[np.ndarray, " U"], Int[np.ndarray, " K"]]:
+    """The different keys, sorted, and the place of each among them: np.unique, but faster."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    new = rises(ordered)
+    inverse = np.empty(len(keys), np.int64)
+    inverse[order] = np.cumsum(new) - 1
+    return ordered[new], inverse
+
+
+def rises(ordered: Int[np.ndarray, " K"]) -> Bool[np.ndarray, " K"]:
+    """Where sorted keys begin to be another."""
+    return np.diff(ordered, prepend=-1) != 0
 
 
 def looked_up(
     keys: Int[np.ndarray, " K"], wanted: Int[np.ndarray, " E"]
-) -> tuple[Int[np.ndarray, " E"], np.ndarray]:
+) -> tuple[Int[np.ndarray, " E"], Bool[np.ndarray, " E"]]:
     """The place of each wanted one among the sorted `keys`, and whether it is there."""
     if not len(keys):
         return np.zeros(len(wanted), int), np.zeros(len(wanted), bool)
@@ -127,9 +146,8 @@ def bleu_counts(texts: Corpus) -> dict[str, Float[np.ndarray, " N"]]:
     found = {"length": length, "wanted": nearest_lengths(texts).astype(float)}
     for n, counts in enumerate(texts.counts, 1):
         told, wanted = counts.text < many, is_reference(texts, counts)
-        keys, inverse = np.unique(
-            texts.picture[counts.text[wanted]] * counts.grams + counts.gram[wanted],
-            return_inverse=True,
+        keys, inverse = numbered(
+            texts.picture[counts.text[wanted]] * counts.grams + counts.gram[wanted]
         )
         most = np.zeros(len(keys), int)
         np.maximum.at(most, inverse, counts.times[wanted])
@@ -150,7 +168,7 @@ def nearest_lengths(texts: Corpus) -> Int[np.ndarray, " N"]:
     return length[order][first]
 
 
-def is_reference(texts: Corpus, counts: Counts) -> np.ndarray:
+def is_reference(texts: Corpus, counts: Counts) -> Bool[np.ndarray, " E"]:
     end = texts.candidates + texts.references
     return (counts.text >= texts.candidates) & (counts.text < end)
 
@@ -174,8 +192,8 @@ def rarity(texts: Corpus) -> Rarity:
     idf = []
     for counts in texts.counts:
         those = counts.text >= start if given else is_reference(texts, counts)
-        keys = np.unique(texts.picture[counts.text[those]] * counts.grams + counts.gram[those])
-        seen = np.bincount(keys % counts.grams, minlength=counts.grams)
+        keys = np.sort(texts.picture[counts.text[those]] * counts.grams + counts.gram[those])
+        seen = np.bincount(keys[rises(keys)] % max(counts.grams, 1), minlength=counts.grams)
         idf.append(np.log(documents) - np.log(np.maximum(seen, 1)))
     return Rarity(idf)
 
