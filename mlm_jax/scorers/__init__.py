@@ -1,6 +1,6 @@
-"""Scores that others publish, to the same digits and without Java; `experiments/score.py` asks them.
+"""Scores that others publish, to the same digits, without Java; `experiments/score.py` asks them.
 
-captions   BLEU, ROUGE-L, CIDEr and CIDEr-D as the COCO caption scorer has them (`ngrams`, `rouge`),
+captions   BLEU, ROUGE-L, CIDEr and CIDEr-D (`ngrams`, `rouge`) as the COCO caption scorer has them,
            of the words that its tokenizer makes (`ptb`), and the exact part of METEOR (`meteor`)
 answers    VQA accuracy with the challenge's own normalisation; `vqa` of whole files
 retrieval  recall of captions by pictures and of pictures by captions

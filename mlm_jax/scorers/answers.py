@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 SIGNS = ';/[]"{}()=+\\_-><@`,?!'
-NUMBERS = {
-    word: str(i)
-    for i, word in enumerate("zero one two three four five six seven eight nine ten".split())
-} | {"none": "0"}
+COUNTED = "zero one two three four five six seven eight nine ten"
+NUMBERS = {word: str(i) for i, word in enumerate(COUNTED.split())} | {"none": "0"}
 ARTICLES = ("a", "an", "the")
 CONTRACTIONS = (
     "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't"
@@ -18,13 +16,13 @@ CONTRACTIONS = (
     " someone'll someone's something'd something'd've something'll that's there'd there'd've"
     " there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't"
     " what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's"
-    " who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd"
-    " you'd've you'll you're you've"
-).split()
+    " who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've"
+    " you'd you'd've you'll you're you've"
+)
 """Each is known with one apostrophe left out: couldn'tve and couldnt've, but not couldntve."""
 WHOLE = {
     word[: i.start()] + word[i.end() :]: word
-    for word in CONTRACTIONS
+    for word in CONTRACTIONS.split()
     for i in re.finditer("'", word)
 } | {"somebody'd": "somebodyd"}  # the challenge's own slip
 COMMA = re.compile(r"\d,\d")

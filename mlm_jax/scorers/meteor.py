@@ -1,7 +1,8 @@
 """The exact part of METEOR 1.5 (Denkowski and Lavie, 2014): no stems, synonyms or paraphrases.
 
-Its figures are not METEOR's, and not to be put beside them. They are what the program gives with `-m exact -w 1.0 -p "0.85 0.2 0.6 0.5"`: its own parameters for English, but with
-function words weighed as all others (0.5), as its list of them is not here.
+Its figures are not METEOR's, and not to be put beside them. They are what the program gives with
+`-m exact -w 1.0 -p "0.85 0.2 0.6 0.5"`: its own parameters for English, but with function words
+weighed as all others (0.5), as its list of them is not here.
 """
 
 from collections import Counter

@@ -1,7 +1,6 @@
 """POPE: does a model say that there is what is not? (arXiv:2305.10355, section 5)"""
 
 import random
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -79,8 +78,8 @@ def asked(name: str) -> str:
 
 
 def said_yes(answer: str) -> bool:
-    """Yes, unless its first sentence has the word no or not: as the paper's own program reads it."""
-    words = re.split(r"[\s,]+", answer.partition(".")[0])
+    """Yes, unless its first sentence has the word no or not: as the paper's program reads it."""
+    words = answer.partition(".")[0].replace(",", "").split()
     return not {"No", "not", "no"} & set(words)
 
 

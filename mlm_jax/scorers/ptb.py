@@ -48,26 +48,27 @@ UNSEEN = "‐‑֊�"  # signs that are left out
 PATH = r'(?:/[^\s"<>|()]+[^\s"<>|.!?(){},-])?'
 
 ANY_CASE = (
-    "adj adm adv al ala alex apr ariz assn assoc asst attys? aug ave bancorp bhd bldg blvd brig bros"
-    " calif capt cf cie cmdr comdr co col colo conn corp cos cpl ct dak dec dept det drs? elec ens"
-    " esq est etc ext feb fla fri ft ga gen govs? hon inc ind insp intl invt jan jos jr jul jun kans?"
-    " ky lieut lt ltd maj mar md messrs mich minn mlle mme mo mon mont mrs? ms msgr mt natl neb nev"
-    " nov oct okla penn pfc ph plc pres profs? pvt rd reps? rev rt sens? sept? seq sfc sgt spc sq sr"
-    " ste? supts? sys tel tenn thu thurs tues? univ va vs vt wed wisc? wm wyo"
-).split()
-NOT_CAPITALS = "mfg mtg ppte ppty ptes? ptys?".split()
-CAPITALISED = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash".split()
-STARTERS = (
-    "A About According Additionally After An As At But Earlier He Her Here However If In It Last Many"
-    " More Mr. Ms. Now Once One Other Our She Since So Some Such That The Their Then There These They"
-    " This We What When While Yet You"
-).split()
+    "adj adm adv al ala alex apr ariz assn assoc asst attys? aug ave bancorp bhd bldg blvd brig"
+    " bros calif capt cf cie cmdr comdr co col colo conn corp cos cpl ct dak dec dept det drs? elec"
+    " ens esq est etc ext feb fla fri ft ga gen govs? hon inc ind insp intl invt jan jos jr jul jun"
+    " kans? ky lieut lt ltd maj mar md messrs mich minn mlle mme mo mon mont mrs? ms msgr mt natl"
+    " neb nev nov oct okla penn pfc ph plc pres profs? pvt rd reps? rev rt sens? sept? seq sfc sgt"
+    " spc sq sr ste? supts? sys tel tenn thu thurs tues? univ va vs vt wed wisc? wm wyo"
+)
+NOT_CAPITALS = "mfg mtg ppte ppty ptes? ptys?"
+CAPITALISED = "Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"
+BEFORE_NUMBERS = "art ca figs? nos? op pp prop"
+BEGINNINGS = (
+    "A About According Additionally After An As At But Earlier He Her Here However If In It Last"
+    " Many More Mr. Ms. Now Once One Other Our She Since So Some Such That The Their Then There"
+    " These They This We What When While Yet You"
+)
+STARTERS = frozenset(BEGINNINGS.split())
 """Before these a point after a single letter ends a sentence."""
-BEFORE_NUMBERS = "art ca figs? nos? op pp prop".split()
 
 
-def _either(words: list[str]) -> str:
-    return f"(?:{'|'.join(words)})"
+def _either(words: str) -> str:
+    return f"(?:{words.replace(' ', '|')})"
 
 
 def _any_tail(word: str) -> str:
@@ -118,10 +119,10 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"c\+\+|[cf]#", ""),
     # abbreviations keep their point
     (rf"[a-z]\.(?:(?:[a-z]\.)*(?:-{ALNUM}+)*)?|ph\.d\.", ""),
-    ("[a-z]", rf"\. (?-i:{_either(STARTERS)})(?= )"),
+    ("[a-z]", rf"\. (?-i:{_either(BEGINNINGS)}) "),
     (rf"{_either(ANY_CASE)}\.(?:-{ALNUM}+)*", ""),
-    (rf"(?-i:{_either([_any_tail(word) for word in CAPITALISED])}\.)", ""),
-    (rf"(?-i:{_either(NOT_CAPITALS)}|{_either([w.capitalize() for w in NOT_CAPITALS])})\.", ""),
+    (rf"(?-i:{_either(' '.join(map(_any_tail, CAPITALISED.split())))}\.)", ""),
+    (rf"(?-i:{_either(f'{NOT_CAPITALS} {NOT_CAPITALS.title()}')})\.", ""),
     (rf"{_either(BEFORE_NUMBERS)}\.", r"\s*\d"),
     (rf"{WORD}\.", "[,;:]"),
     # faces, money, and signs of which several are one
@@ -136,10 +137,12 @@ RULE = [re.compile(f"({word}){after}", re.IGNORECASE) for word, after in RULES]
 CROSSING = re.compile(r"<|\d[) ]+[(\d]|\. *\d|\b[A-Za-z]\. [A-Z]")
 """Where a word may hold a space (1 1/2, <a b>, (555) 555-1234) or depend on the next (No. 5)."""
 PLAIN = re.compile("([A-Za-z]{2,})[.,]?")
-POINTED = _either([*ANY_CASE, *NOT_CAPITALS, *map(str.lower, CAPITALISED)])
+POINTED = _either(f"{ANY_CASE} {NOT_CAPITALS} {CAPITALISED}")
 SPECIAL = re.compile(rf"(?:cannot|[gw][oa]nna|gotta|gimme|lemme)[.,]?|{POINTED}\.", re.IGNORECASE)
 LETTER_LAST = re.compile(r"(?:^|[^\w.])[A-Za-z]\.")
 ASTRAL = re.compile("[\U00010000-\U0010ffff]")
+LONGEST = 1_000
+"""Characters without a space that are looked into; more are one word, as the rules take ages."""
 
 
 def tokenise(captions: Sequence[str]) -> list[str]:
@@ -160,7 +163,7 @@ def tokenise(captions: Sequence[str]) -> list[str]:
 
 def _words_of(line: str) -> str:
     """The words of a line without spaces at its ends, or two in a row."""
-    if CROSSING.search(line):
+    if len(line) <= 10 * LONGEST and CROSSING.search(line):
         return _words(line)
     return " ".join(words for chunk in line.split(" ") if (words := _words(chunk)))
 
@@ -168,6 +171,8 @@ def _words_of(line: str) -> str:
 @lru_cache(maxsize=1 << 17)
 def _words(text: str) -> str:
     """Of a line, or what stands between two spaces: there are few of these, again and again."""
+    if " " not in text and len(text) > LONGEST:
+        return text.lower()
     plain = PLAIN.fullmatch(text)
     if plain and not SPECIAL.fullmatch(text):  # as most are; the rules take longer
         return plain[1].lower()

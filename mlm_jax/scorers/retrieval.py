@@ -37,4 +37,6 @@ def score(
 
 def statistics(recalls: Sequence[int]) -> dict[str, Statistic]:
     """Named as those of a run of CLIP (`mlm_jax.evaluators.retrieval`)."""
-    return {f"{side}/recall@{k}": Ratio(f"{side} {k}", side, side) for side in SIDES for k in recalls}
+    return {
+        f"{side}/recall@{k}": Ratio(f"{side} {k}", side, side) for side in SIDES for k in recalls
+    }
