@@ -71,7 +71,8 @@ def require_multimodal(trained: Trained) -> Multimodal:
 @partial(jax.jit, static_argnames="model")
 def floats(model: Multimodal, params: Params, shown: Mapping[str, Array]) -> dict[str, Array]:
     """What is seen and heard, (B, ...), as floats that the encoders take as they are."""
-    return model.apply({"params": params}, shown, method=_floats)
+    seen: Any = model.apply({"params": params}, shown, method=_floats)
+    return dict(seen)
 
 
 def _floats(model: Multimodal, shown: Mapping[str, Array]) -> dict[str, Array]:
@@ -176,7 +177,7 @@ def words_of(tokenizer: Tokenizer, ids: Int[np.ndarray, " S"]) -> list[Word]:
 
 def logits(model: Multimodal, batch: Mapping[str, Array]) -> Float[Array, "B S V"]:
     """Of a bound model, what it says at each place of the targets, for `apply(..., method=)`."""
-    said: Array = model.decoder(batch["target"][:, :-1], model.encode(batch))
+    said: Any = model.decoder(batch["target"][:, :-1], model.encode(batch))
     return said
 
 
@@ -188,13 +189,15 @@ def scores(
     `nudge` is what is added to the weights of all attentions (see `Attention`), in a tree like
     theirs; {} adds nothing.
     """
+    said: Any
+    weights: Any = {}
     if nudge is None:
-        said, weights = model.apply({"params": params}, asked.batch, method=logits), {}
+        said = model.apply({"params": params}, asked.batch, method=logits)
     else:
         variables = {"params": params, "nudge": nudge}
         said, kept = model.apply(variables, asked.batch, method=logits, mutable=["attention"])
         weights = kept["attention"]
-    told = jax.nn.log_softmax(said.astype(jnp.float32))
+    told = jax.nn.log_softmax(said)
     told = jnp.take_along_axis(told, asked.target[:, 1:, None], axis=-1)[..., 0]
     return jnp.einsum("bws,bs->bw", asked.spans, told), weights
 

@@ -200,7 +200,7 @@ class Cells(NamedTuple):
     grid: tuple[int, int, int]
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         times, down, across = self.grid
         return times * down * across
 
@@ -245,7 +245,7 @@ def _seen(
         return frames(encoder, cells, weights, rule)
     if isinstance(encoder, VideoEncoder) and encoder.kind == "divided":
         return divided(cells, weights, rule)
-    own = identity(rows_of(weights["body"]), cells.extra + cells.count)
+    own = identity(rows_of(weights["body"]), cells.extra + cells.number)
     return through(weights["body"], own, rule)[:, :, cells.extra :]
 
 

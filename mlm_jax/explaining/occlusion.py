@@ -36,8 +36,9 @@ def _windows(encoder: ImageEncoder | VideoEncoder | AudioEncoder) -> Windows:
         return boxes(encoder.size, (patch, patch), (max(1, patch // 2),) * 2)
     if isinstance(encoder, VideoEncoder):
         patch, long = encoder.patch, max(encoder.tube, encoder.frames // TIMES)
-        size = (encoder.frames, *encoder.size)
-        return boxes(size, (long, patch, patch), (long, *(max(1, patch // 2),) * 2))
+        half = max(1, patch // 2)
+        whole: tuple[int, ...] = (encoder.frames, *encoder.size)
+        return boxes(whole, (long, patch, patch), (long, half, half))
     whole = (encoder.frames, encoder.mel.mels)
     size = tuple(max(1, n // BANDS) for n in whole)
     return boxes(whole, size, tuple(max(1, n // 2) for n in size))
