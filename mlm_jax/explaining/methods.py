@@ -83,7 +83,7 @@ def enlarged(model: Multimodal, seen: Seen, flow: Float[Array, "*B c"]) -> Maps:
 
 def enlarge(
     flow: Float[np.ndarray, "*B c"], cells: Cells, shape: tuple[int, ...]
-) -> Float[np.ndarray, "*B ..."]:
+) -> Float[np.ndarray, "..."]:
     """`shape` is that of what is seen, with its channels where it has any."""
     grid = flow.reshape(*flow.shape[:-1], *cells.grid)
     times, down, across = cells.grid
