@@ -18,7 +18,7 @@ that is reported is of the others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -70,7 +70,9 @@ class Measured:
     curves: dict[str, dict[str, list[float]]]
     pictures: int
     words: int
-    side: int = field(default=48)
+    side: int
+    tolerance: float
+    """Of pointing, in pixels."""
 
 
 class Case(NamedTuple):
@@ -362,7 +364,7 @@ def judge(
     words = round(sum(each.get("words", 0) for each in counts))
     side = batches[0].asked.seen["image"].shape[1]
     figures = bootstrap(counts, statistics(columns))
-    return Measured(figures, dict(chosen), tried, mean, len(counts), words, side)
+    return Measured(figures, dict(chosen), tried, mean, len(counts), words, side, tolerance(model))
 
 
 def add(counts: dict[str, float], name: str, value: float) -> None:
