@@ -7,6 +7,7 @@ is wrong, where, and what would be right.
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,8 @@ def _parsed(text: str, path: Path, first: int) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            seen: set[str] = set()
-            twice = {key for key, _ in pairs if key in seen or seen.add(key)}
-            raise UserError(f"{path}: {few(twice)} more than once in one object")
+            twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+            raise UserError(f"{path}: in one object more than once: {few(twice)}")
         return found
 
     try:
@@ -176,7 +176,8 @@ def matching(
     parts = []
     if unknown:
         parts.append(
-            f"{len(unknown):,} of {len(given):,} candidates are of no {what} of the references: {few(unknown)}"
+            f"{len(unknown):,} of {len(given):,} candidates are of no {what} of the references:"
+            f" {few(unknown)}"
         )
     if absent:
         parts.append(f"{len(absent):,} of {len(asked):,} {what}s have no candidate: {few(absent)}")
@@ -313,7 +314,10 @@ def read_owners(path: Path | None, similarity: Float[np.ndarray, "N M"]) -> Int[
 
 def _array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False, mmap_mode="r")
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{path}: an .npz holds several tables; accepted: one, as .npy")
+        return array
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: no .npy file of numbers ({_reason(error)})") from error
 
@@ -348,9 +352,7 @@ def _needed(row: Any, where: str, key: str) -> Any:
 def _id(row: Any, where: str, key: str) -> str:
     value = _needed(row, where, key)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise UserError(
-            f"{where}: {key} is {printable(repr(value)[:40])}; accepted: a number, a text"
-        )
+        raise UserError(f"{where}: {key} is {printable(repr(value)[:40])}; accepted: 42, a text")
     return str(value)
 
 
