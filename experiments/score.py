@@ -1,11 +1,11 @@
 """Score files of captions, answers or similarities as the public benchmarks do, without Java.
 
-python experiments/score.py --metric coco --references captions_val2014.json --candidates mine.json
+score.py --metric coco --references captions_val2014.json --candidates mine.json
     [--df corpus|FILE] [--subset] [--json out.json] [--per-image out.jsonl]
-python experiments/score.py --metric vqa --references annotations.json --candidates results.json
-python experiments/score.py --metric retrieval --candidates similarity.npy [--references owners.json]
-python experiments/score.py --metric pope --references questions.jsonl --candidates answers.jsonl
-python experiments/score.py --metric pope --objects instances.json --absent popular --out questions.jsonl
+score.py --metric vqa --references annotations.json --candidates results.json
+score.py --metric retrieval --candidates similarity.npy [--references owners.json]
+score.py --metric pope --references questions.jsonl --candidates answers.jsonl
+score.py --metric pope --objects instances.json --absent popular --out questions.jsonl
 
 coco       BLEU, ROUGE-L, CIDEr-D, CIDEr and the exact part of METEOR, of the COCO scorer's words
 vqa        accuracy among ten people, of all questions and by kinds
@@ -28,6 +28,7 @@ from mlm_jax import command
 from mlm_jax.config import UserError
 
 SHOWN = 3  # captions of the best, and of the worst
+LINE = 200  # characters of one
 
 Metric = Literal["coco", "vqa", "retrieval", "pope"]
 
@@ -92,8 +93,10 @@ def coco(given: Arguments) -> None:
     for title, part in (("best", order[:SHOWN]), ("worst", order[SHOWN:][-SHOWN:])):
         print(f"{title} by CIDEr-D")
         for value, name in part:
-            shown = [files.printable(text) for text in (candidates[name], references[name][0])]
-            print(f"  {value:.3f} {files.printable(name)}: {shown[0]!s}  (one of {shown[1]})")
+            shown = [
+                files.printable(text[:LINE]) for text in (candidates[name], references[name][0])
+            ]
+            print(f"  {value:.3f} {files.printable(name)}: {shown[0]}  (one of {shown[1]})")
 
 
 def vqa(given: Arguments) -> None:
@@ -131,9 +134,10 @@ def pope(given: Arguments) -> None:
     asked = files.read_questions(needed(given, "references"))
     answers = files.read_answers(needed(given, "candidates"))
     files.matching(asked, answers, subset=given.subset, what="question")
+    right = {name: objects.said_yes(text) == asked[name].label for name, text in answers.items()}
     figures = objects.score(answers, asked)
     save(given, figures, (
-        {"question_id": name, "answer": answer, "right": objects.said_yes(answer) == asked[name].label}
+        {"question_id": name, "answer": answer, "right": right[name]}
         for name, answer in answers.items()
     ))  # fmt: skip
     show(figures, f"{len(answers):,} questions about objects")

@@ -12,8 +12,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from mlm_jax.scorers.answers import accuracy
+
 Sums = Mapping[str, Float[np.ndarray, " S"]]
 RESAMPLES = 1000
+PEOPLE = 10  # who answer a question of the VQA challenge
 
 
 @dataclass(frozen=True)
@@ -130,15 +133,14 @@ def normalise(text: str) -> str:
 
 
 def agreement(answer: str, references: Sequence[str]) -> float:
-    """1 if `answer` is one of the accepted ones, else 0; among ten human answers, its agreement.
+    """1 if `answer` is one of the accepted ones, else 0, texts being compared normalised.
 
-    With exactly ten it is the accuracy of the VQA challenge (arXiv:1505.00468, section 3): over
-    each nine of them, the mean of min(1, answers alike / 3). Texts are compared normalised.
+    With exactly ten, which is how the VQA challenge asks people, it is the challenge's accuracy,
+    with the challenge's own way to compare (`scorers.answers`).
     """
-    alike = [normalise(reference) == normalise(answer) for reference in references]
-    if len(alike) != 10:
-        return float(any(alike))
-    return sum(min(1.0, (sum(alike) - one) / 3) for one in alike) / 10
+    if len(references) == PEOPLE:
+        return accuracy(answer, references)
+    return float(any(normalise(reference) == normalise(answer) for reference in references))
 
 
 def place_of(scores: Float[np.ndarray, " K"], right: Iterable[int]) -> int:

@@ -20,7 +20,7 @@ from mlm_jax.scorers.objects import Question
 from mlm_jax.scorers.vqa import Asked
 
 LARGEST = 2 << 30  # bytes of a file, unpacked: the largest of VQA have 0.4 GB
-LONGEST = 100_000  # characters of a text
+LONGEST = 10_000  # characters of a text
 FEW = 5  # ids that a message names
 
 CAPTIONS = (
@@ -239,7 +239,7 @@ def read_questions(path: Path) -> dict[str, Question]:
 
 
 def read_objects(path: Path) -> dict[str, list[str]]:
-    """The objects of each picture: COCO's instances, {"1": ["dog"]} or {"image", "objects"} rows."""
+    """The objects of each picture: COCO's instances, {"1": ["dog"]}, rows of image, objects."""
     tree = read(path)
     if isinstance(tree, dict) and "categories" in tree:
         return _instances(tree, path)
