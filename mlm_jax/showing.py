@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlm_jax.pages import picture, row, section, table
+from mlm_jax.pages import picture, row, section, table, wide
 
 STRIP = 8  # frames of a clip
 FEW = 20  # classes of which all confusions are shown
@@ -109,4 +109,4 @@ def confusion_matrix(classes: Sequence[str], counts: np.ndarray) -> str:
         )
         for name, row, part in zip(classes, counts.tolist(), shares.tolist(), strict=True)
     )
-    return f"<div class=wide><table class=confusion><tr><th>{head}</tr>{rows}</table></div>"
+    return wide(f"<table class=confusion><tr><th>{head}</tr>{rows}</table>")

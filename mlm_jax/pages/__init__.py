@@ -41,10 +41,15 @@ def section(title: str, *parts: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[str]) -> str:
-    """`columns` are text, `rows` the HTML of whole rows; it scrolls sideways where it is wide."""
+    """`columns` are text, `rows` the HTML of whole rows."""
     head = "".join(f"<th scope=col>{escape(name)}</th>" for name in columns)
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class=wide role=region aria-label="table" tabindex=0><table>{body}</table></div>'
+    return wide(f"<table>{body}</table>")
+
+
+def wide(content: str) -> str:
+    """What scrolls sideways where the page is narrower, by keyboard too."""
+    return f'<div class=wide role=group aria-label="table" tabindex=0>{content}</div>'
 
 
 # --- figures ---
