@@ -321,18 +321,18 @@ def judge(
 ) -> Measured:
     """All measures of the chosen maps, each with its interval by picture."""
     model: Any = trained.config.model
-    rng = np.random.default_rng(seed)
+    rng, near = np.random.default_rng(seed), tolerance(model)
     counts: list[dict[str, float]] = []
     ways: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         some = drawn(batch, rng)
         own = [dict[str, float]() for _ in range(batch.rows)]
         for case in batch.cases:
-            count_chance(own[case.row], case, tolerance(model))
+            count_chance(own[case.row], case, near)
         maps = {m: candidates(model, trained.params, batch.asked, m)[chosen[m]] for m in chosen}
         for method, values in maps.items():
             for case in batch.cases:
-                count(own[case.row], method, case, values[case.row, case.place], model)
+                count(own[case.row], method, case, values[case.row, case.place], near)
         anything = rng.random((*batch.asked.spans.shape[:2], *batch.cases[0].mask.shape))
         for method, values in {**maps, "chance": anything}.items() if some else ():
             found = walk(model, trained.params, batch.asked, values, some, rng)
@@ -364,7 +364,7 @@ def judge(
     words = round(sum(each.get("words", 0) for each in counts))
     side = batches[0].asked.seen["image"].shape[1]
     figures = bootstrap(counts, statistics(columns))
-    return Measured(figures, dict(chosen), tried, mean, len(counts), words, side, tolerance(model))
+    return Measured(figures, dict(chosen), tried, mean, len(counts), words, side, near)
 
 
 def add(counts: dict[str, float], name: str, value: float) -> None:
@@ -376,9 +376,9 @@ def count(
     method: str,
     case: Case,
     values: Float[np.ndarray, "H W"],
-    model: Multimodal,
+    near: float,
 ) -> None:
-    hit = points(values, case.away, tolerance(model))
+    hit = points(values, case.away, near)
     add(counts, f"{method}/pointing", hit)
     add(counts, f"{method}/{case.said.kind}", hit)
     add(counts, f"{method}/strict", points(values, case.away, STRICT * len(values)))

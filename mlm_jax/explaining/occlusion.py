@@ -1,6 +1,6 @@
 """What a word loses where a window of what is seen is blanked (arXiv:1311.2901, section 4.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -84,23 +84,40 @@ def _occluded(
     size: tuple[int, ...],
     starts: Int[Array, "P axes"],
 ) -> Array:
-    windows = Windows(size, starts)
-    shape = asked.seen[sense].shape[1 : 1 + len(size)]
-    before, _ = scores(model, params, asked)
+    def told(x: Array) -> Float[Array, "B W"]:
+        return scores(model, params, asked._replace(seen={**asked.seen, sense: x}))[0]
+
+    return lost(told, asked.seen[sense], base[sense], Windows(size, starts))
+
+
+def lost(
+    told: Callable[[Array], Float[Array, "B W"]], x: Array, base: Array, windows: Windows
+) -> Array:
+    """How much less is `told` of x (B, ...) where windows of it are those of `base`: (B, W, ...).
+
+    The mean over the windows that cover a place.
+    """
+    shape = x.shape[1 : 1 + len(windows.size)]
+    before = told(x)
 
     def loss(start: Array) -> Float[Array, "B W"]:
-        where = inside(windows, start, shape)
-        return before - scores(model, params, blanked(asked, base, {sense: where[None]}))[0]
+        where = inside(windows, start, shape)[None]
+        return before - told(jnp.where(over(where, x), base, x))
 
-    lost = jax.lax.map(loss, starts, batch_size=max(1, ROWS // len(before)))
-    covers = jax.vmap(lambda start: inside(windows, start, shape))(starts).astype(lost.dtype)
-    return jnp.einsum("pbw,p...->bw...", lost, covers) / jnp.maximum(covers.sum(0), 1)
+    change = jax.lax.map(loss, windows.starts, batch_size=max(1, ROWS // len(x)))
+    covers = jax.vmap(lambda start: inside(windows, start, shape))(windows.starts)
+    covers = covers.astype(change.dtype)
+    return jnp.einsum("pbw,p...->bw...", change, covers) / jnp.maximum(covers.sum(0), 1)
 
 
 def blanked(asked: Asked, base: Seen, where: Mapping[str, Array]) -> Asked:
     """What is asked about, with `base` in its place where `where` (B or 1, ...) is True."""
     seen = dict(asked.seen)
     for key, hidden in where.items():
-        over = hidden.reshape(*hidden.shape, *[1] * (seen[key].ndim - hidden.ndim))
-        seen[key] = jnp.where(over, base[key], seen[key])
+        seen[key] = jnp.where(over(hidden, seen[key]), base[key], seen[key])
     return asked._replace(seen=seen)
+
+
+def over(where: Array, x: Array) -> Array:
+    """The same over the channels of x, where it has any."""
+    return where.reshape(*where.shape, *[1] * (x.ndim - where.ndim))
