@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from mlm_jax.data.records import BadRecord, Record
 from mlm_jax.detect import detect, spans
 from mlm_jax.losses import Classes, Spans
 from mlm_jax.serving.batching import Batcher, Row, Word
+from mlm_jax.serving.maps import has_maps, maps_of
 from mlm_jax.serving.requests import Ask, Draw, Limits, Refused, refuse
 from mlm_jax.trained import Trained, classify, unknown
 from mlm_jax.world.render import render
@@ -86,7 +87,7 @@ class Playground:
     @property
     def maps(self) -> bool:
         """Whether it can be seen where each word of an answer looked."""
-        return False
+        return self.kind == "texts" and has_maps(self.trained)
 
     def warm_up(self, told: Callable[[str], None]) -> None:
         """Compile all that will be asked for; what is done next is `told`."""
@@ -96,6 +97,9 @@ class Playground:
         elif self.kind == "texts":
             row = {**self.blank(), **self.words_of("")}
             self.batcher.warm_up(row, lambda size: told(f"{size} at a time"))
+            if self.maps:
+                told("maps of attention")
+                self.looked(row, [])
         else:
             told("one at a time")
             self.named(self.blank(), 1.0)
@@ -152,6 +156,8 @@ class Playground:
         if ask.scene is None and {*given} != {*needs}:
             wanted = " and ".join(needs) + (" (or scene)" if self.scenes else "")
             refuse(f"given: {', '.join(given) or 'nothing'}; this run takes {wanted}")
+        if ask.maps and not self.maps:
+            refuse("maps: this run has none")
         if ask.question and not self.asks:
             refuse("question: this run reads none")
 
@@ -181,21 +187,29 @@ class Playground:
             while (word := await asked.next()) is not None:
                 said.append(word)
                 yield Piece(self.text(said), math.exp(word.logprob))
-        answer = self.whole(said)
-        answer["unknown"] = unknown(self.trained.tokenizer, ask.question)
-        yield answer
+        pictures = await self.on_device(self.looked, row, said) if ask.maps else []
+        yield {
+            **self.whole(said, pictures),
+            "unknown": unknown(self.trained.tokenizer, ask.question),
+        }
+
+    def looked(self, row: Row, said: list[Word]) -> list[str]:
+        """Where each word looked, as PNG in base64."""
+        return [png(each) for each in maps_of(self.trained, row, [word.id for word in said])]
 
     def text(self, said: list[Word]) -> str:
         return self.trained.tokenizer.decode(word.id for word in said)
 
-    def whole(self, said: list[Word]) -> Answer:
+    def whole(self, said: list[Word], maps: Sequence[str] = ()) -> Answer:
         """The answer and its words, each with the blank before it, and their probabilities."""
-        words, before = [], ""
+        words, before = list[dict[str, Any]](), ""
         for count, word in enumerate(said, 1):
             after = self.text(said[:count])
             if after != before:
                 piece = after.removeprefix(before)
                 words.append({"text": piece, "probability": math.exp(word.logprob)})
+                if maps:
+                    words[-1]["map"] = maps[count - 1]
             before = after
         return {
             "answer": before,

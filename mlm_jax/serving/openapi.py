@@ -161,7 +161,9 @@ def of_answers(limits: Limits) -> dict[str, Schema]:
     text, chance = {"type": "string"}, {"type": "number", "minimum": 0, "maximum": 1}
     number, whole, flag = ({"type": name} for name in ("number", "integer", "boolean"))
     said = ("text", "probability")
-    word = closed(said, text=text, probability=chance, map=text)
+    word = closed(
+        said, text=text, probability=chance, map={**text, "description": "base64 of a PNG"}
+    )
     event = closed((*said, "start", "end"), text=text, probability=chance, start=number, end=number)
     answer = closed(
         ("answer", "probability"),
