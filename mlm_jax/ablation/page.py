@@ -24,7 +24,7 @@ DOWN = ("caption/invented", "loss", "perplexity", "test/loss")
 """Figures of which less is better."""
 CURVES = {"loss": "training loss", "test/loss": "loss of the test split", "accuracy": "accuracy"}
 COSTS = ("variant", "parameters", "that learn", "GFLOP a step", "ms a step", "steps", "in all")
-Finding = tuple[str, str, str]
+Finding = tuple[str, str]
 
 
 def report(results: Results) -> str:
@@ -64,7 +64,15 @@ def compared_section(results: Results, each: Compared) -> str:
     share = each.figure not in AMOUNTS
     rows = [compared_row(results, each, row, row.variant == base, share) for row in each.rows]
     name = TITLES.get(each.figure, each.figure)
-    columns = ("variant", "mean of seeds", "less the baseline", "", "p", "could be seen", "seeds")
+    columns = (
+        "variant",
+        "mean of seeds",
+        "less the baseline",
+        "p",
+        "could be seen",
+        "finding",
+        "seeds",
+    )
     less = " Less is better." if each.figure in DOWN else ""
     note = (
         f"<p>{escape(each.figure)} on {escape(each.split)}. Means with the 95 % interval of"
@@ -74,18 +82,17 @@ def compared_section(results: Results, each: Compared) -> str:
 
 
 def compared_row(results: Results, each: Compared, row: Row, baseline: bool, share: bool) -> str:
-    changed = results.ready.plan.by_name(row.variant).overrides
+    changed = results.ready.plan.by_name(row.variant).own
     keys = " ".join(f"{key} {value}" for key, value in changed.items())
     name = f"<th scope=row>{escape(row.variant)}<small>{escape(keys)}</small></th>"
     count = f"<td class=num>{len(row.values)} of {results.ready.order.seeds}</td>"
     if baseline:
-        blank = "<td><small>the baseline</small></td><td class=num></td><td></td><td></td>"
+        blank = "<td><small>the baseline</small></td><td></td><td></td><td></td>"
         return f"<tr>{name}{mean_cell(row.mean, share)}{blank}{count}</tr>"
-    mark, _, spoken = finding(each.figure, row.difference)
-    sign = f'<td class=num><span class={mark or "even"} title="{spoken}">{spoken}</span></td>'
+    mark, spoken = finding(each.figure, row.difference)
     return (
-        f"<tr>{name}{mean_cell(row.mean, share)}{difference_cell(row.difference)}{sign}"
-        f"{tail_cells(row.difference)}{count}</tr>"
+        f"<tr>{name}{mean_cell(row.mean, share)}{difference_cell(row.difference)}"
+        f"{tail_cells(row.difference)}<td><span class={mark}>{spoken}</span></td>{count}</tr>"
     )
 
 
@@ -112,21 +119,19 @@ def difference_cell(each: Difference | None) -> str:
 
 
 def tail_cells(each: Difference | None) -> str:
-    shown = [
-        p_text(each.adjusted) if each and each.adjusted is not None else "not tested",
-        number(each.visible) if each and each.visible is not None else "",
-    ]
+    p, seen = (each.adjusted, each.visible) if each else (None, None)
+    shown = ("" if p is None else p_text(p), "" if seen is None else number(seen))
     return "".join(f"<td>{text}</td>" for text in shown)
 
 
 def finding(figure: str, each: Difference | None) -> Finding:
-    """Class of the mark, the mark alone, and the mark in words."""
+    """What was found in words, and before it the class that it is shown in."""
     if each is None or each.adjusted is None:
-        return "", "", "not tested"
+        return "even", "not tested"
     if not each.found:
-        return "", "=", "not told apart"
+        return "even", "not told apart"
     better = (each.difference > 0) != (figure in DOWN)
-    return ("right", "+", "better") if better else ("wrong", "-", "worse")
+    return ("right", "better") if better else ("wrong", "worse")
 
 
 def signed(value: float) -> str:
@@ -256,7 +261,7 @@ def how_tested(results: Results) -> list[str]:
     comparisons = len(ready.plan.variants) - 1
     by_picture = sum(each.by_picture for each in found)
     said = [
-        f"Each variant is held against `{ready.plan.baseline}`, seed by seed: runs with the same"
+        f"Each variant is held against {ready.plan.baseline}, seed by seed: runs with the same"
         " seed read the same data in the same order, and all are asked about the same pictures."
         " What is replicated is the seed, so the test is a t test of the differences by seed.",
         (
@@ -271,9 +276,9 @@ def how_tested(results: Results) -> list[str]:
         f" {'comparison' if comparisons == 1 else 'comparisons'} of one figure on one split;"
         " figures and splits are not corrected for each other. Better or worse means a corrected p"
         f" under {LEVEL:g}.",
-        "`could be seen` is the smallest true difference that 80 of 100 such ablations would have"
-        " found, from the spread that was met: of what is not told apart, larger differences than"
-        " this are unlikely, and smaller ones are not ruled out.",
+        "What could be seen is the smallest true difference that 80 of 100 such ablations would"
+        " have found, by the spread that was met: of variants that are not told apart, smaller"
+        " differences than this are not ruled out.",
     ]
     smallest = foreseen(ready.order.seeds, comparisons)
     if smallest is not None:
@@ -320,7 +325,7 @@ def as_markdown(results: Results) -> str:
                 *difference_texts(row.difference, row.variant == ready.plan.baseline),
                 ""
                 if row.variant == ready.plan.baseline
-                else finding(each.figure, row.difference)[2],
+                else finding(each.figure, row.difference)[1],
             )
             for row in each.rows
         ]
@@ -351,7 +356,7 @@ def difference_texts(each: Difference | None, baseline: bool) -> tuple[str, str,
     text = signed(each.difference)
     if each.low is not None and each.high is not None:
         text += f" ({signed(each.low)} to {signed(each.high)})"
-    p = "not tested" if each.adjusted is None else p_text(each.adjusted)
+    p = "" if each.adjusted is None else p_text(each.adjusted)
     return text, p, "" if each.visible is None else number(each.visible)
 
 
@@ -363,4 +368,4 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def in_cell(text: str) -> str:
     """What a user named, where Markdown would read it as its own."""
     plain = " ".join(text.split())
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!" else c for c in plain)
+    return "".join(f"\\{c}" if c in "\\`*{}[]<>#|!" else c for c in plain)

@@ -123,8 +123,10 @@ class Resolved:
     name: str
     source: str
     """What --config names."""
+    own: Overrides
+    """What tells it from the others."""
     overrides: Overrides
-    """What is put on the command line after it."""
+    """What is put on the command line: its own, and what was given for all."""
     config: Config
 
     @property
@@ -262,7 +264,7 @@ def resolve(ablation: Ablation, variant: Variant, common: Overrides, tiny: bool)
         configs.check(changed)
     except UserError as error:
         raise UserError(f"variant `{variant.name}`: {error}") from error
-    return Resolved(variant.name, source, keys, changed)
+    return Resolved(variant.name, source, own, keys, changed)
 
 
 def tiny_of(source: str) -> str:

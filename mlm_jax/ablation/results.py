@@ -120,7 +120,7 @@ def compare(
             base = values[ready.plan.baseline]
             differences = [values[name][seed] - base[seed] for seed in shared]
             apart = by_picture.differences(name, ready.plan.baseline, shared)
-            raw[name] = tests.paired(differences, apart, comparisons=len(others))
+            raw[name] = tests.paired(differences, apart)
     corrected = tests.corrected(raw)
     rows = [
         Row(
@@ -199,7 +199,7 @@ def as_json(results: Results) -> str:
         "seeds": ready.order.seeds,
         "variants": {
             each.name: {
-                "overrides": dict(each.overrides),
+                "overrides": dict(each.own),
                 "steps": ready.steps[each.name],
                 **asdict(ready.costs[each.name]),
                 "step_seconds": step_seconds(results.of(each.name)),

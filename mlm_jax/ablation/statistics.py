@@ -18,12 +18,12 @@ and 0.0625 of five.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special, stats
+from scipy import special
 
 from mlm_jax.metrics import Statistic
 
@@ -47,23 +47,32 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A variant less the baseline, over the seeds that both have.
+class Spread:
+    """The standard error of a mean difference, and the degrees of freedom that it has."""
 
-    `p` is two-sided and None where nothing can be tested; `adjusted` is Holm's, over the variants.
-    `visible` is the smallest true difference that would have been found in 80 of 100 such
-    ablations, at the level that the correction asks of the first. `by_picture` says whether the
-    interval and the test hold for other pictures as well, and not for these alone.
+    error: float
+    freedom: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A variant less the baseline, over the `n` seeds that both have.
+
+    `p` is two-sided and None where nothing can be tested. `by_picture` says whether the interval
+    and the test hold for other pictures as well, and not for these alone. `corrected` fills in
+    `adjusted`, Holm's p over the variants, and `visible`, the smallest true difference that 80 of
+    100 such ablations would have found, at the level that the correction asks of the first.
     """
 
     difference: float
     low: float | None
     high: float | None
     p: float | None
-    adjusted: float | None
-    visible: float | None
     n: int
     by_picture: bool = False
+    spread: Spread | None = None
+    adjusted: float | None = None
+    visible: float | None = None
 
     @property
     def found(self) -> bool:
@@ -88,24 +97,12 @@ def mean(values: Sequence[float]) -> Mean:
 # --- a variant against the baseline ---
 
 
-@dataclass(frozen=True)
-class Spread:
-    """The standard error of a mean difference, and the degrees of freedom that it has."""
-
-    error: float
-    freedom: float
-
-
 def paired(
-    differences: Sequence[float],
-    pictures: Float[np.ndarray, "K N"] | None = None,
-    *,
-    comparisons: int = 1,
+    differences: Sequence[float], pictures: Float[np.ndarray, "K N"] | None = None
 ) -> Difference:
     """Differences by seed; `pictures` are those of each seed (K) on each picture (N).
 
-    Not yet corrected: see `corrected`. `comparisons` is the number of variants that it will be
-    corrected over. Raises: ValueError where there is no seed, or `pictures` has other seeds.
+    Raises: ValueError where there is no seed, or `pictures` has other seeds.
     """
     n = len(differences)
     middle = mean(differences).value
@@ -113,17 +110,16 @@ def paired(
         raise ValueError(f"{n} seeds, but pictures of {len(pictures)}")
     by_picture = pictures is not None
     if n < 2:
-        return Difference(middle, None, None, None, None, None, n, by_picture)
+        return Difference(middle, None, None, None, n, by_picture)
     spread = by_seed(differences) if pictures is None else by_both(differences, pictures)
     if spread.error == 0:
         # no spread, no t: agreed to the last digit, as where all answers are wrong
-        return Difference(
-            middle, middle, middle, 1.0 if middle == 0 else None, None, None, n, by_picture
-        )
+        same = 1.0 if middle == 0 else None
+        return Difference(middle, middle, middle, same, n, by_picture)
     reach = quantile(1 - LEVEL / 2, spread.freedom) * spread.error
-    p = 2 * float(stats.t.sf(abs(middle) / spread.error, min(spread.freedom, MOST_FREEDOM)))
-    seen = visible(spread, LEVEL / comparisons)
-    return Difference(middle, middle - reach, middle + reach, p, None, seen, n, by_picture)
+    freedom = min(spread.freedom, MOST_FREEDOM)
+    p = 2 * float(special.stdtr(freedom, -abs(middle) / spread.error))
+    return Difference(middle, middle - reach, middle + reach, p, n, by_picture, spread)
 
 
 def by_seed(differences: Sequence[float]) -> Spread:
@@ -167,11 +163,15 @@ def shares(
 
 def corrected(tests: Mapping[str, Difference]) -> dict[str, Difference]:
     """With p values corrected over the variants, so that one false find in all is under 5 %."""
-    names = [name for name, test in tests.items() if test.p is not None]
-    values = holm([p for name in names if (p := tests[name].p) is not None])
-    adjusted = dict(zip(names, values, strict=True))
+    tested = {name: test.p for name, test in tests.items() if test.p is not None}
+    adjusted = dict(zip(tested, holm([*tested.values()]), strict=True))
+    level = LEVEL / max(len(tested), 1)
     return {
-        name: Difference(**{**vars(test), "adjusted": adjusted.get(name)})
+        name: replace(
+            test,
+            adjusted=adjusted.get(name),
+            visible=None if test.spread is None else visible(test.spread, level),
+        )
         for name, test in tests.items()
     }
 
@@ -231,7 +231,7 @@ def errors(freedom: float) -> Float[np.ndarray, " S"]:
 
 
 def quantile(share: float, freedom: float) -> float:
-    return float(stats.t.ppf(share, min(freedom, MOST_FREEDOM)))
+    return float(special.stdtrit(min(freedom, MOST_FREEDOM), share))
 
 
 def foreseen(seeds: int, comparisons: int, spread: float = 1.0) -> float | None:

@@ -96,7 +96,7 @@ def test_correction_counts_those_that_were_tested():
 def test_power_of_a_published_table():
     """A difference of half its spread, in 34 pairs, is found 0.808 of the time (G*Power 3.1)."""
     assert own.found_share(0.5 * math.sqrt(34), 33) == pytest.approx(0.808, abs=5e-4)
-    assert own.found_share(0.0, 4) == pytest.approx(0.05)
+    assert own.found_share(0.0, 4) == pytest.approx(0.05, abs=1e-4)
 
 
 @pytest.mark.parametrize(("freedom", "shift"), [(1, 3.0), (2, 4.0), (4, 3.5), (30, 1.0)])
@@ -110,7 +110,7 @@ def test_power_is_that_of_the_noncentral_t(freedom, shift):
 def test_a_visible_difference_is_found_in_80_of_100(seeds):
     """By drawing ablations that have it."""
     seen = own.visible(Spread(1 / math.sqrt(seeds), seeds - 1))
-    drawn = np.random.default_rng(1).normal(seen, 1, (40_000, seeds))
+    drawn = np.random.default_rng(1).normal(seen, 1, (20_000, seeds))
     assert (stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(
         0.8, abs=0.01
     )
@@ -227,7 +227,7 @@ def alarms(rng: np.random.Generator, seeds: int, times: int, *, by_picture: bool
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("by_picture", [False, True])
 def test_false_alarms_of_equal_variants(seeds, by_picture):
-    found = alarms(np.random.default_rng(seeds), seeds, 1000, by_picture=by_picture)
+    found = alarms(np.random.default_rng(seeds), seeds, 400, by_picture=by_picture)
     assert 0.02 <= found <= 0.08
 
 
@@ -237,8 +237,8 @@ def test_other_pictures_need_the_pictures_in_the_test():
     Seeds alone call the pictures that were drawn a difference, far more often than they say.
     """
     rng = np.random.default_rng(0)
-    assert alarms(rng, 5, 500, by_picture=False, apart=2.0) > 0.15
-    assert 0.02 <= alarms(rng, 5, 500, by_picture=True, apart=2.0) <= 0.08
+    assert alarms(rng, 5, 300, by_picture=False, apart=2.0) > 0.15
+    assert 0.02 <= alarms(rng, 5, 300, by_picture=True, apart=2.0) <= 0.08
 
 
 def test_a_bootstrap_of_pictures_alone_cries_wolf():
@@ -257,7 +257,7 @@ def test_false_alarms_of_real_predictions(seeds, by_picture):
     """64 seeds of one classifier (seeds_make.py): any two handfuls of them are the same variant."""
     kept = np.load(SEEDS)
     right = np.unpackbits(kept["right"], axis=1)[:, : int(kept["count"])].astype(float)
-    rng, found, times = np.random.default_rng(seeds), 0, 1000
+    rng, found, times = np.random.default_rng(seeds), 0, 400
     for _ in range(times):
         chosen = rng.choice(len(right), 2 * seeds, replace=False)
         cells = right[chosen[:seeds]] - right[chosen[seeds:]]

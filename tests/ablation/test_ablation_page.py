@@ -1,0 +1,196 @@
+"""Results, page and tables of an ablation whose runs are written by hand: no training."""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mlm_jax.ablation import page, pictures, results, runner
+from mlm_jax.ablation import plan as plans
+from mlm_jax.ablation.costs import Cost, steps
+from mlm_jax.ablation.plan import Ablation, Plan, Variant
+from mlm_jax.ablation.runner import Order, Ready, Status
+from mlm_jax.config import UserError
+from mlm_jax.evaluate import statistics
+from mlm_jax.pages import charts
+from mlm_jax.run import write
+
+sys.path.append(str(Path(__file__).parents[1]))
+from test_report import parsed
+
+EVIL = '<script>alert("1")</script>&|*'
+BASE = {0: 0.50, 1: 0.52, 2: 0.51}
+OTHER = {0: 0.60, 1: 0.63, 2: 0.61}
+
+
+def planned(count: int = 2) -> Plan:
+    names = ["base", EVIL, *(f"more {i}" for i in range(count - 2))]
+    variants = tuple(Variant(name, {"data.shift": i}) for i, name in enumerate(names))
+    return plans.make("mine", Ablation("vit_tiny", variants, ("vqa/accuracy",)))
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return planned()
+
+
+def ready(plan: Plan, out: Path, seeds: int = 3) -> Ready:
+    costs = {each.name: Cost(1234, 1000, 2.5e9) for each in plan.variants}
+    return Ready(plan, Order(out, seeds), costs, dict.fromkeys(costs, 10))
+
+
+def finish(work: runner.Work, value: float) -> None:
+    work.run.mkdir(parents=True)
+    figure = {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 100}
+    write(work.evaluation("test"), json.dumps({"vqa/accuracy": figure}))
+    lines = [{"step": s, "time": 2.0 * s, "loss": 4 / s + value} for s in range(1, 11)]
+    (work.run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (work.run / "config.json").write_text("{}")
+    work.remember(Status(10, 5.0, {"test": 1.0}))
+
+
+@pytest.fixture
+def done(plan: Plan, tmp_path: Path) -> Ready:
+    whole = ready(plan, tmp_path)
+    for work in whole.works():
+        finish(work, (BASE if work.variant.name == "base" else OTHER)[work.seed])
+    return whole
+
+
+def test_results_are_those_of_scipy(done):
+    (found,) = results.gather(done, statistics).compared
+    base, other = found.rows
+    want = stats.ttest_rel([*OTHER.values()], [*BASE.values()])
+    assert base.difference is None
+    assert other.difference.difference == pytest.approx(np.mean([0.1, 0.11, 0.1]))
+    assert other.difference.p == other.difference.adjusted == pytest.approx(want.pvalue)
+    assert base.mean.value == pytest.approx(0.51)
+
+
+def test_seeds_that_one_side_lacks_do_not_count(done):
+    """A failed run: its variant is compared over the others, and its last lines are shown."""
+    lost = done.works()[-1]
+    lost.remember(Status(10, code=3, tail=("first", EVIL)))
+    found = results.gather(done, statistics)
+    other = found.compared[0].rows[1]
+    assert (other.mean.n, other.difference.n) == (2, 2)
+    assert [each.work for each in found.failed()] == [lost]
+    text = page.report(found)
+    assert "code 3" in text
+    assert EVIL not in text
+    assert EVIL in "".join(parsed(text).text)
+    assert f"    {EVIL}" in page.as_markdown(found)
+
+
+def test_page_holds_no_script_and_all_text(done):
+    text = page.report(results.gather(done, statistics))
+    seen = parsed(text)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in seen.tags}
+    assert not re.search(r"https?://", text)
+    assert EVIL in seen.text
+    assert {"better"} <= {*seen.text}
+    assert "+0.103" in seen.text
+    assert 'class="line s1"' in text
+
+
+def test_worse_where_less_is_better():
+    lower = results.Difference(-0.1, -0.2, -0.05, 0.01, 3, adjusted=0.01)
+    assert page.finding("loss", lower)[1] == "better"
+    assert page.finding("vqa/accuracy", lower)[1] == "worse"
+    assert page.finding("loss", dataclasses.replace(lower, adjusted=0.2))[1] == "not told apart"
+    assert page.finding("loss", None)[1] == "not tested"
+
+
+def test_files(done):
+    found = results.gather(done, statistics)
+    rows = list(csv.DictReader(io.StringIO(results.as_csv(found))))
+    assert len(rows) == 6
+    assert {(row["variant"], row["seed"]): float(row["value"]) for row in rows}[EVIL, "1"] == 0.63
+    tree = json.loads(results.as_json(found))
+    assert tree["variants"]["base"]["step_seconds"] == 2.0
+    assert tree["compared"][0]["rows"][1]["difference"]["n"] == 3
+    table = page.as_markdown(found)
+    assert {line.count("|") - line.count("\\|") for line in table.splitlines() if "|" in line} <= {
+        7,
+        8,
+    }
+
+
+def test_nothing_done_yet_is_a_page_too(plan, tmp_path):
+    found = results.gather(ready(plan, tmp_path), statistics)
+    parsed(page.report(found))
+    assert "no run is done" in page.as_markdown(found)
+
+
+def test_many_variants_are_drawn_in_parts_with_the_baseline_in_each(tmp_path):
+    whole = ready(planned(charts.SERIES + 3), tmp_path, seeds=1)
+    for work in whole.works():
+        finish(work, 0.5)
+    found = results.gather(whole, statistics)
+    parts = list(page.in_parts(found, page.curves(found, "loss")))
+    assert [len(each) for each in parts] == [charts.SERIES, 4]
+    assert all(next(iter(each)) == "base" for each in parts)
+    assert {name for each in parts for name in each} == {v.name for v in whole.plan.variants}
+
+
+def test_curves_are_means_over_the_steps_that_all_have():
+    assert page.averaged([[(1, 2.0), (2, 4.0)], [(2, 6.0), (3, 1.0)], []]) == [(2, 5.0)]
+    assert page.averaged([[]]) == []
+
+
+# --- pictures ---
+
+
+def test_counts_by_picture_widen_the_interval_where_pictures_differ(done):
+    """Both variants are as good, on other pictures: by seeds alone the interval is too short."""
+    rng = np.random.default_rng(0)
+    apart = rng.integers(-3, 4, 60)
+    for work in done.works():
+        sign = 1 if work.variant.name == "base" else -1
+        right = 5 + sign * apart + rng.integers(-1, 2, 60)
+        counts = [{"accuracy": float(r), "asked": 10.0} for r in right]
+        pictures.save(work.run, "test", range(60), counts)
+    (found,) = results.gather(done, statistics).compared
+    test = found.rows[1].difference
+    alone = results.tests.paired([OTHER[i] - BASE[i] for i in range(3)])
+    assert test.by_picture
+    assert test.high - test.low > 2 * (alone.high - alone.low)
+    pictures.save(done.works()[0].run, "test", range(60, 120), counts)
+    (found,) = results.gather(done, statistics).compared
+    assert not found.rows[1].difference.by_picture, "no picture is shared"
+
+
+def test_counts_are_read_as_written_and_damage_is_named(tmp_path):
+    pictures.save(tmp_path, "novel", [4, 2], [{"a": 1.0}, {"b": 2.0}])
+    found = pictures.load(tmp_path, "novel")
+    assert found.pictures == (4, 2)
+    np.testing.assert_array_equal(found.columns["b"], [0, 2])
+    np.testing.assert_array_equal(found.of([2]).columns["b"], [2])
+    assert pictures.load(tmp_path, "test") is None
+    for text in ("{", "[]", '{"pictures": [1], "columns": {"a": [1, 2]}}',
+                 '{"pictures": [1, 1], "columns": {"a": [1, 2]}}'):  # fmt: skip
+        (tmp_path / "counts.json").write_text(text)
+        with pytest.raises(UserError, match="damaged"):
+            pictures.load(tmp_path, "test")
+
+
+# --- budgets ---
+
+
+@pytest.mark.parametrize(
+    ("budget", "want"), [("steps", 1000), ("examples", 500), ("flops", 250), ("time", 333)]
+)
+def test_steps_of_equal_budgets(budget, want):
+    """Twice the batch, four times the FLOPs, three times as long a step."""
+    variants = (Variant("base"), Variant("large", {"data.batch": 64}))
+    ablation = Ablation("vit_tiny", variants, ("loss",), budget=budget)
+    plan = plans.make("mine", ablation, {"steps": 1000})
+    costs = {"base": Cost(1, 1, 1e9), "large": Cost(1, 1, 4e9)}
+    assert steps(plan, costs, {"base": 0.1, "large": 0.3}) == {"base": 1000, "large": want}

@@ -1,0 +1,210 @@
+"""Runs of an ablation: which are left, another plan in the folder, and the command line itself."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlm_jax.ablation import plan as plans
+from mlm_jax.ablation import runner
+from mlm_jax.ablation.costs import Cost, cost
+from mlm_jax.ablation.plan import Ablation, Plan, Variant
+from mlm_jax.ablation.runner import Order, Ready, Status
+from mlm_jax.config import UserError, load, override
+from mlm_jax.run import lock
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    variants = (Variant("base"), Variant("other", {"data.shift": 1, "optim.freeze": ("image",)}))
+    return plans.make("mine", Ablation("vit_tiny", variants, ("loss",), splits=("test", "novel")))
+
+
+def ready(plan: Plan, out: Path, **order) -> Ready:
+    costs = {each.name: Cost(1, 1, 1.0) for each in plan.variants}
+    return Ready(plan, Order(out, **order), costs, dict.fromkeys(costs, 10))
+
+
+def test_works_are_seed_by_seed_and_know_what_is_left(plan, tmp_path):
+    works = ready(plan, tmp_path, seeds=2, limit=8).works()
+    assert [(w.variant.name, w.seed) for w in works] == [
+        ("base", 0), ("other", 0), ("base", 1), ("other", 1)
+    ]  # fmt: skip
+    work = works[3]
+    stage, line = work.next(work.status())
+    assert stage == "train"
+    assert line[-7:] == ["1", "--optim.freeze", "image", "--seed", "1", "--steps", "10"]
+    work.run.mkdir(parents=True)
+    (work.run / "config.json").write_text("{}")
+    stage, line = work.next(Status(10, 1.0))
+    assert (stage, line[-4:]) == ("test", ["--split", "test", "--limit", "8"])
+    work.evaluation("test").write_text("{}")
+    assert work.next(Status(10, 1.0, {"test": 1.0}))[0] == "novel"
+    work.evaluation("novel").write_text("{}")
+    work.remember(Status(10, 1.0, {"test": 1.0, "novel": 1.0}))
+    assert work.done()
+    work.evaluation("test").unlink()
+    assert work.next(work.status())[0] == "test", "deleted: it is made again"
+
+
+def test_a_status_that_was_cut_short_or_is_of_other_steps_is_none(plan, tmp_path):
+    work = ready(plan, tmp_path).works()[0]
+    work.folder.mkdir()
+    place = work.folder / "seed0.json"
+    for text in ("", '{"steps": 10', '{"steps": 10, "unknown": 1}', '{"steps": 9, "trained": 1.0}'):
+        place.write_text(text)
+        assert work.status() == Status(10)
+
+
+def test_another_plan_is_refused_with_the_difference(plan, tmp_path):
+    tree = runner.tree_of(plan, Order(tmp_path))
+    assert runner.opened(tmp_path, tree) is None
+    names = [each.name for each in plan.variants]
+    kept = {**tree, "costs": {name: {} for name in names}, "steps": dict.fromkeys(names, 1)}
+    (tmp_path / "plan.json").write_text(json.dumps(kept))
+    assert runner.opened(tmp_path, tree) == kept
+    assert runner.opened(tmp_path, runner.tree_of(plan, Order(tmp_path, seeds=9, jobs=1)))
+    changed = (Variant("base"), Variant("other", {"data.shift": 2, "optim.freeze": ("image",)}),
+               Variant("third", {"data.shift": 3}))  # fmt: skip
+    new = plans.make("mine", Ablation("vit_tiny", changed, ("perplexity",), splits=("test",)))
+    with pytest.raises(UserError) as error:
+        runner.opened(tmp_path, runner.tree_of(new, Order(tmp_path)))
+    for said in ("figures: ['loss'] -> ['perplexity']", "`other`: data.shift: 1 -> 2",
+                 "`third`: only in yours"):  # fmt: skip
+        assert said in str(error.value)
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        runner.opened(tmp_path, tree)
+
+
+def test_a_folder_of_something_else_is_refused(plan, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"no plan \(thesis.tex\)"):
+        runner.opened(tmp_path, runner.tree_of(plan, Order(tmp_path)))
+
+
+def test_a_run_that_another_process_holds_waits(tmp_path):
+    assert not runner.held(tmp_path / "none")
+    code = "import sys,time\nfrom pathlib import Path\nfrom mlm_jax.run import lock\n"
+    code += "with lock(Path(sys.argv[1])):\n  print('held', flush=True)\n  time.sleep(60)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        assert runner.held(tmp_path)
+        other.kill()
+        other.wait()
+    assert not runner.held(tmp_path)
+    with lock(tmp_path):
+        pass
+
+
+def test_failures_are_kept_and_the_others_go_on(plan, tmp_path, monkeypatch):
+    """With commands that take no time: one variant fails in training, one is wholly done."""
+
+    def command(variant, run, *, seed, steps):
+        fails = variant.name == "other" and seed == 0
+        write = f"import os; os.makedirs({str(run)!r}); open({str(run / 'config.json')!r}, 'w')"
+        say = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(3)"
+        return [sys.executable, "-c", say if fails else write]
+
+    evaluate = tmp_path / "evaluate.py"
+    evaluate.write_text(
+        "import sys, pathlib\n"
+        "name = 'evaluation.json' if sys.argv[4] == 'test' else 'evaluation_novel.json'\n"
+        "(pathlib.Path(sys.argv[2]) / name).write_text('{}')\n"
+    )
+    monkeypatch.setattr(runner, "train_command", command)
+    monkeypatch.setattr(runner, "script", lambda name: [sys.executable, str(tmp_path / name)])
+    whole, said, ended = ready(plan, tmp_path / "out", seeds=2), [], []
+    assert runner.run_all(whole, said.append, lambda: ended.append(1)) == 1
+    assert len(said) == len(ended) == 4
+    assert [work.done() for work in whole.works()] == [True, False, True, True]
+    failed = whole.works()[1].status()
+    assert (failed.code, failed.tail) == (3, ("one", "two"))
+    began = {work.run: work.log.stat().st_mtime_ns for work in whole.works()}
+    assert runner.run_all(whole, said.append, lambda: None) == 1
+    again = [run for run, at in began.items() if run.with_suffix(".log").stat().st_mtime_ns > at]
+    assert again == [whole.works()[1].run], "what is done is not done again"
+
+
+def test_last_lines_are_a_screen(tmp_path):
+    (tmp_path / "log").write_text("x" * 9000 + "\n" + "".join(f"{i}\n\n" for i in range(50)))
+    assert runner.last_lines(tmp_path / "log") == tuple(map(str, range(50 - runner.TAIL, 50)))
+
+
+def test_cost_counts_what_learns():
+    """Frozen parameters are counted, and their gradients are not computed."""
+    config = load("vit_classifier_tiny:tiny")
+    whole = cost(config)
+    still = cost(override(config, ["--optim.freeze", "image"]))
+    assert whole.parameters == whole.trained == still.parameters
+    assert still.trained < 0.1 * whole.trained
+    assert still.flops < 0.6 * whole.flops
+    with pytest.raises(UserError, match="imag"):
+        cost(override(config, ["--optim.freeze", "imagery"]))
+
+
+# --- the command line, for real ---
+
+
+def command(out: Path, data: Path, *words: str) -> list[str]:
+    return [
+        sys.executable, str(ROOT / "experiments" / "ablate.py"), "pooling", "--tiny",
+        "--seeds", "2", "--only", "attention", "--out", str(out), "--data.root", str(data), *words,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.mark.slow
+def test_two_variants_two_seeds_killed_and_gone_on_with(data, tmp_path):
+    """Killed when the first runs are done; those are not done again, and the rest is."""
+    out = tmp_path / "out"
+    with subprocess.Popen(command(out, data), cwd=tmp_path, stdout=subprocess.DEVNULL) as first:
+        end = time.monotonic() + 900
+        while not list(out.glob("*/seed0.json")) and time.monotonic() < end:
+            assert first.poll() is None
+            time.sleep(0.05)
+        first.send_signal(signal.SIGKILL)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/seed0/metrics.jsonl")}
+    finished = {path.parent / path.stem for path in out.glob("*/seed0.json")}
+    assert finished
+    done = subprocess.run(command(out, data), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for path, at in before.items():
+        if path.parent in finished:
+            assert path.stat().st_mtime_ns == at, "trained twice"
+    tree = json.loads((out / "results.json").read_text())
+    assert [row["mean"]["n"] for row in tree["compared"][0]["rows"]] == [2, 2]
+    assert tree["failed"] == []
+    for name in ("report.html", "table.md", "results.csv"):
+        assert (out / name).stat().st_size > 100
+    for variant in ("mean", "attention"):
+        for seed in (0, 1):
+            kept = json.loads((out / variant / f"seed{seed}" / "config.json").read_text())
+            assert (kept["seed"], kept["model"]["pool"]["kind"]) == (seed, variant)
+    other = subprocess.run(
+        command(out, data, "--optim.lr", "0.5"), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert other.returncode == 2
+    assert "optim.lr: 0.0042 -> 0.5" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_in_the_report(data, tmp_path):
+    """A split that is not there."""
+    out = tmp_path / "out"
+    words = ("--seeds", "1", "--data.train", "nowhere")
+    done = subprocess.run(command(out, data, *words), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "nowhere" in (out / "report.html").read_text()
