@@ -27,7 +27,7 @@ from mlm_jax.run import as_now, read_metrics
 
 SHOWN = 12
 """Pictures that are shown, of those that all runs were shown."""
-LONG = 80
+LONG = 300
 Statistics = Callable[[set[str]], Mapping[str, Statistic]]
 
 

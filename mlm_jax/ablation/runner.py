@@ -108,7 +108,9 @@ class Work:
             found = Status(**json.loads((self.folder / f"seed{self.seed}.json").read_text()))
         except (OSError, ValueError, TypeError):
             return Status(self.steps)
-        return found if found.steps == self.steps else Status(self.steps)
+        if found.steps != self.steps:
+            return Status(self.steps)
+        return replace(found, tail=tuple(found.tail))
 
     def remember(self, status: Status) -> None:
         write(self.folder / f"seed{self.seed}.json", json.dumps(asdict(status)) + "\n")
