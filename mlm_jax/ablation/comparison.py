@@ -192,7 +192,7 @@ def config_section(found: Sequence[Side]) -> str:
     ]
     if not rows:
         return section("What differs", "<p>Nothing in their configurations.</p>")
-    return section("What differs", table(("key", *(side.name for side in known)), rows))
+    return section("What differs", even_table(("key", *(side.name for side in known)), rows))
 
 
 def figures_section(found: Sequence[Side], split: str, statistics: Statistics) -> str:
@@ -222,7 +222,12 @@ def figures_section(found: Sequence[Side], split: str, statistics: Statistics) -
         " differ, where they overlap, they may all the same."
     )
     columns = ("figure", *(side.name for side in known), *(f"{n} less {first.name}" for n in apart))
-    return section(f"Figures, {split}", f"<p>{escape(note)}</p>", table(columns, rows))
+    return section(f"Figures, {split}", f"<p>{escape(note)}</p>", even_table(columns, rows))
+
+
+def even_table(columns: Sequence[str], rows: Sequence[str]) -> str:
+    """A table whose last column is like the others."""
+    return f"<div class=plain>{table(columns, rows)}</div>"
 
 
 def apart_cell(each: Figure | None) -> str:
