@@ -351,6 +351,7 @@ async function render() {
     return;
   }
   rendering = true;
+  canvas().setAttribute("aria-busy", "true");
   try {
     do {
       again = false;
@@ -361,6 +362,7 @@ async function render() {
     $("error").textContent = error.message;
   } finally {
     rendering = false;
+    canvas().setAttribute("aria-busy", "false");
   }
 }
 

@@ -68,7 +68,7 @@ def wanted(trained, question: str = "", file: bytes = b"") -> str:
 
 def answer(page) -> str:
     """What stands there when all is said."""
-    page.wait_for_function("document.getElementById('said').textContent !== ''")
+    playwright.expect(page.locator("#said")).not_to_have_text("", timeout=WAIT)
     return page.locator("#answer").inner_text()
 
 
@@ -92,7 +92,6 @@ def test_a_picture_is_dropped_and_asked_about(page, file, trained):
     page.get_by_role("button", name="Ask").click()
     assert answer(page) == wanted(trained, "what colour is the star?")
     page.get_by_role("button", name="Describe").click()
-    page.wait_for_function("document.getElementById('said').textContent === ''")
     assert answer(page) == wanted(trained)
 
 
@@ -118,7 +117,7 @@ def things(page) -> list[str]:
 
 
 def painted(page) -> str:
-    page.wait_for_function("state.rendered !== null && !rendering")
+    playwright.expect(page.locator("#canvas")).to_have_attribute("aria-busy", "false", timeout=WAIT)
     return page.evaluate("document.getElementById('canvas').toDataURL()")
 
 
