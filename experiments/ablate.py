@@ -22,7 +22,7 @@ from mlm_jax.ablation import plan as plans
 from mlm_jax.ablation import runner
 from mlm_jax.ablation.page import as_markdown, report
 from mlm_jax.ablation.plan import Budget, Overrides, Plan
-from mlm_jax.ablation.results import as_csv, as_json, gather
+from mlm_jax.ablation.results import as_csv, as_json, gather, spreads
 from mlm_jax.ablation.runner import Order, Ready
 from mlm_jax.ablation.statistics import foreseen, warning
 from mlm_jax.config import UserError, load
@@ -67,7 +67,7 @@ def run(plan: Plan, order: Order) -> int:
 
 
 def foresee(ready: Ready) -> None:
-    """Say before it runs what it takes, and what it can show."""
+    """Say before it runs what it takes, and what it can show by the spread that is known."""
     plan, seeds = ready.plan, ready.order.seeds
     comparisons = len(plan.variants) - 1
     for each in plan.variants:
@@ -76,7 +76,8 @@ def foresee(ready: Ready) -> None:
             f"{each.name}: {cost.parameters:,} parameters, {cost.flops / 1e9:.3g} GFLOP a step,"
             f" {ready.steps[each.name]:,} steps"
         )
-    for figure, spread in plan.ablation.spread.items():
+    known = {**plan.ablation.spread, **spreads(gather(ready, statistics))}
+    for figure, spread in known.items():
         smallest = foreseen(seeds, comparisons, spread)
         if smallest is not None:
             print(f"{figure}: differences from {smallest:.3g} on can be seen with {seeds} seeds")

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import statistics as middles
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -170,6 +171,22 @@ class Shares:
             return None
         apart = np.stack(made[: len(seeds)]) - np.stack(made[len(seeds) :])
         return apart if np.isfinite(apart).all() else None
+
+
+def spreads(results: Results) -> dict[str, float]:
+    """Standard deviation from seed to seed of each figure, pooled over variants and splits."""
+    found: dict[str, list[list[float]]] = {}
+    for each in results.compared:
+        several = [[*row.values.values()] for row in each.rows if len(row.values) > 1]
+        found.setdefault(each.figure, []).extend(several)
+    return {
+        figure: math.sqrt(
+            sum(float(np.var(seeds, ddof=1)) * (len(seeds) - 1) for seeds in groups)
+            / sum(len(seeds) - 1 for seeds in groups)
+        )
+        for figure, groups in found.items()
+        if groups
+    }
 
 
 # --- what it cost ---

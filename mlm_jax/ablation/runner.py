@@ -233,8 +233,8 @@ def measure(plan: Plan, order: Order) -> dict[str, float]:
         run = order.out / "timing" / each.folder
         rmtree(run, ignore_errors=True)
         run.parent.mkdir(parents=True, exist_ok=True)
-        line = train_command(each, run, seed=0, steps=TIMED)
-        line += ["--log_every", "1"] if "log_every" not in each.overrides else []
+        every = replace(each, overrides={**each.overrides, "log_every": 1})
+        line = train_command(every, run, seed=0, steps=TIMED)
         done = subprocess.run(line, capture_output=True, text=True)
         times = [float(row["time"]) for row in read_metrics(run)][SKIPPED:]
         if done.returncode or len(times) < 2:

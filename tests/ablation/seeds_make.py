@@ -1,10 +1,10 @@
-"""Writes seeds.npz: what 64 seeds of one small classifier say about the same 600 test pictures.
+"""Writes seeds.npz: what 40 seeds of one small classifier say about the same 600 test pictures.
 
     python tests/ablation/seeds_make.py DATA
 
 DATA is where the embedded world lies or is built (--data.root). The seeds are trained at once, by
 the project's own gradients and optimiser: other first parameters, another order of the data.
-`right` (64, 600) is packed to bits along the pictures.
+`right` (40, 600) is packed to bits along the pictures.
 """
 
 import sys
@@ -25,7 +25,7 @@ from mlm_jax.losses import Classes
 from mlm_jax.models.vit import Vit
 from mlm_jax.world.scene import CLASSES
 
-SEEDS, STEPS, TRAIN, TEST = 64, 150, 1500, 600
+SEEDS, STEPS, TRAIN, TEST = 40, 120, 1500, 600
 
 
 def pictures(config: Config, split: str) -> dict[str, np.ndarray]:
@@ -38,9 +38,9 @@ def pictures(config: Config, split: str) -> dict[str, np.ndarray]:
 def main(root: str) -> None:
     body = Transformer(width=32, depth=1)
     config = Config(
-        model=Vit(ImageEncoder((48, 48), 8, body=body), Pool("mean"), len(CLASSES)),
+        model=Vit(ImageEncoder((48, 48), 16, body=body), Pool("mean"), len(CLASSES)),
         loss=Classes(),
-        data=Data("world/one", root, batch=32, captions=0, questions=0, threads=1),
+        data=Data("world/one", root, batch=16, captions=0, questions=0, threads=1),
         optim=Optim(lr=3e-3, warmup=10),
         steps=STEPS,
     )

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import re
 import sys
@@ -23,7 +24,7 @@ from mlm_jax.pages import charts
 from mlm_jax.run import write
 
 sys.path.append(str(Path(__file__).parents[1]))
-from test_report import parsed
+from test_report import luminance, parsed
 
 EVIL = '<script>alert("1")</script>&|*'
 BASE = {0: 0.50, 1: 0.52, 2: 0.51}
@@ -143,6 +144,28 @@ def test_many_variants_are_drawn_in_parts_with_the_baseline_in_each(tmp_path):
 def test_curves_are_means_over_the_steps_that_all_have():
     assert page.averaged([[(1, 2.0), (2, 4.0)], [(2, 6.0), (3, 1.0)], []]) == [(2, 5.0)]
     assert page.averaged([[]]) == []
+
+
+def test_eight_lines_are_told_apart_on_both_grounds():
+    """3 : 1 for what is drawn (WCAG 2.2, 1.4.11), and no two of one colour or one dash."""
+    style = page.page("a")
+    light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    rules = [re.search(rf"\.s{i} \{{(.*?)\}}", style) for i in range(1, charts.SERIES)]
+    lines = [dict(re.findall(r"--(\w+): ([^;]+);", each[1])) for each in rules]
+    names = ["one", *(each["line"].removeprefix("var(--").removesuffix(")") for each in lines)]
+    assert len({*names}) == len({each["dash"] for each in lines}) + 1 == charts.SERIES
+    for theme in (light, dark):
+        colours = dict(re.findall(r"--(\w+): (#\w{6})", theme))
+        assert len({colours[name] for name in names}) == charts.SERIES
+        for name, ground in itertools.product(names, ("page", "card")):
+            both = sorted(luminance(colours[each]) for each in (name, ground))
+            assert (both[1] + 0.05) / (both[0] + 0.05) >= 3, (name, ground)
+
+
+def test_spread_is_pooled_over_variants(done):
+    found = results.spreads(results.gather(done, statistics))
+    both = (np.var([*BASE.values()], ddof=1) + np.var([*OTHER.values()], ddof=1)) / 2
+    assert found == {"vqa/accuracy": pytest.approx(np.sqrt(both))}
 
 
 # --- pictures ---

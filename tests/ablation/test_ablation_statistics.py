@@ -254,7 +254,7 @@ def test_a_bootstrap_of_pictures_alone_cries_wolf():
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("by_picture", [False, True])
 def test_false_alarms_of_real_predictions(seeds, by_picture):
-    """64 seeds of one classifier (seeds_make.py): any two handfuls of them are the same variant."""
+    """40 seeds of one classifier (seeds_make.py): any two handfuls of them are the same variant."""
     kept = np.load(SEEDS)
     right = np.unpackbits(kept["right"], axis=1)[:, : int(kept["count"])].astype(float)
     rng, found, times = np.random.default_rng(seeds), 0, 400
