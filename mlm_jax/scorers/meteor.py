@@ -20,7 +20,10 @@ BEAM = 40  # the program's
 
 
 class Match(NamedTuple):
-    """Words of a candidate and of a reference, how many of them are the same, in how many runs."""
+    """Words of a candidate and of a reference, how many of them are the same, in how many runs.
+
+    The same text is no run at all, and is not punished.
+    """
 
     told: int
     wanted: int
@@ -29,12 +32,10 @@ class Match(NamedTuple):
 
     @property
     def score(self) -> float:
-        """METEOR, section 2 of the paper; a whole match in one run is not punished."""
+        """Section 2 of the paper."""
         if not self.right:
             return 0.0
         mean = harmonic(self.right, self.told, self.wanted)
-        if self.runs == 1 and self.right == self.told == self.wanted:
-            return mean
         return mean * (1 - GAMMA * (self.runs / self.right) ** BETA)
 
 
@@ -55,8 +56,7 @@ class MeteorExact:
         precision, recall = divide(right, told, 0.0), divide(right, wanted, 0.0)
         mean = divide(precision * recall, ALPHA * precision + (1 - ALPHA) * recall, 0.0)
         pieces = divide(runs, right, 0.0)
-        same = (runs == 1) & (right == told) & (right == wanted)
-        return mean * (1 - GAMMA * np.where(same, 0, pieces**BETA))
+        return mean * (1 - GAMMA * pieces**BETA)
 
 
 def best_match(candidate: str, references: Sequence[str]) -> Match:
@@ -69,7 +69,8 @@ def best_match(candidate: str, references: Sequence[str]) -> Match:
     for bound, other in sorted(zip(bounds, split, strict=True), key=lambda pair: -pair[0].score):
         if best is not None and bound.score <= best.score:
             break
-        match = bound._replace(runs=fewest_runs(words, other) if bound.right else 0)
+        nothing = not bound.right or words == other
+        match = bound._replace(runs=0 if nothing else fewest_runs(words, other))
         if best is None or match.score > best.score:
             best = match
     assert best is not None  # there is a reference
@@ -77,9 +78,9 @@ def best_match(candidate: str, references: Sequence[str]) -> Match:
 
 
 def upper(told: Counter[str], length: int, other: Sequence[str]) -> Match:
-    """As if all that is right stood in one run, which bounds the score."""
+    """As if all that is right stood in one run, or none if it is all, which bounds the score."""
     right = sum(min(times, told[word]) for word, times in Counter(other).items() if word in told)
-    return Match(length, len(other), right, min(right, 1))
+    return Match(length, len(other), right, int(0 < right < max(length, len(other))))
 
 
 def fewest_runs(words: Sequence[str], other: Sequence[str]) -> int:

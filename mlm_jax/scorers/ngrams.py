@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mlm_jax.metrics import Sums
+from mlm_jax.metrics import Sums, divide
 
 ORDER = 4
 SIGMA = 6.0
@@ -218,7 +218,7 @@ def cider(texts: Corpus, known: Rarity, *, clipped: bool = True) -> Float[np.nda
         products = (np.minimum(ours, theirs) if clipped else ours) * theirs
         dot = np.bincount(text[there] - many, products, len(picture))
         over = norm[picture] * norm[many : many + len(picture)]
-        alike += np.divide(dot, over, out=np.zeros_like(dot), where=over > 0)
+        alike += divide(dot, over, 0.0)
     if clipped:
         pairs = np.maximum(0, texts.length - 1)
         away = pairs[picture] - pairs[many : many + len(picture)]
