@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mlm_jax.metrics import agreement
 from mlm_jax.scorers.answers import accuracy, normalised
 from mlm_jax.scorers.vqa import Asked, score
 
@@ -70,3 +71,8 @@ def test_kinds_of_questions_and_their_intervals():
     assert figures["vqa/accuracy/question/is"].n == 1
     whole = figures["vqa/accuracy"]
     assert (whole.low, whole.high) == (0.5, 1), "two pictures: of one half is right, of one all"
+
+
+def test_evaluating_a_run_compares_ten_answers_so():
+    assert agreement("the bird.", ["2"] * 3 + ["a bird"] * 7) == 1
+    assert agreement("the bird.", ["bird"]) == 0, "of a single answer nothing is taken away"

@@ -1,5 +1,6 @@
 """BLEU, CIDEr, ROUGE-L and METEOR: published values, the official program's, and counting out."""
 
+import gzip
 import itertools
 import json
 import math
@@ -75,6 +76,19 @@ def test_stored_official_values(shared):
         assert found.figures[ours].value == pytest.approx(official[name], abs=1e-9), name
         each = [row["scores"][name] for row in rows]
         np.testing.assert_allclose(found.per_picture[ours], each, atol=1e-8, err_msg=name)
+
+
+def test_people_against_people_on_all_of_coco(shared):
+    """The fifth caption against the first four, of 5,000 pictures: stored to four digits."""
+    told, wanted = {}, {}
+    with gzip.open(shared / "coco_caption_eval/captions_val2017.jsonl.gz") as file:
+        for row in map(json.loads, file):
+            told[row["file_name"]] = row["captions"][4]
+            wanted[row["file_name"]] = row["captions"][:4]
+    figures = score(told, wanted).figures
+    assert figures["Bleu_4"].value == pytest.approx(0.1887, abs=5e-5)
+    assert figures["ROUGE_L"].value == pytest.approx(0.4652, abs=5e-5)
+    assert figures["CIDEr-D"].value == pytest.approx(0.8649, abs=5e-5)
 
 
 # --- counted out ---
