@@ -1,16 +1,16 @@
 """Score files of captions, answers or similarities as the public benchmarks do, without Java.
 
-score.py --metric coco --references captions_val2014.json --candidates mine.json
-    [--df corpus|FILE] [--subset] [--json out.json] [--per-image out.jsonl]
-score.py --metric vqa --references annotations.json --candidates results.json
-score.py --metric retrieval --candidates similarity.npy [--references owners.json]
-score.py --metric pope --references questions.jsonl --candidates answers.jsonl
-score.py --metric pope --objects instances.json --absent popular --out questions.jsonl
+    score.py --metric coco --references captions_val2014.json --candidates mine.json
+        [--df corpus|FILE] [--subset] [--json out.json] [--per-image out.jsonl]
+    score.py --metric vqa --references annotations.json --candidates results.json
+    score.py --metric retrieval --candidates similarity.npy [--references owners.json]
+    score.py --metric pope --references questions.jsonl --candidates answers.jsonl
+    score.py --metric pope --objects instances.json --absent popular --out questions.jsonl
 
-coco       BLEU, ROUGE-L, CIDEr-D, CIDEr and the exact part of METEOR, of the COCO scorer's words
-vqa        accuracy among ten people, of all questions and by kinds
-retrieval  recall@k of a table with a row for each picture and a column for each caption
-pope       is there an object? (arXiv:2305.10355); with --objects the questions are made
+    coco       BLEU, ROUGE-L, CIDEr-D, CIDEr and the exact part of METEOR, of the COCO scorer's words
+    vqa        accuracy among ten people, of all questions and by kinds
+    retrieval  recall@k of a table with a row for each picture and a column for each caption
+    pope       is there an object? (arXiv:2305.10355); with --objects the questions are made
 
 Every figure has a 95 % interval, from pictures drawn again.
 """
