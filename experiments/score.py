@@ -7,7 +7,7 @@
     score.py --metric pope --references questions.jsonl --candidates answers.jsonl
     score.py --metric pope --objects instances.json --absent popular --out questions.jsonl
 
-    coco       BLEU, ROUGE-L, CIDEr-D, CIDEr and the exact part of METEOR, of the COCO scorer's words
+    coco       BLEU, ROUGE-L, CIDEr-D, CIDEr, exact part of METEOR, of the COCO scorer's words
     vqa        accuracy among ten people, of all questions and by kinds
     retrieval  recall@k of a table with a row for each picture and a column for each caption
     pope       is there an object? (arXiv:2305.10355); with --objects the questions are made
