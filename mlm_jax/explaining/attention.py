@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mlm_jax.encoders import AudioEncoder, ImageEncoder, VideoEncoder
@@ -33,25 +33,25 @@ from mlm_jax.models.multimodal import Multimodal
 
 Weights = Mapping[str, Any]
 """A tree of modules; at each attention {"weights": (B, H, N, M)}, or (B, N, M) without heads."""
-Flow = Float[Array, "B N c"]
-Rule = Callable[[Flow, Float[Array, "B N M"], Flow], Flow]
+Flow = Float[np.ndarray, "B N c"]
+Rule = Callable[[Flow, Float[np.ndarray, "B N M"], Flow], Flow]
 """The flow of tokens that have read others: of (their own, by which weights, that of the others)"""
 
 PLACED = ("joint", "cross_attention", "gated", "prefix")
 """Kinds of fusion where the decoder looks at tokens that each stand for a place."""
 
 
-def rolled(own: Flow, weights: Float[Array, "B N M"], others: Flow) -> Flow:
+def rolled(own: Flow, weights: Float[np.ndarray, "B N M"], others: Flow) -> Flow:
     """Half stays, by the residual (attention rollout, arXiv:2005.00928, section 3)."""
     return (own + weights @ others) / 2
 
 
-def added(own: Flow, weights: Float[Array, "B N M"], others: Flow) -> Flow:
+def added(own: Flow, weights: Float[np.ndarray, "B N M"], others: Flow) -> Flow:
     """All stays, and what is relevant comes on top (arXiv:2103.15679, equations 6 to 10)."""
     return own + weights @ others
 
 
-def kept(own: Flow, weights: Float[Array, "B N M"], others: Flow) -> Flow:
+def kept(own: Flow, weights: Float[np.ndarray, "B N M"], others: Flow) -> Flow:
     """Each token stands for its own place alone."""
     del weights, others
     return own
@@ -68,14 +68,25 @@ class Read(NamedTuple):
     prefix: Flow | None = None
 
 
-@partial(jax.jit, static_argnames="model")
 def recorded(model: Multimodal, params: Params, asked: Asked) -> Weights:
     """The weights of all attentions; scanned blocks one by one."""
-    return apart(scores(model, params, asked, {})[1])
+    return on_host(apart(_recorded(model, params, asked)))
 
 
 @partial(jax.jit, static_argnames="model")
-def looks(model: Multimodal, weights: Weights, spans: Float[Array, "B W S"]) -> Array:
+def _recorded(model: Multimodal, params: Params, asked: Asked) -> Weights:
+    weights: Weights = scores(model, params, asked, {})[1]
+    return weights
+
+
+def on_host(weights: Weights) -> dict[str, Any]:
+    """As float32 of numpy: the products below are small, and none of them waits for a compiler."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), dict(weights))
+
+
+def looks(
+    model: Multimodal, weights: Weights, spans: Float[Array, "B W S"]
+) -> Float[np.ndarray, "B W L H c"]:
     """What each word looked at in each layer of the decoder by each head: (B, W, L, H, c).
 
     Rows of a word's tokens that were about to be written, in their mean. Where the decoder looks at
@@ -87,41 +98,42 @@ def looks(model: Multimodal, weights: Weights, spans: Float[Array, "B W S"]) -> 
     return each(spans, _looks(weights["decoder"]["body"], read))
 
 
-def _looks(blocks: Weights, read: Read) -> Float[Array, "B S L H c"]:
+def _looks(blocks: Weights, read: Read) -> Float[np.ndarray, "B S L H c"]:
     layers = []
     for block in ordered(blocks):
         if read.memory is not None:
-            one = jnp.einsum("bhsm,bmc->bshc", block["cross"]["weights"], read.memory)
+            one = np.einsum("bhsm,bmc->bshc", block["cross"]["weights"], read.memory)
         elif read.gated is not None:
-            one = jnp.einsum("bhsm,bmc->bshc", block["gated"]["weights"], read.gated)
+            one = np.einsum("bhsm,bmc->bshc", block["gated"]["weights"], read.gated)
             one = one[:, read.prefix.shape[1] :] if read.prefix is not None else one
         else:
             assert read.prefix is not None
             count = read.prefix.shape[1]
             before = block["attention"]["weights"][:, :, count:, :count]
-            one = jnp.einsum("bhsm,bmc->bshc", before, read.prefix)
+            one = np.einsum("bhsm,bmc->bshc", before, read.prefix)
         layers.append(one)
-    return jnp.stack(layers, axis=2)
+    return np.stack(layers, axis=2)
 
 
-@partial(jax.jit, static_argnames="model")
-def rollout(model: Multimodal, weights: Weights, spans: Float[Array, "B W S"]) -> Array:
+def rollout(
+    model: Multimodal, weights: Weights, spans: Float[Array, "B W S"]
+) -> Float[np.ndarray, "B W c"]:
     """Attention rollout from the words through decoder, fusion and encoders: (B, W, c)."""
     return each(spans, flow(model, by_heads(weights), rolled))
 
 
-def flow(model: Multimodal, weights: Weights, rule: Rule) -> Float[Array, "B S c"]:
+def flow(model: Multimodal, weights: Weights, rule: Rule) -> Float[np.ndarray, "B S c"]:
     """Of each token that the decoder wrote, from each cell; `weights` without heads."""
     text = rows(weights)
     read = fused(model.fusion, weights.get("fusion", {}), seen(model, weights, rule), text, rule)
     blocks = weights["decoder"]["body"]
     first = ordered(blocks)[0]["attention"]["weights"].shape[1]
     some = next(part for part in read if part is not None)
-    begin = jnp.zeros((len(some), first, some.shape[2]))
+    begin = np.zeros((len(some), first, some.shape[2]), np.float32)
     count = 0
     if read.prefix is not None:
         count = read.prefix.shape[1]
-        begin = begin.at[:, :count].set(read.prefix)
+        begin[:, :count] = read.prefix
     return through(blocks, begin, rule, memory=read.memory, gated=read.gated)[:, count:]
 
 
@@ -148,28 +160,28 @@ def through(
 
 def fused(fusion: Fusion, weights: Weights, image: Flow, words: int, rule: Rule) -> Read:
     """What `Fusion` makes of the flow of what is seen, and of so many words."""
-    text = jnp.zeros((len(image), words, image.shape[2]))
+    text = np.zeros((len(image), words, image.shape[2]), np.float32)
     kind = fusion.kind
     if kind == "concat":
         return Read(memory=image.mean(1, keepdims=True) / 2)  # the other half is the text
     if kind == "joint":
-        both = jnp.concatenate([image, text], axis=1)
+        both = np.concatenate([image, text], axis=1)
         return Read(memory=through(weights["body"], both, rule))
     if kind == "cross_attention":
         reader = through(weights["body"], text, rule, memory=image)
         if fusion.both_ways:
             image = through(weights["image_body"], image, rule, memory=text)
-        return Read(memory=jnp.concatenate([image, reader], axis=1))
+        return Read(memory=np.concatenate([image, reader], axis=1))
     if kind == "gated":
         return Read(gated=image, prefix=text)
     if kind == "prefix":
-        return Read(prefix=jnp.concatenate([image, text], axis=1))
-    few = jnp.zeros((len(image), fusion.latents, image.shape[2]))
+        return Read(prefix=np.concatenate([image, text], axis=1))
+    few = np.zeros((len(image), fusion.latents, image.shape[2]), np.float32)
     if kind == "resampler":
         few = through(weights["body"], few, rule, memory=image)
     else:
         few = bottleneck(weights, fusion.body.depth, few, image, text, rule)
-    return Read(memory=jnp.concatenate([few, text], axis=1))
+    return Read(memory=np.concatenate([few, text], axis=1))
 
 
 def bottleneck(
@@ -179,7 +191,7 @@ def bottleneck(
     for i in range(depth):
         sides = []
         for name, side in (("image", image), ("text", text)):
-            own = jnp.concatenate([few, side], axis=1)
+            own = np.concatenate([few, side], axis=1)
             sides.append(rule(own, weights[f"{name}_{i}"]["attention"]["weights"], own))
         image, text = (side[:, count:] for side in sides)
         few = (sides[0][:, :count] + sides[1][:, :count]) / 2
@@ -233,9 +245,9 @@ def seen(model: Multimodal, weights: Weights, rule: Rule) -> Flow:
     before, lined = 0, []
     for part in parts:
         after = whole - before - part.shape[2]
-        lined.append(jnp.pad(part, ((0, 0), (0, 0), (before, after))))
+        lined.append(np.pad(part, ((0, 0), (0, 0), (before, after))))
         before += part.shape[2]
-    return jnp.concatenate(lined, axis=1)
+    return np.concatenate(lined, axis=1)
 
 
 def _seen(
@@ -255,7 +267,7 @@ def frames(encoder: VideoEncoder, cells: Cells, weights: Weights, rule: Rule) ->
     places, first = down * across, int(encoder.class_token)
     own = through(weights["body"], identity(rows_of(weights["body"]), first + places), rule)
     one = (own[:, 0] if encoder.class_token else own.mean(1))[:, first:]
-    one = one.reshape(-1, times, 1, places) * jnp.eye(times)[:, :, None]
+    one = one.reshape(-1, times, 1, places) * np.eye(times, dtype=np.float32)[:, :, None]
     one = one.reshape(len(one), times, times * places)
     return through(weights["time"], one, rule) if encoder.kind == "factorised" else one
 
@@ -269,28 +281,29 @@ def divided(cells: Cells, weights: Weights, rule: Rule) -> Flow:
     own = identity(count, 1 + times * places)
     for block in ordered(names):
         along = block["time"]["weights"].reshape(count, places, times, times)
-        same = jnp.einsum("bptu,pq->btpuq", along, jnp.eye(places)).reshape(
+        same = np.einsum("bptu,pq->btpuq", along, np.eye(places, dtype=np.float32)).reshape(
             count, times * places, times * places
         )
-        over_time = jnp.pad(same, ((0, 0), (1, 0), (1, 0))).at[:, 0, 0].set(1.0)
+        over_time = np.pad(same, ((0, 0), (1, 0), (1, 0)))
+        over_time[:, 0, 0] = 1
         own = rule(own, over_time, own)
         inside = block["attention"]["weights"].reshape(count, times, places + 1, places + 1)
         own = rule(own, _over_space(inside), own)
     return own[:, :, 1:]
 
 
-def _over_space(inside: Float[Array, "B t n n"]) -> Float[Array, "B N N"]:
+def _over_space(inside: Float[np.ndarray, "B t n n"]) -> Float[np.ndarray, "B N N"]:
     """Each frame looks at itself and the class token, which is the mean of its copies."""
     count, times, more, _ = inside.shape
     places = more - 1
-    patches = jnp.einsum("btpq,tu->btpuq", inside[:, :, 1:, 1:], jnp.eye(times)).reshape(
-        count, times * places, times * places
-    )
+    patches = np.einsum(
+        "btpq,tu->btpuq", inside[:, :, 1:, 1:], np.eye(times, dtype=np.float32)
+    ).reshape(count, times * places, times * places)
     at_class = inside[:, :, 1:, 0].reshape(count, times * places, 1)
     of_class = inside[:, :, 0, 1:].reshape(count, 1, times * places) / times
     itself = inside[:, :, 0, 0].mean(1)[:, None, None]
-    below = jnp.concatenate([at_class, patches], axis=2)
-    return jnp.concatenate([jnp.concatenate([itself, of_class], axis=2), below], axis=1)
+    below = np.concatenate([at_class, patches], axis=2)
+    return np.concatenate([np.concatenate([itself, of_class], axis=2), below], axis=1)
 
 
 # --- trees of weights ---
@@ -328,10 +341,18 @@ def rows_of(blocks: Weights) -> int:
 
 
 def identity(count: int, tokens: int) -> Flow:
-    return jnp.broadcast_to(jnp.eye(tokens), (count, tokens, tokens))
+    return np.broadcast_to(np.eye(tokens, dtype=np.float32), (count, tokens, tokens))
 
 
-def each(spans: Float[Array, "B W S"], tokens: Float[Array, "B S ..."]) -> Array:
+def each(
+    spans: Float[Array, "B W S"], tokens: Float[np.ndarray, "B S *c"]
+) -> Float[np.ndarray, "B W *c"]:
     """The mean over the tokens of each word."""
-    share = spans / jnp.maximum(spans.sum(-1, keepdims=True), 1)
-    return jnp.einsum("bws,bs...->bw...", share, tokens)
+    share = shares(spans)
+    return np.einsum("bws,bs...->bw...", share, tokens)
+
+
+def shares(spans: Float[Array, "B W S"]) -> Float[np.ndarray, "B W S"]:
+    """Of each token in its word."""
+    own = np.asarray(spans)
+    return own / np.maximum(own.sum(-1, keepdims=True), 1)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mlm_jax.explaining.asked import Asked, Seen, scores
-from mlm_jax.explaining.attention import added, apart, each, flow
+from mlm_jax.explaining.attention import added, apart, flow, on_host, shares
 from mlm_jax.generate import Params
 from mlm_jax.models.multimodal import Multimodal
 
@@ -17,25 +17,33 @@ STEPS = 16
 """Points of the integral: of the trained vit_tiny it is then closed to about a hundredth."""
 
 
-@partial(jax.jit, static_argnames="model")
-def relevance(model: Multimodal, params: Params, asked: Asked) -> Float[Array, "B W c"]:
+def relevance(model: Multimodal, params: Params, asked: Asked) -> Float[np.ndarray, "B W c"]:
     """Gradient x attention, rolled out from the words to the cells of what is seen.
 
     Of each attention the mean over heads of what speaks for the word, max(0, gradient x weight),
     takes the place of the weights, and is added to what a token was (arXiv:2103.15679, section 3,
     without the normalisation of its equations 8 and 9).
     """
+    rows, words, _ = asked.spans.shape
+    found = on_host(_speaking(model, params, asked))
+    apiece = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    whole = flow(model, apiece, added)
+    whole = whole.reshape(words, rows, *whole.shape[1:])
+    return np.einsum("bws,wbsc->bwc", shares(asked.spans), whole, optimize=True)
+
+
+@partial(jax.jit, static_argnames="model")
+def _speaking(model: Multimodal, params: Params, asked: Asked) -> Any:
+    """For each word what speaks for it, in a tree like the weights: (W, B, N, M)."""
     _, weights = scores(model, params, asked, {})
     still = jax.tree.map(jnp.zeros_like, weights)
     _, pull = jax.vjp(lambda nudge: scores(model, params, asked, nudge)[0], still)
+    shown = apart(weights)
 
-    def one(word: Array) -> Float[Array, "B c"]:
-        (gradient,) = pull(word)
-        for_it = jax.tree.map(_speaks_for, apart(gradient), apart(weights))
-        span = jnp.einsum("bw,bws->bs", word, asked.spans)
-        return each(span[:, None], flow(model, for_it, added))[:, 0]
+    def one(word: Float[Array, "B W"]) -> Any:
+        return jax.tree.map(_speaks_for, apart(pull(word)[0]), shown)
 
-    return jax.lax.map(one, one_by_one(asked)).swapaxes(0, 1)
+    return jax.lax.map(one, one_by_one(asked))
 
 
 def _speaks_for(gradient: Float[Array, "B H N M"], weights: Float[Array, "B H N M"]) -> Array:

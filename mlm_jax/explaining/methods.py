@@ -47,8 +47,10 @@ def explain(
     return as_numpy({key: x if key == "audio" else x.sum(-1) for key, x in found.items()})
 
 
-def in_cells(model: Multimodal, params: Params, asked: Asked, method: str) -> Array:
-    """(B, W, c): maps of attention before they are enlarged."""
+def in_cells(
+    model: Multimodal, params: Params, asked: Asked, method: str
+) -> Float[np.ndarray, "B W c"]:
+    """Maps of attention before they are enlarged."""
     if method == "relevance":
         return relevance(model, params, asked)
     weights = recorded(model, params, asked)
@@ -70,11 +72,11 @@ def as_numpy(found: Mapping[str, Array]) -> Maps:
 # --- from cells to the size of what is seen ---
 
 
-def enlarged(model: Multimodal, seen: Seen, flow: Float[Array, "*B c"]) -> Maps:
+def enlarged(model: Multimodal, seen: Seen, flow: Float[np.ndarray, "*B c"]) -> Maps:
     """By sense (*B, ...), each cell at its centre and between centres in proportion."""
     cells = cells_of(model)
     ends = np.cumsum([each.number for each in cells])[:-1]
-    parts = np.split(np.asarray(flow, np.float32), ends, axis=-1)
+    parts = np.split(flow, ends, axis=-1)
     return {
         each.sense: enlarge(part, each, seen[each.sense].shape[1:])
         for each, part in zip(cells, parts, strict=True)
