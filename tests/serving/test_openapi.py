@@ -57,7 +57,7 @@ def test_bodies():
 
 GOOD = [
     {"image": IMAGE},
-    {"image": IMAGE, "question": "one cross", "maps": False},
+    {"image": IMAGE, "question": "one cross", "maps": True},
     {"scene": SCENE},
     {"scene": {"objects": [{"shape": "star", "colour": "pink", "x": 0, "y": 1}]}},
     {"image": IMAGE, "settings": {}},

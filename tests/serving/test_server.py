@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import zlib
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -16,6 +17,9 @@ from PIL import Image
 from served import base64_of, picture, serving
 
 from mlm_jax.data.records import Record
+from mlm_jax.explaining.asked import ask
+from mlm_jax.explaining.colours import over
+from mlm_jax.explaining.methods import explain
 from mlm_jax.generate import How
 from mlm_jax.serving.answering import Playground, kind_of
 from mlm_jax.serving.requests import Limits
@@ -133,6 +137,21 @@ def test_a_scene_is_rendered_and_asked_about(server, trained):
     assert scene == server.ask({"image": rendered}).tree
     moved = {**SCENE, "objects": SCENE["objects"][:1]}
     assert server.ask({"scene": moved}).tree != scene
+
+
+def test_maps_of_words(server, trained):
+    """A picture for each word, which differ, and are what `explaining` makes of the same text."""
+    tree = {"image": base64_of(picture()), "maps": True}
+    words = server.ask(tree).tree["words"]
+    pixels = [np.asarray(Image.open(io.BytesIO(b64decode(word["map"])))) for word in words]
+    asked, (spelt,) = ask(trained, [trained.take(Record("file", image=picture()))])
+    maps = explain(trained.config.model, trained.params, asked, "attention")["image"][0]
+    shown = np.asarray(Image.open(io.BytesIO(picture())).resize((32, 32), Image.Resampling.BICUBIC))
+    assert len(spelt) == len(words) > 1
+    for found, one in zip(pixels, maps, strict=False):
+        assert abs(found.astype(int) - over(shown, one)).max() <= 2
+    assert (pixels[0] != pixels[-1]).any()
+    assert "map" not in server.ask({**tree, "maps": False}).tree["words"][0]
 
 
 def test_words_that_are_not_known_are_named(server):
