@@ -20,6 +20,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from mlm_jax import baselines
+from mlm_jax.ablation import pictures
 from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION, Pair
@@ -136,11 +137,12 @@ def told(
     if ranking:
         add_ranks(trained, results, chunks(trained, source, limit))
 
-    counts = [total(own) for _, own in grouped(results)]
-    figures = bootstrap(counts, statistics({name for each in counts for name in each}))
+    counts = {picture: total(own) for picture, own in grouped(results)}
+    columns = {name for each in counts.values() for name in each}
+    figures = bootstrap([*counts.values()], statistics(columns))
     if matching.learnt(trained.config.model):
         figures |= matching.evaluate(trained, source, limit)
-    save(trained, split, figures, {"shown": shown, "wrong": wrong})
+    save(trained, split, figures, {"shown": shown, "wrong": wrong}, counts)
     return figures
 
 
@@ -421,11 +423,19 @@ def example(picture: Sequence[Result], chunk: Sequence[Example]) -> dict[str, An
     return shown
 
 
-def save(trained: Trained, split: str, figures: dict[str, Figure], examples: Any) -> None:
-    """evaluation.json and examples.json; of another split evaluation_novel.json, ..."""
+def save(
+    trained: Trained,
+    split: str,
+    figures: dict[str, Figure],
+    examples: Any,
+    counts: Mapping[int, Mapping[str, float]] | None = None,
+) -> None:
+    """evaluation.json, examples.json, counts.json; of another split evaluation_novel.json, ..."""
     try:
         write(trained.path / saved_name("evaluation", split), as_json(figures))
         write(trained.path / saved_name("examples", split), json.dumps(examples))
+        if counts is not None:
+            pictures.save(trained.path, split, [*counts], [*counts.values()])
     except OSError as error:
         raise UserError(f"cannot write to {trained.path}: {error.strerror}") from error
 

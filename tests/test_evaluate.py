@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mlm_jax import evaluate as verb
+from mlm_jax.ablation import pictures
 from mlm_jax.checkpoint import Checkpoints
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import sources, tokenizers
@@ -210,6 +211,14 @@ def test_what_is_written_is_read_back(run, figures):
     page = (run / "report.html").read_text()
     assert page.count("<img") == 10
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_what_was_counted_of_each_picture_is_kept(run, figures):
+    kept = pictures.load(run, "test")
+    assert len(kept.pictures) == 10
+    columns = {name: np.array([column.sum()]) for name, column in kept.columns.items()}
+    for name, statistic in verb.statistics(set(columns)).items():
+        np.testing.assert_allclose(statistic(columns), figures[name].value, err_msg=name)
 
 
 def test_limit_and_splits(run):
