@@ -47,6 +47,7 @@ from mlm_jax.metrics import (
     Statistic,
     agreement,
     bootstrap,
+    normalise,
     place_of,
 )
 from mlm_jax.models.bert import Bert
@@ -59,6 +60,7 @@ from mlm_jax.models.unclip import Prior, Unclip
 from mlm_jax.models.video_mae import VideoMae
 from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
+from mlm_jax.scorers import captions
 from mlm_jax.showing import shown_as
 from mlm_jax.trained import Trained, open_trained
 from mlm_jax.world import clip, scene
@@ -139,7 +141,7 @@ def told(
 
     counts = {picture: total(own) for picture, own in grouped(results)}
     columns = {name for each in counts.values() for name in each}
-    figures = bootstrap([*counts.values()], statistics(columns))
+    figures = bootstrap([*counts.values()], statistics(columns)) | caption_scores(results)
     if matching.learnt(trained.config.model):
         figures |= matching.evaluate(trained, source, limit)
     save(trained, split, figures, {"shown": shown, "wrong": wrong}, counts)
@@ -288,7 +290,7 @@ def result(pair: Pair, said: Said) -> Result:
         counts |= answered("accuracy", pair.kind, right) | answered("asked", pair.kind, 1)
         return Result(pair, said.text, right, counts)
     if not pair.truth:
-        exact = agreement(said.text, pair.references)
+        exact = float(normalise(said.text) in map(normalise, pair.references))
         counts |= {"captions": 1, "exact": exact}
         return Result(pair, said.text, exact, counts)
     grade = graded(said.text, pair.truth)
@@ -374,6 +376,16 @@ def total(results: Iterable[Result]) -> dict[str, float]:
         for name, value in each.counts.items():
             counts[name] = counts.get(name, 0.0) + value
     return counts
+
+
+def caption_scores(results: Iterable[Result]) -> dict[str, Figure]:
+    """Those of the COCO scorer (and METEOR's exact part), of captions that no program grades."""
+    told = [each for each in results if each.pair.kind == CAPTION and not each.pair.truth]
+    if not told:
+        return {}
+    references = {str(each.pair.index): each.pair.references for each in told}
+    scores = captions.score({str(each.pair.index): each.text for each in told}, references)
+    return {f"caption/{name}": figure for name, figure in scores.figures.items()}
 
 
 def statistics(columns: set[str]) -> dict[str, Statistic]:

@@ -35,6 +35,11 @@ TITLES = {
     "caption/invented": "invented objects per caption",
     "caption/in_order": "captions that tell every event, in order",
     "caption/exact": "captions equal to a reference",
+    **{f"caption/Bleu_{n}": f"BLEU-{n}" for n in range(1, 5)},
+    "caption/ROUGE_L": "ROUGE-L",
+    "caption/CIDEr-D": "CIDEr-D, which the COCO scorer calls CIDEr",
+    "caption/CIDEr": "CIDEr, unclipped",
+    "caption/METEOR_exact": "METEOR of equal words alone",
     "vqa/accuracy": "answers right",
     "vqa/majority": "baseline: commonest answer to the kind of question",
     "vqa/question_only": "baseline: a reader of the question alone",
@@ -77,6 +82,8 @@ TILES = (
 )  # fmt: skip
 AMOUNTS = (
     "caption/invented",
+    "caption/CIDEr-D",
+    "caption/CIDEr",
     "loss",
     "perplexity",
     "codes/psnr",

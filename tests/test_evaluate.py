@@ -24,6 +24,7 @@ from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.run import open_run
+from mlm_jax.scorers import captions
 from mlm_jax.trained import open_trained
 from mlm_jax.world import language, scene
 
@@ -219,6 +220,15 @@ def test_what_was_counted_of_each_picture_is_kept(run, figures):
     columns = {name: np.array([column.sum()]) for name, column in kept.columns.items()}
     for name, statistic in verb.statistics(set(columns)).items():
         np.testing.assert_allclose(statistic(columns), figures[name].value, err_msg=name)
+
+
+def test_captions_that_no_program_grades_have_the_scores_of_captions(run, figures):
+    rows = {str(i): row for i, row in enumerate(one_by_one(run)) if row[0].kind == "caption"}
+    told = {name: row[1] for name, row in rows.items()}
+    wanted = captions.score(told, {name: row[0].references for name, row in rows.items()})
+    found = {name: figures[f"caption/{name}"] for name in wanted.figures}
+    assert found == wanted.figures
+    assert {"Bleu_4", "ROUGE_L", "CIDEr-D"} < {*found}
 
 
 def test_limit_and_splits(run):
