@@ -204,12 +204,15 @@ def bottleneck(
 class Cells(NamedTuple):
     """Where the cells of a sense lie: times, rows and columns; `extra` tokens stand before them.
 
+    The middle of a cell is at pixel `first`, of the first cell, then every `step`, down and across.
     Of a spectrogram rows are bands of the mel scale, from below, and columns its frames.
     """
 
     sense: str
     extra: int
     grid: tuple[int, int, int]
+    step: int
+    first: float
 
     @property
     def number(self) -> int:
@@ -219,7 +222,21 @@ class Cells(NamedTuple):
 
 def cells_of(model: Multimodal) -> list[Cells]:
     """One for each sense, in the order of their tokens."""
-    return [Cells(key, len(encoder.extra), grid_of(encoder)) for key, encoder in senses_of(model)]
+    return [
+        Cells(key, len(encoder.extra), grid_of(encoder), *middles(encoder))
+        for key, encoder in senses_of(model)
+    ]
+
+
+def middles(encoder: ImageEncoder | VideoEncoder | AudioEncoder) -> tuple[int, float]:
+    """How far apart the middles of cells are, and where the first is, in pixels (or frames).
+
+    A convolution of 3 and stride 2 that is padded by 1 looks at pixels 2i - 1 to 2i + 1: behind a
+    convolutional stem cell i looks around pixel `patch` x i, its upper left corner.
+    """
+    if isinstance(encoder, AudioEncoder):
+        return (2, 0.0) if encoder.stem == "conv" else (encoder.stride, (encoder.patch - 1) / 2)
+    return encoder.patch, 0.0 if encoder.stem == "conv" else (encoder.patch - 1) / 2
 
 
 def grid_of(encoder: ImageEncoder | VideoEncoder | AudioEncoder) -> tuple[int, int, int]:

@@ -73,7 +73,7 @@ def as_numpy(found: Mapping[str, Array]) -> Maps:
 
 
 def enlarged(model: Multimodal, seen: Seen, flow: Float[np.ndarray, "*B c"]) -> Maps:
-    """By sense (*B, ...), each cell at its centre and between centres in proportion."""
+    """By sense (*B, ...), each cell at its middle and between middles in proportion."""
     cells = cells_of(model)
     ends = np.cumsum([each.number for each in cells])[:-1]
     parts = np.split(flow, ends, axis=-1)
@@ -88,23 +88,23 @@ def enlarge(
 ) -> Float[np.ndarray, "..."]:
     """`shape` is that of what is seen, with its channels where it has any."""
     grid = flow.reshape(*flow.shape[:-1], *cells.grid)
-    times, down, across = cells.grid
-    if cells.sense == "audio":
-        frames, bands = shape
-        grid = grid[..., 0, :, :]
-        return np.einsum("...ba,fa,mb->...fm", grid, stretch(across, frames), stretch(down, bands))
-    height, width = shape[-3:-1]
-    wide = np.einsum("...da,hd,wa->...hw", grid, stretch(down, height), stretch(across, width))
-    if cells.sense == "image":
-        return wide[..., 0, :, :]
-    return np.repeat(wide, shape[0] // times, axis=-3)
+    times, rows, columns = cells.grid
+    height, width = shape[::-1] if cells.sense == "audio" else shape[-3:-1]
+    down = stretch(rows, height, cells.step, cells.first)
+    across = stretch(columns, width, cells.step, cells.first)
+    wide = np.einsum("...da,hd,wa->...hw", grid, down, across, optimize=True)
+    if cells.sense == "video":
+        return np.repeat(wide, shape[0] // times, axis=-3)
+    one = wide[..., 0, :, :]
+    return one.swapaxes(-1, -2) if cells.sense == "audio" else one
 
 
 @lru_cache(maxsize=16)
-def stretch(cells: int, size: int) -> Float[np.ndarray, "size cells"]:
-    """Weights that interpolate the centres of cells to those of pixels, held at the ends."""
-    at = (np.arange(size, dtype=np.float32) + 0.5) * cells / size - 0.5
-    apart = abs(np.clip(at, 0, cells - 1)[:, None] - np.arange(cells, dtype=np.float32))
+def stretch(cells: int, size: int, step: int, first: float) -> Float[np.ndarray, "size cells"]:
+    """Weights of cells at each of `size` pixels, in proportion between their middles (see `Cells`),
+    those at the ends held."""
+    at = np.clip((np.arange(size, dtype=np.float32) - first) / step, 0, cells - 1)
+    apart = abs(at[:, None] - np.arange(cells, dtype=np.float32))
     return np.maximum(1 - apart, 0)
 
 

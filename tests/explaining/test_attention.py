@@ -241,7 +241,7 @@ def test_divided_rows_sum_to_one() -> None:
 
     times, places = 3, 4
     weights = {"block_0": {"time": shares(places, times, times), "attention": shares(times, 5, 5)}}
-    cells = attention.Cells("video", 1, (times, 2, 2))
+    cells = attention.Cells("video", 1, (times, 2, 2), 8, 3.5)
     flow = attention.divided(cells, weights, attention.rolled)
     assert flow.shape == (1, 1 + times * places, times * places)
     # what is missing is what came from the class token

@@ -3,19 +3,20 @@
 from dataclasses import replace
 from typing import Any, get_args
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from asking import small, some_asked, start
 
-from mlm_jax.encoders import AudioEncoder, VideoEncoder
+from mlm_jax.encoders import AudioEncoder, ImageEncoder, VideoEncoder
 from mlm_jax.encoders.audio import LogMel
 from mlm_jax.explaining import attention, gradients, occlusion
 from mlm_jax.explaining.asked import Asked, blank, scores
 from mlm_jax.explaining.methods import METHODS, enlarge, explain, stretch
 from mlm_jax.fusion import Kind
-from mlm_jax.layers import Transformer
+from mlm_jax.layers import ConvStem, PatchStem, Transformer
 
 SUM = jax.jit(scores, static_argnums=0)
 
@@ -80,27 +81,21 @@ def test_a_word_does_not_hang_on_other_pictures() -> None:
 # --- closed forms ---
 
 
-def linear(monkeypatch: pytest.MonkeyPatch, power: int = 1) -> tuple[Asked, np.ndarray]:
-    """Words that are sums of weights x pixels, or of their powers, in place of the model."""
-    rng = np.random.default_rng(3)
-    weights = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
-
-    def told(model: Any, params: Any, asked: Asked, nudge: Any = None) -> Any:
-        del model, nudge
-        return jnp.einsum("whdc,bhdc->bw", params, asked.seen["image"] ** power), {}
-
-    monkeypatch.setattr(gradients, "scores", told)
-    return some_asked(), weights
-
-
 @pytest.mark.parametrize("power", [1, 2, 3])
 def test_integrated_of_powers(power: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of w x^p from 0: w x^p, exactly, by any rule of Gauss with enough points."""
-    asked, weights = linear(monkeypatch, power)
+    """Of words that are sums of w x^p, from 0: w x^p, exactly, by Gauss with enough points."""
+
+    def told(model: Any, params: Any, asked: Asked, nudge: Any = None) -> Any:
+        del nudge
+        return jnp.einsum("whdc,bhdc->bw", params, asked.seen["image"] ** model), {}
+
+    monkeypatch.setattr(gradients, "scores", told)
+    asked = some_asked()
+    weights = np.random.default_rng(3).normal(size=(3, 16, 16, 3)).astype(np.float32)
     base = {"image": jnp.zeros_like(asked.seen["image"])}
-    found = gradients.integrated.__wrapped__(None, weights, asked, base, steps=4)["image"]  # type: ignore[attr-defined]
+    found = gradients.integrated(power, weights, asked, base, steps=4)["image"]  # type: ignore[arg-type]
     wanted = weights[None] * np.asarray(asked.seen["image"])[:, None] ** power
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_windows_cover_everything() -> None:
@@ -143,14 +138,34 @@ def test_blank_keeps_the_mean() -> None:
 
 def test_enlarged_keeps_centres() -> None:
     """A pixel at the centre of a cell has the value of the cell; between two it is between."""
-    weights = stretch(3, 9)
+    weights = stretch(3, 9, 3, 1.0)
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(weights[[1, 4, 7]], np.eye(3), atol=1e-6)
     np.testing.assert_allclose(weights[[2, 3]], [[2 / 3, 1 / 3, 0], [1 / 3, 2 / 3, 0]], atol=1e-6)
-    cells = attention.Cells("image", 0, (1, 2, 3))
+    cells = attention.Cells("image", 0, (1, 2, 3), 3, 1.0)
     big = enlarge(np.arange(6, dtype=np.float32), cells, (6, 9, 3))
     assert big.shape == (6, 9)
     assert np.unravel_index(big.argmax(), big.shape)[0] >= 4
+
+
+@pytest.mark.parametrize("stem", ["conv", "patch"])
+def test_middles_are_where_a_cell_looks(stem: Any) -> None:
+    """The pixels that a cell hangs on lie evenly around its middle, but for norms over all."""
+    own = ConvStem(16, 8) if stem == "conv" else PatchStem(16, 8)
+    pixels = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+    params = own.init(jax.random.key(1), pixels)
+
+    def without_norm(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        return args[0] if isinstance(context.module, nn.GroupNorm) else call(*args, **kwargs)
+
+    def one(pixels: Any) -> Any:
+        with nn.intercept_methods(without_norm):
+            return abs(own.apply(params, pixels)[0, 2, 2]).sum()
+
+    near = abs(jax.grad(one)(pixels)).sum((0, 3)) > 0
+    rows, columns = (np.flatnonzero(near.any(axis)) for axis in (1, 0))
+    step, first = attention.middles(ImageEncoder((32, 32), 8, stem))
+    assert (rows[0] + rows[-1]) / 2 == (columns[0] + columns[-1]) / 2 == first + 2 * step
 
 
 # --- clips and sounds ---
