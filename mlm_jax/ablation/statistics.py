@@ -115,7 +115,7 @@ def paired(
     if spread.error == 0:
         # no spread, no t: agreed to the last digit, as where all answers are wrong
         same = 1.0 if middle == 0 else None
-        return Difference(middle, middle, middle, same, n, by_picture)
+        return Difference(middle, None, None, same, n, by_picture)
     reach = quantile(1 - LEVEL / 2, spread.freedom) * spread.error
     freedom = min(spread.freedom, MOST_FREEDOM)
     p = 2 * float(special.stdtr(freedom, -abs(middle) / spread.error))

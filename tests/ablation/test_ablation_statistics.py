@@ -257,7 +257,7 @@ def test_false_alarms_of_real_predictions(seeds, by_picture):
     """40 seeds of one classifier (seeds_make.py): any two handfuls of them are the same variant."""
     kept = np.load(SEEDS)
     right = np.unpackbits(kept["right"], axis=1)[:, : int(kept["count"])].astype(float)
-    rng, found, times = np.random.default_rng(seeds), 0, 400
+    rng, found, times = np.random.default_rng(seeds), 0, 3000
     for _ in range(times):
         chosen = rng.choice(len(right), 2 * seeds, replace=False)
         cells = right[chosen[:seeds]] - right[chosen[seeds:]]
