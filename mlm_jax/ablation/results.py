@@ -8,6 +8,7 @@ import math
 import statistics as middles
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from mlm_jax.ablation.runner import Ready, Status, Work
 from mlm_jax.ablation.statistics import Difference, Mean
 from mlm_jax.config import UserError
 from mlm_jax.metrics import Figure, Statistic
-from mlm_jax.report import load_figures
+from mlm_jax.report import load_figures, saved_name
 from mlm_jax.run import read_metrics
 
 Statistics = Callable[[set[str]], Mapping[str, Statistic]]
@@ -79,13 +80,13 @@ class Results:
 
 def gather(ready: Ready, statistics: Statistics) -> Results:
     """What is there by now, of all runs that are done."""
-    runs = tuple(map(look_at, ready.works()))
+    runs, kept = tuple(map(look_at, ready.works())), Kept()
     ablation = ready.plan.ablation
     return Results(
         ready,
         runs,
         tuple(
-            compare(ready, runs, split, figure, statistics)
+            compare(ready, runs, Shares(runs, split, figure, statistics, kept))
             for split in ablation.splits
             for figure in ablation.figures
         ),
@@ -103,9 +104,9 @@ def look_at(work: Work) -> Ended:
     return Ended(work, status, figures, read_metrics(work.run))
 
 
-def compare(
-    ready: Ready, runs: Sequence[Ended], split: str, figure: str, statistics: Statistics
-) -> Compared:
+def compare(ready: Ready, runs: Sequence[Ended], by_picture: "Shares") -> Compared:
+    """One figure on one split: those of `by_picture`."""
+    split, figure = by_picture.split, by_picture.figure
     names = [each.name for each in ready.plan.variants]
     values: dict[str, dict[int, float]] = {name: {} for name in names}
     for run in runs:
@@ -113,7 +114,6 @@ def compare(
         if found is not None:
             values[run.variant][run.seed] = found.value
     others = [name for name in names if name != ready.plan.baseline]
-    by_picture = Shares(runs, split, figure, statistics)
     raw = {}
     for name in others:
         shared = sorted(values[name].keys() & values[ready.plan.baseline].keys())
@@ -135,22 +135,35 @@ def compare(
     return Compared(split, figure, tuple(rows))
 
 
+class Kept(dict[Path, pictures.Counts | None]):
+    """Counts by file, so that each is read once for all figures."""
+
+    def of(self, run: Path, split: str) -> pictures.Counts | None:
+        place = run / saved_name("counts", split)
+        if place not in self:
+            try:
+                self[place] = pictures.load(run, split)
+            except UserError:
+                self[place] = None  # a damaged file: the figures are there all the same
+        return self[place]
+
+
 class Shares:
     """What each test picture contributes to a figure, by run, where runs keep their counts."""
 
-    def __init__(self, runs: Sequence[Ended], split: str, figure: str, statistics: Statistics):
-        self.split, self.figure, self.statistics = split, figure, statistics
-        self.runs = {(run.variant, run.seed): run for run in runs}
-        self.kept: dict[tuple[str, int], pictures.Counts | None] = {}
+    def __init__(
+        self,
+        runs: Sequence[Ended],
+        split: str,
+        figure: str,
+        statistics: Statistics,
+        kept: Kept,
+    ):
+        self.split, self.figure, self.statistics, self.kept = split, figure, statistics, kept
+        self.places = {(run.variant, run.seed): run.work.run for run in runs}
 
     def counts(self, variant: str, seed: int) -> pictures.Counts | None:
-        key = variant, seed
-        if key not in self.kept:
-            try:
-                self.kept[key] = pictures.load(self.runs[key].work.run, self.split)
-            except UserError:
-                self.kept[key] = None  # a damaged file: the figures are there all the same
-        return self.kept[key]
+        return self.kept.of(self.places[variant, seed], self.split)
 
     def differences(self, variant: str, base: str, seeds: Sequence[int]) -> np.ndarray | None:
         """Seeds by pictures; None where one of the runs keeps no counts of this figure."""
