@@ -267,7 +267,8 @@ def how_tested(results: Results) -> list[str]:
         (
             "Runs keep what was counted for each picture: what pictures contribute to a difference"
             " is added to its variance (Obuchowski and Rockette 1995; Hillis 2007), so that"
-            " intervals and tests hold for other test pictures as well."
+            " intervals and tests hold for other test pictures as well. The wider of this interval"
+            " and that of seeds alone is shown."
             if found and by_picture == len(found)
             else "Runs keep no counts by picture: intervals and tests say what other seeds would"
             " change, about these very test pictures and no others."
