@@ -3,13 +3,13 @@
 What is drawn anew when an experiment is repeated is the seed: the first parameters, the order of
 the data, dropout. All seeds are asked about the same test pictures. So seeds are the unit that is
 replicated, and a bootstrap over pictures alone, of one run against one run, calls any two seeds of
-one and the same variant different (arXiv:2103.03098, section 3).
+one and the same variant different (arXiv:2103.03098).
 
 The test is that of several readers who read the same cases under two conditions, seeds being the
 readers: the t statistic of the differences by seed, whose variance gets added what the pictures
 contribute by themselves (Obuchowski and Rockette 1995), with the degrees of freedom of Hillis
 (2007, Statistics in Medicine 26, 596). With so few readers these are too many where seeds happen to
-agree: of two seeds it called 9 to 12 of 100 equals different, of three 6. So nothing is found that
+agree: of two seeds it called 7 to 12 of 100 equals different, of three 6. So nothing is found that
 the paired t test over seeds does not find as well: the larger p of the two and the wider interval
 count, and equals are then called different 3 to 7 times of 100, for 2, 3 or 5 seeds and however
 much variants differ by picture (by drawing 800 of each).
