@@ -8,6 +8,7 @@ The description of the API is at /openapi.json. Needs the extra `demo`.
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def main(argv: Sequence[str]) -> int:
         limit_concurrency=4 * given.waiting,
         timeout_graceful_shutdown=3,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # which uvicorn raises once more when all is closed
+        uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 

@@ -28,6 +28,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from experiments import serve
 from experiments.benchmarks.setting import machine
 from mlm_jax import command
 from mlm_jax.config import UserError
@@ -38,7 +39,6 @@ from mlm_jax.world.scene import sample
 
 PICTURES = 64
 ALONE = 40.0  # seconds of each part but the longest
-STARTING = 900.0  # seconds that the server may take until it listens
 MOST = 200_000  # requests, in all
 
 
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     given = tyro.cli(Arguments, args=list(argv), prog="serving", description=__doc__)
     if not (given.askers >= 1 and given.minutes > 0 and given.think >= 0):
         raise UserError("--askers: at least 1; --minutes: over 0; --think: at least 0")
-    started = [sys.executable, "experiments/serve.py", "--run", str(given.run), "--port", "0"]
+    started = [sys.executable, serve.__file__, "--run", str(given.run), "--port", "0"]
     with subprocess.Popen(started, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
             figures = asyncio.run(measure(given, port, server.pid))
         finally:
             server.send_signal(signal.SIGINT)
-            server.wait(30)
+            server.wait()
     text = json.dumps(figures, indent=1)
     print(text)
     if given.json is not None:

@@ -43,11 +43,11 @@ def write_run(folder: Path) -> Path:
     def body() -> Transformer:
         return Transformer(width=16, depth=1, block=Block(heads=2))
 
-    data = Data("nowhere.jsonl", text_length=12, target_length=10)
+    data = Data("nowhere.jsonl", text_length=24, target_length=10)
     tokenizer = tokenizers.words(CORPUS)
     model = Multimodal(
         image=ImageEncoder(size=(SIDE, SIDE), patch=8, body=body()),
-        text=TextEncoder(vocab=64, length=12, body=body()),
+        text=TextEncoder(vocab=64, length=24, body=body()),
         fusion=Fusion(body=body()),
         decoder=TextDecoder(vocab=tokenizer.size, length=10, body=body()),
     )
@@ -55,8 +55,8 @@ def write_run(folder: Path) -> Path:
         tokenizer.save(run.tokenizer)
         batch = {
             "image": np.zeros((1, SIDE, SIDE, 3), np.uint8),
-            "text": np.zeros((1, 12), np.int32),
-            "text_mask": np.ones((1, 12), bool),
+            "text": np.zeros((1, 24), np.int32),
+            "text_mask": np.ones((1, 24), bool),
             "target": np.zeros((1, 10), np.int32),
         }
         shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
