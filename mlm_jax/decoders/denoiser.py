@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from mlm_jax.layers import Block, PatchStem, Pool, Tokens, Transformer
 from mlm_jax.layers.convolutions import Residual
-from mlm_jax.layers.embed import picture_of, sine_cosine, sines, timesteps
+from mlm_jax.layers.embed import grid_places, picture_of, sine_cosine, sines, timesteps
 from mlm_jax.layers.tokens import every
 from mlm_jax.layers.transformer import settings
 
@@ -160,7 +160,8 @@ class DiffusionTransformer(nn.Module):
     DiT (arXiv:2212.09748, section 3.2, adaLN-zero), with text read by cross-attention in every
     block (arXiv:2310.00426, section 2.3). Of a clip with `over_time` "joint" all patches of all
     frames are one row of tokens; "divided" has after each block within frames one for each place
-    over time (arXiv:2401.03048, section 3.2, variant 1).
+    over time (arXiv:2401.03048, section 3.2, variant 1). Rotary positions are turned by row and
+    column within frames.
     """
 
     patch: int = 4
@@ -189,11 +190,13 @@ class DiffusionTransformer(nn.Module):
         if len(shape) == 5:
             when = jnp.asarray(sines(shape[1], width), x.dtype)
             x = (x.reshape(*shape[:2], -1, width) + when[:, None]).reshape(x.shape)
+        places = grid_places(rows, columns)
         if len(shape) == 4 or self.over_time == "joint":
             tokens = every(x.reshape(shape[0], -1, width))
-            x = self.body(tokens, memory=memory, condition=asked, train=train).x
+            places = jnp.tile(places, (tokens.x.shape[1] // len(places), 1))
+            x = self.body(tokens, places=places, memory=memory, condition=asked, train=train).x
         else:
-            x = self._divided(x, shape[1], memory, asked, train)
+            x = self._divided(x, shape[1], places, memory, asked, train)
         zero = nn.initializers.zeros_init()
         x = nn.Dense(patch**2 * self.out, kernel_init=zero, name="pixels")(x)
         x = x.reshape(-1, rows * columns, x.shape[-1])
@@ -204,6 +207,7 @@ class DiffusionTransformer(nn.Module):
         self,
         x: Float[Array, "F N D"],
         times: int,
+        places: Float[Array, "N 2"],
         memory: tuple[Tokens, ...],
         asked: Float[Array, "B D"],
         train: bool,
@@ -213,7 +217,7 @@ class DiffusionTransformer(nn.Module):
             last = body.last_norm and i == body.depth - 1
             space = body.clone(depth=1, last_norm=False, name=f"space_{i}", parent=self)
             time = body.clone(depth=1, last_norm=last, name=f"time_{i}", parent=self)
-            x = space(every(x), memory=memory, condition=asked, train=train).x
+            x = space(every(x), places=places, memory=memory, condition=asked, train=train).x
             x = time(every(along_time(x, times)), condition=asked, train=train).x
             x = along_space(x, clips)
         return x

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from mlm_jax.decoders.denoiser import DiffusionTransformer, UNet
 from mlm_jax.layers import Block, Tokens, Transformer
+from mlm_jax.layers.attention import Attention
 
 KEY = jax.random.key(0)
 BLOCK = Block(heads=2, ratio=2.0)
@@ -33,6 +35,28 @@ def drawn(shapes: Any) -> Any:
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(1)
     return tree.unflatten([jnp.asarray(0.2 * rng.normal(size=x.shape), x.dtype) for x in leaves])
+
+
+@pytest.mark.parametrize(("kind", "frames"), [("joint", 0), ("joint", 3), ("divided", 3)])
+def test_rotary_positions_are_those_within_a_frame(kind: str, frames: int) -> None:
+    """Column and row; those over time are 0, 1, 2."""
+    block = replace(BLOCK, rotary=10.0)
+    net = DiffusionTransformer(4, Transformer(16, 1, block), kind)
+    x = jnp.zeros((1, *([frames] if frames else []), 8, 12, 3))
+    turned: list[Any] = []
+
+    def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, Attention):
+            turned.append(kwargs["places"])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(watch):
+        net.init(KEY, x, T[:1])
+    within = [[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]]
+    times = frames if kind == "joint" and frames else 1
+    np.testing.assert_array_equal(turned[0], within * times)
+    assert [each is None for each in turned] == [False, True][: len(turned)]
+    assert len(turned) == (2 if kind == "divided" else 1)
 
 
 @pytest.mark.usefixtures("strict")
