@@ -1,5 +1,6 @@
 """Gradients and occlusion against closed forms; every kind of fusion and sense."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -27,7 +28,12 @@ def moved(params: Any) -> Any:
     return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape, x.dtype), params)
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
+def few(kinds: Sequence[str], *fast: str) -> list[Any]:
+    """All `kinds`; those not `fast` only in `make test-all`, as each takes a compilation."""
+    return [pytest.param(kind, marks=[] if kind in fast else pytest.mark.slow) for kind in kinds]
+
+
+@pytest.mark.parametrize("kind", few(get_args(Kind), "cross_attention", "bottleneck"))
 def test_every_fusion(kind: Kind) -> None:
     """Finite maps of the right shape, and integrated gradients that are complete."""
     model, asked = small(kind), some_asked()
@@ -179,7 +185,7 @@ def heard(model: Any, seen: dict[str, Any]) -> tuple[Any, Asked]:
 BODY = Transformer(128, 1)
 
 
-@pytest.mark.parametrize("kind", ["pooled", "factorised", "joint", "divided"])
+@pytest.mark.parametrize("kind", few(["pooled", "factorised", "joint", "divided"], "divided"))
 def test_clips(kind: Any) -> None:
     """A map for each frame."""
     video = VideoEncoder(
@@ -195,7 +201,7 @@ def test_clips(kind: Any) -> None:
         assert abs(maps).max() > 0
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("stem", few(["patch", "conv"], "conv"))
 def test_sounds(stem: Any) -> None:
     """A map over time and bands."""
     mel = LogMel(rate=2000, window=64, hop=32, fft=64, mels=16, high=900.0)
