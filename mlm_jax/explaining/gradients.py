@@ -13,8 +13,9 @@ from mlm_jax.explaining.attention import added, apart, flow, on_host, shares
 from mlm_jax.generate import Params
 from mlm_jax.models.multimodal import Multimodal
 
-STEPS = 16
-"""Points of the integral: of the trained vit_tiny it is then closed to about a hundredth."""
+STEPS = 64
+"""Points of the integral: 101 words' sums by a trained vit_tiny are off by 0.9 % of what they
+should be, by 5.6 % with 32 points and by 28 % with 16."""
 
 
 def relevance(model: Multimodal, params: Params, asked: Asked) -> Float[np.ndarray, "B W c"]:
