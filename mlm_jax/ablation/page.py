@@ -252,27 +252,18 @@ def tested_section(results: Results) -> str:
 
 def how_tested(results: Results) -> list[str]:
     ready = results.ready
-    found = [
+    tested = [
         row.difference
         for each in results.compared
         for row in each.rows
-        if row.difference is not None
+        if row.difference is not None and row.difference.p is not None
     ]
     comparisons = len(ready.plan.variants) - 1
-    by_picture = sum(each.by_picture for each in found)
     said = [
         f"Each variant is held against {ready.plan.baseline}, seed by seed: runs with the same"
         " seed read the same data in the same order, and all are asked about the same pictures."
         " What is replicated is the seed, so the test is a t test of the differences by seed.",
-        (
-            "Runs keep what was counted for each picture: what pictures contribute to a difference"
-            " is added to its variance (Obuchowski and Rockette 1995; Hillis 2007), so that"
-            " intervals and tests hold for other test pictures as well. The wider of this interval"
-            " and that of seeds alone is shown."
-            if found and by_picture == len(found)
-            else "Runs keep no counts by picture: intervals and tests say what other seeds would"
-            " change, about these very test pictures and no others."
-        ),
+        *over_pictures(tested),
         f"p values are corrected by Holm's procedure over {comparisons}"
         f" {'comparison' if comparisons == 1 else 'comparisons'} of one figure on one split;"
         " figures and splits are not corrected for each other. Better or worse means a corrected p"
@@ -288,6 +279,23 @@ def how_tested(results: Results) -> list[str]:
             " deviation of a figure from seed to seed."
         )
     return said
+
+
+def over_pictures(tested: Sequence[Difference]) -> list[str]:
+    """Whether what was found holds for other test pictures; nothing where nothing was tested."""
+    if not tested:
+        return []
+    if not all(each.by_picture for each in tested):
+        return [
+            "Not all runs keep counts by picture: intervals and tests of those without say what"
+            " other seeds would change, about these very test pictures and no others."
+        ]
+    return [
+        "Runs keep what was counted for each picture: what pictures contribute to a difference is"
+        " added to its variance (Obuchowski and Rockette 1995; Hillis 2007), so that intervals and"
+        " tests hold for other test pictures as well. The wider of this interval and that of seeds"
+        " alone is shown."
+    ]
 
 
 def runs_section(results: Results) -> str:

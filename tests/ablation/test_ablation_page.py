@@ -128,6 +128,7 @@ def test_nothing_done_yet_is_a_page_too(plan, tmp_path):
     found = results.gather(ready(plan, tmp_path), statistics)
     parsed(page.report(found))
     assert "no run is done" in page.as_markdown(found)
+    assert "by picture" not in page.as_markdown(found)
 
 
 def test_many_variants_are_drawn_in_parts_with_the_baseline_in_each(tmp_path):
@@ -184,10 +185,28 @@ def test_counts_by_picture_widen_the_interval_where_pictures_differ(done):
     test = found.rows[1].difference
     alone = results.tests.paired([OTHER[i] - BASE[i] for i in range(3)])
     assert test.by_picture
+    assert "Runs keep what was counted" in page.as_markdown(results.gather(done, statistics))
     assert test.high - test.low > 2 * (alone.high - alone.low)
     pictures.save(done.works()[0].run, "test", range(60, 120), counts)
-    (found,) = results.gather(done, statistics).compared
-    assert not found.rows[1].difference.by_picture, "no picture is shared"
+    without = results.gather(done, statistics)
+    assert not without.compared[0].rows[1].difference.by_picture, "no picture is shared"
+    assert "Not all runs keep counts" in page.as_markdown(without)
+
+
+def test_a_variant_of_one_seed_says_nothing_of_the_counts_of_others(tmp_path):
+    whole = ready(planned(3), tmp_path)
+    rng = np.random.default_rng(0)
+    for work in whole.works():
+        if work.variant.name == "more 0" and work.seed:
+            continue
+        finish(work, 0.5 + 0.1 * (work.variant.name == EVIL) + 0.01 * work.seed * rng.random())
+        counts = [{"accuracy": float(right), "asked": 10.0} for right in rng.integers(0, 9, 60)]
+        pictures.save(work.run, "test", range(60), counts)
+    found = results.gather(whole, statistics)
+    assert [row.difference and row.difference.by_picture for row in found.compared[0].rows] == [
+        None, True, False,
+    ]  # fmt: skip
+    assert "Runs keep what was counted" in page.as_markdown(found)
 
 
 def test_counts_are_read_as_written_and_damage_is_named(tmp_path):
