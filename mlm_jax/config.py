@@ -83,7 +83,9 @@ class Data:
     speed: float = 0.0
     """Augmentation of sounds: up to this share faster or slower, and later where there is room."""
     tone: float = 0.0
-    """Augmentation of sounds: brighter or duller, by up to so much of each sample in the next."""
+    """Augmentation of sounds: decibels of each of four waves along the mel scale."""
+    noise: float = 0.0
+    """Augmentation of sounds: white noise, up to so much of the sound's own level."""
     events: int = 8
     """Most events of a clip, where the loss asks for them."""
     text_length: int = 32
@@ -438,8 +440,9 @@ def out_of_range(config: Config) -> Iterator[str]:
                     "mesh.fsdp", "mesh.tensor"),
                 2: ("data.target_length",),
                 0: ("seed", "eval_every", "keep_best", "data.captions", "data.questions",
-                    "data.threads", "data.shift", "data.speed", "data.tone", "mesh.data",
-                    "optim.lr", "optim.warmup", "optim.weight_decay", "optim.clip")}  # fmt: skip
+                    "data.threads", "data.shift", "data.speed", "data.tone", "data.noise",
+                    "mesh.data", "optim.lr", "optim.warmup", "optim.weight_decay",
+                    "optim.clip")}  # fmt: skip
     for low, keys in at_least.items():
         yield from (f"{k} is {values[k]}: at least {low}" for k in keys if not values[k] >= low)
     if config.keep_best and (not config.eval_every or config.save_every % config.eval_every):

@@ -1,7 +1,8 @@
 """Audio encoder: a waveform to its log-mel spectrogram, and a transformer over that.
 
-patch  squares of the spectrogram, which may overlap   (AST, arXiv:2104.01778)
-conv   two convolutions along time                     (Whisper, arXiv:2212.04356)
+patch   squares of the spectrogram, which may overlap       (AST, arXiv:2104.01778)
+conv    two convolutions along time                         (Whisper, arXiv:2212.04356)
+conv2d  convolutions over time and bands, as of a picture   (arXiv:2106.14881)
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int16
 
-from mlm_jax.layers import Positions, Tokens, Transformer, concatenate
+from mlm_jax.layers import ConvStem, Positions, Tokens, Transformer, concatenate
 from mlm_jax.layers.tokens import every
 from mlm_jax.layers.transformer import ACTIVATIONS, Activation
 
@@ -125,6 +126,7 @@ class AudioEncoder(nn.Module):
 
     "patch": squares of `patch` bands and frames, a new one every `stride`, time fastest, behind
     the class and the distillation token where there are any. "conv": a token for two frames.
+    "conv2d": a token for `patch` frames, a power of two, of all bands.
     With a `loudness` each sound is first brought to that root mean square, of full scale 1.
     `fill` frames of spectrogram, where it is not 0: cut, or filled up with zeros (AST). The
     spectrogram less `mean`, over `std`.
@@ -136,7 +138,7 @@ class AudioEncoder(nn.Module):
     loudness: float = 0.0
     mean: float = 0.0
     std: float = 1.0
-    stem: Literal["patch", "conv"] = "conv"
+    stem: Literal["patch", "conv", "conv2d"] = "conv"
     patch: int = 16
     stride: int = 16
     class_token: bool = False
@@ -147,6 +149,11 @@ class AudioEncoder(nn.Module):
     @property
     def frames(self) -> int:
         return self.fill or self.mel.frames(self.samples)
+
+    @property
+    def step(self) -> int:
+        """Frames from one token to the next."""
+        return {"patch": self.stride, "conv": 2, "conv2d": self.patch}[self.stem]
 
     @property
     def takes(self) -> jax.ShapeDtypeStruct:
@@ -178,8 +185,8 @@ class AudioEncoder(nn.Module):
         mel = (mel - self.mean) / self.std
         if not self.is_initializing():
             mel = mel.astype(jax.tree.leaves(self.variables["params"])[0].dtype)
-        tokens = self._patches(mel) if self.stem == "patch" else self._convolved(mel)
-        return self.body(tokens, train=train)
+        make = {"patch": self._patches, "conv": self._along_time, "conv2d": self._over_both}
+        return self.body(make[self.stem](mel), train=train)
 
     def _spectrogram(
         self, audio: Int16[Array, "B S"] | Float[Array, "B S"], length: Int[Array, "B"] | None
@@ -213,9 +220,16 @@ class AudioEncoder(nn.Module):
             tokens = concatenate(every(jnp.broadcast_to(first, (len(x), 1, x.shape[-1]))), tokens)
         return every(Positions(tokens.x.shape[1], name="positions")(tokens.x))
 
-    def _convolved(self, mel: Float[Array, "B F M"]) -> Tokens:
+    def _along_time(self, mel: Float[Array, "B F M"]) -> Tokens:
         act, x = ACTIVATIONS[self.activation], mel
         for i, stride in enumerate((1, 2)):
             conv = nn.Conv(self.body.width, (3,), stride, padding=1, name=f"stem_{i}")
             x = act(conv(x))
+        return self._placed(x)
+
+    def _over_both(self, mel: Float[Array, "B F M"]) -> Tokens:
+        x = ConvStem(self.body.width, self.patch, name="stem")(mel[..., None])
+        return self._placed(nn.Dense(self.body.width, name="bands")(x.reshape(*x.shape[:2], -1)))
+
+    def _placed(self, x: Float[Array, "B t D"]) -> Tokens:
         return every(Positions(x.shape[1], (1, x.shape[1]), name="positions")(x))

@@ -235,7 +235,7 @@ def middles(encoder: ImageEncoder | VideoEncoder | AudioEncoder) -> tuple[int, f
     convolutional stem cell i looks around pixel `patch` x i, its upper left corner.
     """
     if isinstance(encoder, AudioEncoder):
-        return (2, 0.0) if encoder.stem == "conv" else (encoder.stride, (encoder.patch - 1) / 2)
+        return encoder.step, (encoder.patch - 1) / 2 if encoder.stem == "patch" else 0.0
     return encoder.patch, 0.0 if encoder.stem == "conv" else (encoder.patch - 1) / 2
 
 
@@ -244,8 +244,8 @@ def grid_of(encoder: ImageEncoder | VideoEncoder | AudioEncoder) -> tuple[int, i
         return encoder.grid
     if isinstance(encoder, ImageEncoder):
         return (1, *encoder.grid)
-    if encoder.stem == "conv":
-        return 1, 1, (encoder.frames + 1) // 2
+    if encoder.stem != "patch":
+        return 1, 1, -(-encoder.frames // encoder.step)
     bands, frames = (
         (size - encoder.patch) // encoder.stride + 1 for size in (encoder.mel.mels, encoder.frames)
     )

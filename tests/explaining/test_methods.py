@@ -201,7 +201,7 @@ def test_clips(kind: Any) -> None:
         assert abs(maps).max() > 0
 
 
-@pytest.mark.parametrize("stem", few(["patch", "conv"], "conv"))
+@pytest.mark.parametrize("stem", few(["patch", "conv", "conv2d"], "conv2d"))
 def test_sounds(stem: Any) -> None:
     """A map over time and bands."""
     mel = LogMel(rate=2000, window=64, hop=32, fft=64, mels=16, high=900.0)

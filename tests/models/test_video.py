@@ -251,3 +251,18 @@ def test_one_loudness_whatever_the_level() -> None:
     np.testing.assert_allclose(loud, faint, atol=1e-4)
     silent: Any = encoder.apply(params, 0 * wave)
     assert bool(jnp.isfinite(silent.x).all())
+
+
+def test_a_spectrogram_read_as_a_picture() -> None:
+    """A token for 4 frames: what comes 4 frames later is told a token later, and pitches are."""
+    encoder = replace(ears(stem="conv2d", patch=4), samples=1_024, body=replace(BODY, depth=0))
+    knock = np.random.default_rng(0).normal(0, 1, (3, 4))
+    sound = np.zeros((3, 33, 8), np.float32)
+    sound[0, 12:15, :4] = sound[1, 16:19, :4] = sound[2, 12:15, 4:] = knock
+    params: Any = encoder.init(KEY, jnp.asarray(sound))["params"]
+    anywhere = params | {"positions": jax.tree.map(jnp.zeros_like, params["positions"])}
+    heard: Any = encoder.apply({"params": anywhere}, jnp.asarray(sound))
+    low, later, high = np.asarray(heard.x)
+    assert low.shape == (9, 16)
+    np.testing.assert_allclose(low[1:7], later[2:8], atol=1e-4)
+    assert np.abs(low[1:7] - high[1:7]).max() > 0.1
