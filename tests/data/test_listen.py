@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from mlm_jax.data.listening import Listen, faster
 from mlm_jax.data.records import Record, Sounding
-from mlm_jax.data.transforms import Listen, Take, faster
+from mlm_jax.data.transforms import Take
 
 RATE, LENGTH = 8_000, 4_000
 TONE = (9_000 * np.sin(2 * np.pi * 500 * np.arange(LENGTH) / RATE)).astype(np.int16)

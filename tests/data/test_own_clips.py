@@ -14,11 +14,12 @@ from test_clip_files import film, marked, number, tone
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import containers, loader, validate
 from mlm_jax.data.labels import Labels, classes_of
+from mlm_jax.data.listening import Listen
 from mlm_jax.data.own import Shots
 from mlm_jax.data.records import DataError, Event, Record
 from mlm_jax.data.sources import open_source, read_source
 from mlm_jax.data.tokenizers import build
-from mlm_jax.data.transforms import Decode, Listen, Take, Watch, take_for
+from mlm_jax.data.transforms import Decode, Take, Watch, take_for
 from mlm_jax.encoders import AudioEncoder, VideoEncoder
 from mlm_jax.encoders.audio import LogMel
 from mlm_jax.losses import Classes, Spans
