@@ -29,6 +29,8 @@ class Arguments:
     """Write the figures there too."""
     rank: bool = False
     """Rank all distinct captions of the split for every picture: caption/recall@k. Slow."""
+    views: int = 1
+    """Classes by so many views of each picture, clip or sound, varied as in training but one."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +40,9 @@ def main(argv: Sequence[str]) -> int:
     from mlm_jax import evaluate, report  # after the command line: a typo is answered at once
 
     begin = time.monotonic()
-    figures = evaluate.evaluate(given.run, given.split, limit=given.limit, ranking=given.rank)
+    figures = evaluate.evaluate(
+        given.run, given.split, limit=given.limit, ranking=given.rank, views=given.views
+    )
     if given.json is not None:
         given.json.write_text(evaluate.as_json(figures))
     report.print_figures(figures, f"{given.run} on {given.split}")

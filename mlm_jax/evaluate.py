@@ -87,13 +87,15 @@ def evaluate(
     limit: int | None = None,
     ranking: bool = False,
     name: str = "",
+    views: int = 1,
 ) -> dict[str, Figure]:
     """Evaluate a run, write evaluation.json and the report into it, and give back the figures.
 
     `split` "test" is the run's own data.test; any other is a split of its data, in TFDS syntax.
     `name` is another data set (data.name), of which "test" is then a split like any other.
     `limit`: that many pictures, evenly spread. `ranking` adds caption/recall@k: the place of the
-    right caption among all distinct captions of the split, by log-probability.
+    right caption among all distinct captions of the split, by log-probability. `views`: how many
+    of each picture, clip or sound are looked at to tell its class (`classes.evaluate`).
     Raises: UserError.
     """
     trained = open_trained(run)
@@ -105,6 +107,10 @@ def evaluate(
     source = sources.open_source(data, asked, trained.take.needs)
     by_loss = EVALUATORS.get(type(trained.config.loss))
     other = by_loss or EVALUATORS.get(type(trained.config.model))
+    if views > 1:
+        if other is not classes.evaluate:
+            raise UserError(f"--views {views}: for classes; this run is trained for something else")
+        other = partial(classes.evaluate, views=views)
     if other is not None:
         figures, details = other(trained, source, limit)
         save(trained, split, figures, {"shown": [], "wrong": [], **details})

@@ -6,7 +6,7 @@ the stream, so that a resumed run sees what an uninterrupted one would have seen
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -24,6 +24,7 @@ from mlm_jax.data.transforms import Pick, Take, Tokenise
 
 log = logging.getLogger("mlm_jax.data")
 Batch = dict[str, Any]
+Taking = Callable[[Record], Batch]
 CAPTION = "caption"  # the kind of a pair that asks for one
 EPOCHS = 10**9  # without a number grain's length is the largest int, and batches of 1 overflow it
 LENGTHS = (4, 8, *(n << i for i in range(3, 20) for n in (2, 3)))  # 4, 8, 16, 24, 32, 48, ...
@@ -255,7 +256,7 @@ def eval_pairs(
 
 
 def eval_records(
-    data: Data, source: Source, take: Take, labels: Labels | None = None, limit: int | None = None
+    data: Data, source: Source, take: Taking, labels: Labels | None = None, limit: int | None = None
 ) -> Iterator[tuple[Record, Batch]]:
     """Every record once, in order, with its arrays, of one row; broken ones left out.
 
@@ -278,7 +279,7 @@ def eval_records(
 
 
 def eval_labelled(
-    data: Data, source: Source, take: Take, labels: Labels | None, limit: int | None = None
+    data: Data, source: Source, take: Taking, labels: Labels | None, limit: int | None = None
 ) -> Iterator[Batch]:
     """The arrays of `eval_records` alone, with their labels."""
     return (arrays for _, arrays in eval_records(data, source, take, labels, limit))

@@ -121,6 +121,16 @@ def _from_kaldi(mel: np.ndarray) -> np.ndarray:
     return 700 * np.expm1(mel / 1127)
 
 
+def centred(mel: Float[Array, "B F M"]) -> Float[Array, "B F M"]:
+    """Each band less its mean over time, to which loud frames add the most.
+
+    Cepstral mean normalisation (Atal, 1974, doi:10.1121/1.1914702), of bands: a microphone, a room
+    and a voice make some of them louder or softer from beginning to end, words do not.
+    """
+    loud = nn.softmax(mel.mean(2, keepdims=True), axis=1)
+    return mel - (mel * loud).sum(1, keepdims=True)
+
+
 class AudioEncoder(nn.Module):
     """A waveform of `samples` samples, one channel, to Tokens.
 
@@ -128,14 +138,16 @@ class AudioEncoder(nn.Module):
     the class and the distillation token where there are any. "conv": a token for two frames.
     "conv2d": a token for `patch` frames, a power of two, of all bands.
     With a `loudness` each sound is first brought to that root mean square, of full scale 1.
-    `fill` frames of spectrogram, where it is not 0: cut, or filled up with zeros (AST). The
-    spectrogram less `mean`, over `std`.
+    `fill` frames of spectrogram, where it is not 0: cut, or filled up with zeros (AST). Each band
+    is brought to one level where the sound is to be `centred`. The spectrogram less `mean`, over
+    `std`.
     """
 
     samples: int = 16_000
     mel: LogMel = field(default_factory=LogMel)
     fill: int = 0
     loudness: float = 0.0
+    centred: bool = False
     mean: float = 0.0
     std: float = 1.0
     stem: Literal["patch", "conv", "conv2d"] = "conv"
@@ -182,7 +194,7 @@ class AudioEncoder(nn.Module):
         if mel.shape[1:] != (self.frames, self.mel.mels):
             wanted = (self.frames, self.mel.mels)
             raise ValueError(f"{mel.shape[1:]} frames and bands, the model takes {wanted}")
-        mel = (mel - self.mean) / self.std
+        mel = ((centred(mel) if self.centred else mel) - self.mean) / self.std
         if not self.is_initializing():
             mel = mel.astype(jax.tree.leaves(self.variables["params"])[0].dtype)
         make = {"patch": self._patches, "conv": self._along_time, "conv2d": self._over_both}

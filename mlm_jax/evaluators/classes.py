@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, Literal
+from zlib import crc32
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from mlm_jax.config import UserError
 from mlm_jax.data import labels, loader, sources
 from mlm_jax.data.labels import Labels
-from mlm_jax.data.records import BadRecord, Source
+from mlm_jax.data.records import BadRecord, Record, Source
 from mlm_jax.data.transforms import Take
 from mlm_jax.evaluators import Measured
 from mlm_jax.metrics import Ratio, Statistic, Sums, bootstrap, divide
@@ -24,10 +25,11 @@ BATCH = 128
 AMONG = 5
 
 
-def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
+def evaluate(trained: Trained, source: Source, limit: int | None, views: int = 1) -> Measured:
     """Accuracy, top-5, macro precision, recall and F1, and the accuracy of the commonest class.
 
-    The details hold which class was taken for which.
+    The details hold which class was taken for which. A class is as likely as it is on average over
+    `views` of a record: as it is, and varied as in training. Raises: UserError.
     """
     data, model = trained.config.data, trained.config.model
     classes = labels.load(trained.path / "classes.json")
@@ -36,12 +38,14 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     counts = []
     confused = np.zeros((len(classes), len(classes)), int)
     if take:
-        rows = loader.eval_labelled(data, source, take, Labels(classes), limit)
+        rows = loader.eval_labelled(data, source, Views(take, views), Labels(classes), limit)
+    elif views > 1:
+        raise UserError(f"--views {views}: pictures, clips and sounds are varied, texts are not")
     else:
         rows = labelled_texts(trained, source, Labels(classes), limit)
-    for batch, count in batches(rows):
+    for batch, count in batches(rows, max(1, BATCH // views)):
         right = batch.pop("label")[:count].tolist()
-        best = np.asarray(likeliest(model, trained.params, batch))
+        best = np.asarray(likeliest(model, trained.params, batch, views))
         counts += [judged(row, label, common) for row, label in zip(best, right, strict=False)]
         np.add.at(confused, (right, np.minimum(best[:count, 0], len(classes) - 1)), 1)
     if not counts:
@@ -119,17 +123,38 @@ def commonest_class(train: Source, classes: tuple[str, ...]) -> int:
     return classes.index(counted.most_common(1)[0][0])
 
 
-def batches(rows: Iterable[loader.Batch]) -> Iterator[tuple[loader.Batch, int]]:
-    """BATCH rows as one, the last filled up with copies, and how many are real."""
+@dataclass(frozen=True)
+class Views:
+    """What is taken of a record `count` times, the first as it is, along an axis of their own.
+
+    The same views each time; a single one has no axis.
+    """
+
+    take: Take
+    count: int = 1
+
+    def __call__(self, record: Record) -> dict[str, np.ndarray]:
+        if self.count == 1:
+            return self.take(record)
+        rngs = np.random.default_rng(crc32(record.key.encode())).spawn(self.count - 1)
+        views = [self.take(record, rng) for rng in (None, *rngs)]
+        return {key: np.stack([view[key] for view in views]) for key in views[0]}
+
+
+def batches(rows: Iterable[loader.Batch], size: int = BATCH) -> Iterator[tuple[loader.Batch, int]]:
+    """`size` rows as one, the last filled up with copies, and how many are real."""
     rows = iter(rows)
-    while part := list(islice(rows, BATCH)):
-        whole = part + [part[-1]] * (BATCH - len(part))
+    while part := list(islice(rows, size)):
+        whole = part + [part[-1]] * (size - len(part))
         batch = {key: np.stack([row[key] for row in whole]) for key in part[0]}
         yield batch, len(part)
 
 
-@partial(jax.jit, static_argnames="model")
-def likeliest(model: Any, params: Any, batch: Mapping[str, Array]) -> Int[Array, "B K"]:
+@partial(jax.jit, static_argnames=("model", "views"))
+def likeliest(model: Any, params: Any, batch: Mapping[str, Array], views: int) -> Int[Array, "B K"]:
     """The AMONG likeliest classes, or all where there are fewer, the first first."""
+    if views > 1:
+        batch = {key: array.reshape(-1, *array.shape[2:]) for key, array in batch.items()}
     logits = model.apply({"params": params}, batch)["logits"]
-    return jax.lax.top_k(logits, min(AMONG, logits.shape[-1]))[1]
+    chances = jax.nn.softmax(logits).reshape(-1, views, logits.shape[-1]).mean(1)
+    return jax.lax.top_k(chances, min(AMONG, logits.shape[-1]))[1]

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import toy
 
 from mlm_jax import evaluate as verb
 from mlm_jax.config import Config, Data, Fields, Optim, UserError, check
+from mlm_jax.data.records import Record
+from mlm_jax.data.transforms import Decode, Shift, Take
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.evaluators import classes, probe
 from mlm_jax.evaluators.probe import Pictures
@@ -42,6 +45,36 @@ def test_the_right_class_among_five() -> None:
     figures = bootstrap(counts, classes.statistics(9))
     assert figures["classes/accuracy"].value == pytest.approx(1 / 3)
     assert figures["classes/accuracy@5"].value == pytest.approx(2 / 3)
+
+
+class Brightness:
+    """Class 1 the likelier the brighter a picture is."""
+
+    def apply(self, params: object, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        odds = batch["image"].mean((1, 2, 3))
+        return {"logits": jnp.stack([jnp.zeros_like(odds), odds], -1)}
+
+
+def test_views_are_averaged_by_probability() -> None:
+    """One view that is nearly sure counts no more than two that are rather sure."""
+    odds = np.array([[9.0, -2.0, -2.0], [1.0, 1.0, -1.0]], np.float32)
+    image = np.broadcast_to(odds[:, :, None, None, None], (2, 3, 4, 4, 3))
+    assert odds[0].mean() > 0
+    best = classes.likeliest(Brightness(), {}, {"image": image}, 3)
+    assert best[:, 0].tolist() == [0, 1]
+    alone = classes.likeliest(Brightness(), {}, {"image": image[:, 0]}, 1)
+    assert alone[:, 0].tolist() == [1, 1]
+
+
+def test_views_are_the_same_each_time_and_the_first_is_plain() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    take = Take(image=Decode((16, 16)), shift=Shift(4))
+    record = Record("a.jsonl:3", image=picture)
+    seen = classes.Views(take, 5)(record)["image"]
+    np.testing.assert_array_equal(seen, classes.Views(take, 5)(record)["image"])
+    np.testing.assert_array_equal(seen[0], picture)
+    assert len({view.tobytes() for view in seen}) > 3
+    np.testing.assert_array_equal(classes.Views(take)(record)["image"], picture)
 
 
 def body() -> Transformer:
@@ -93,6 +126,8 @@ def test_a_classifier_of_texts_learns_is_measured_and_is_handed_back(tmp_path: P
     assert figures["classes/accuracy"].value == 1
     assert figures["classes/accuracy"].n == 15
     assert figures["classes/majority"].value < 0.7
+    with pytest.raises(UserError, match="texts are not"):
+        verb.evaluate(tmp_path / "run", views=2)
     kind, _ = export(tmp_path / "run", tmp_path / "out")
     assert kind == "BertForSequenceClassification"
 
@@ -102,9 +137,10 @@ def test_a_classifier_learns_and_is_measured(colours: Path, tmp_path: Path) -> N
     check(config)
     assert train(config, tmp_path / "run") == 0
     assert json.loads((tmp_path / "run" / "classes.json").read_text()) == ["blue", "green", "red"]
-    figures = verb.evaluate(tmp_path / "run")
-    assert figures["classes/accuracy"].value == 1
-    assert figures["classes/accuracy"].n == 12
+    for views in (1, 3):
+        figures = verb.evaluate(tmp_path / "run", views=views)
+        assert figures["classes/accuracy"].value == 1
+        assert figures["classes/accuracy"].n == 12
     assert figures["classes/majority"].value == pytest.approx(1 / 3)
     (tmp_path / "run" / "classes.json").write_text('["red", "green", "blue"]')
     figures = verb.evaluate(tmp_path / "run")

@@ -10,7 +10,7 @@ import pytest
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import AudioEncoder, ImageEncoder, TextEncoder, VideoEncoder
-from mlm_jax.encoders.audio import LogMel
+from mlm_jax.encoders.audio import LogMel, centred
 from mlm_jax.encoders.video import Kind, with_neighbours
 from mlm_jax.fusion import Fusion
 from mlm_jax.fusion import Kind as FusionKind
@@ -251,6 +251,20 @@ def test_one_loudness_whatever_the_level() -> None:
     np.testing.assert_allclose(loud, faint, atol=1e-4)
     silent: Any = encoder.apply(params, 0 * wave)
     assert bool(jnp.isfinite(silent.x).all())
+
+
+def test_a_microphone_is_not_heard() -> None:
+    """What adds the same to a band at all times changes nothing; what is loud comes to 0."""
+    encoder = ears(centred=True)
+    rng = np.random.default_rng(0)
+    sound = rng.normal(0, 1, (2, encoder.frames, 8)).astype(np.float32)
+    other = sound + rng.normal(0, 2, (2, 1, 8)).astype(np.float32)
+    params = encoder.init(KEY, jnp.asarray(sound))
+    read, again = (np.asarray(encoder.apply(params, jnp.asarray(x)).x) for x in (sound, other))
+    np.testing.assert_allclose(read, again, atol=1e-4)
+    quiet = np.full((1, 9, 8), -20.0, np.float32)
+    quiet[0, 3] = np.arange(8)
+    np.testing.assert_allclose(centred(jnp.asarray(quiet))[0, 3], 0, atol=1e-4)
 
 
 def test_a_spectrogram_read_as_a_picture() -> None:
