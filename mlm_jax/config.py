@@ -13,10 +13,10 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import flax.linen as nn
 import tyro
@@ -107,6 +107,11 @@ class Data:
     def texts(self) -> bool:
         """Whether texts are read; where none are, pictures are, with their labels."""
         return bool(self.captions or self.questions)
+
+    @property
+    def plain(self) -> Self:
+        """The same without augmentation."""
+        return replace(self, shift=0, speed=0.0, tone=0.0, noise=0.0)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Feed:
         data = self.config.data
         source = sources.open_source(data, data.test, self.take.needs)
         count = min(self.config.eval_examples, len(source))
-        data = replace(data, shift=0, speed=0.0, tone=0.0, batch=min(data.batch, count))
+        data = replace(data.plain, batch=min(data.batch, count))
         stream = in_step(self._stream(data, source, 0, 0), Stop())
         return [next(stream) for _ in range(count // data.batch)]
 

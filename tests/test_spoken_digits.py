@@ -12,11 +12,15 @@ import pytest
 from experiments import generate, gmdcsa_events, spoken_digits
 from experiments.configs import audio_tiny, esc10, gmdcsa
 from mlm_jax import evaluate, train
-from mlm_jax.config import Config, UserError
+from mlm_jax.config import Config, UserError, senses
+from mlm_jax.data import tokenizers
+from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import BadRecord
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.transforms import take_for
+from mlm_jax.feed import Feed
 from mlm_jax.layers import Block, Transformer
+from mlm_jax.stop import Stop
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -136,6 +140,28 @@ def small(config: Config, folder: Path) -> Config:
         data=replace(config.data, name=name, images=clips, batch=8),
         steps=4,
     )
+
+
+def test_what_is_held_out_is_heard_as_it_is(tmp_path: Path) -> None:
+    """Neither faster nor in another tone nor with noise, which training has all of."""
+    waves = a_set(tmp_path / "set")
+    spoken_digits.run([str(tmp_path / "set"), "--out", str(tmp_path), "--test-speaker", "carl"])
+    config = small(audio_tiny.config, tmp_path)
+    data, take = config.data, take_for(config.data, senses(config))
+    assert data.speed
+    assert data.tone
+    assert data.noise
+    source = open_source(data, data.train, take.needs)
+    known = Labels(tuple(map(str, range(10))))
+    feed = Feed(config, tokenizers.words([]), known, take, source, (0, 1))
+    recorded = {wave.tobytes() for wave in waves}
+
+    def unchanged(batch: Any) -> int:
+        rows = zip(batch["audio"], batch["audio_length"], strict=True)
+        return sum(wave[:length].tobytes() in recorded for wave, length in rows)
+
+    assert [unchanged(batch) for batch in feed.held_out()] == [8, 8]
+    assert unchanged(next(feed.batches(0, Stop()))) == 0
 
 
 def test_from_the_set_to_a_name(

@@ -32,7 +32,7 @@ class Listen:
         """audio int16 (samples,), and audio_length, at which it ends; raises BadRecord."""
         wave = read_sound(record.audio, self.samples, self.rate, record.key)
         start = 0
-        if rng is not None and len(wave) and (self.speed or self.tone or self.noise):
+        if rng is not None and (self.speed or self.tone or self.noise):
             wave, start = self._varied(wave, rng)
         whole = np.zeros(self.samples, np.int16)
         whole[start : start + len(wave)] = wave
