@@ -39,9 +39,8 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     for batch, count in batches(rows):
         score, span = (np.asarray(x) for x in detect(model, trained.params, batch))
         said += [spans(score[i], span[i]) for i in range(count)]
-        pictures += [
-            shown_as({"video": clip}) for clip in batch["video"][: max(0, SHOWN - len(pictures))]
-        ]
+        some = min(count, SHOWN - len(pictures))
+        pictures += [shown_as({"video": batch["video"][i]}) for i in range(some)]
         true += [
             [
                 Span(int(label), float(start), float(end), 1.0)
