@@ -18,7 +18,6 @@ ears = AudioEncoder(
     mel=LogMel("plain", rate=8_000, window=256, hop=80, fft=256, mels=24, low=60.0),
     loudness=0.05,
     centred=True,
-    cepstra=13,
     mean=-2.0,
     std=4.0,
     stem="conv2d",

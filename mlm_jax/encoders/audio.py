@@ -131,18 +131,6 @@ def centred(mel: Float[Array, "B F M"]) -> Float[Array, "B F M"]:
     return mel - (mel * loud).sum(1, keepdims=True)
 
 
-def envelope(mel: Float[Array, "B F M"], cepstra: int) -> Float[Array, "B F M"]:
-    """Each frame by its first `cepstra` cosines over the bands alone.
-
-    Liftering (Bogert, Healy and Tukey, 1963): what the mouth does is smooth over the bands; the
-    harmonics, which say how high the voice is, are not.
-    """
-    cosines = jax.scipy.fft.dct(mel, norm="ortho")
-    return jax.scipy.fft.idct(
-        jnp.where(jnp.arange(mel.shape[-1]) < cepstra, cosines, 0), norm="ortho"
-    )
-
-
 class AudioEncoder(nn.Module):
     """A waveform of `samples` samples, one channel, to Tokens.
 
@@ -151,8 +139,8 @@ class AudioEncoder(nn.Module):
     "conv2d": a token for `patch` frames, a power of two, of all bands.
     With a `loudness` each sound is first brought to that root mean square, of full scale 1.
     `fill` frames of spectrogram, where it is not 0: cut, or filled up with zeros (AST). Each band
-    is brought to one level where the sound is to be `centred`; `cepstra`, where it is not 0: so
-    many cosines of each frame are kept. The spectrogram less `mean`, over `std`.
+    is brought to one level where the sound is to be `centred`. The spectrogram less `mean`, over
+    `std`.
     """
 
     samples: int = 16_000
@@ -160,7 +148,6 @@ class AudioEncoder(nn.Module):
     fill: int = 0
     loudness: float = 0.0
     centred: bool = False
-    cepstra: int = 0
     mean: float = 0.0
     std: float = 1.0
     stem: Literal["patch", "conv", "conv2d"] = "conv"
@@ -208,7 +195,6 @@ class AudioEncoder(nn.Module):
             wanted = (self.frames, self.mel.mels)
             raise ValueError(f"{mel.shape[1:]} frames and bands, the model takes {wanted}")
         mel = centred(mel) if self.centred else mel
-        mel = envelope(mel, self.cepstra) if self.cepstra else mel
         mel = (mel - self.mean) / self.std
         if not self.is_initializing():
             mel = mel.astype(jax.tree.leaves(self.variables["params"])[0].dtype)

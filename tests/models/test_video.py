@@ -10,7 +10,7 @@ import pytest
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import AudioEncoder, ImageEncoder, TextEncoder, VideoEncoder
-from mlm_jax.encoders.audio import LogMel, centred, envelope
+from mlm_jax.encoders.audio import LogMel, centred
 from mlm_jax.encoders.video import Kind, with_neighbours
 from mlm_jax.fusion import Fusion
 from mlm_jax.fusion import Kind as FusionKind
@@ -265,16 +265,6 @@ def test_a_microphone_is_not_heard() -> None:
     quiet = np.full((1, 9, 8), -20.0, np.float32)
     quiet[0, 3] = np.arange(8)
     np.testing.assert_allclose(centred(jnp.asarray(quiet))[0, 3], 0, atol=1e-4)
-
-
-def test_the_pitch_of_a_voice_is_not_heard() -> None:
-    """A ripple over the bands goes, a hill stays."""
-    bands = (np.arange(24) + 0.5) / 24
-    hill, ripple = np.cos(2 * np.pi * bands), np.cos(10 * np.pi * bands)
-    mel = np.stack([hill, hill + ripple, ripple])[None].astype(np.float32)
-    kept = envelope(jnp.asarray(mel), 8)
-    np.testing.assert_allclose(kept[0], np.stack([hill, hill, 0 * hill]), atol=1e-5)
-    np.testing.assert_allclose(envelope(jnp.asarray(mel), 24), mel, atol=1e-5)
 
 
 def test_a_spectrogram_read_as_a_picture() -> None:
