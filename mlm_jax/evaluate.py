@@ -107,7 +107,7 @@ def evaluate(
     source = sources.open_source(data, asked, trained.take.needs)
     by_loss = EVALUATORS.get(type(trained.config.loss))
     other = by_loss or EVALUATORS.get(type(trained.config.model))
-    if views > 1:
+    if views != 1:
         if other is not classes.evaluate:
             raise UserError(f"--views {views}: for classes; this run is trained for something else")
         other = partial(classes.evaluate, views=views)

@@ -113,6 +113,8 @@ def test_events(root: Path, files: dict[str, Path], capsys: pytest.CaptureFixtur
     assert all(event["label"] in clip.KINDS for each in clips for event in each["true"])
     assert sum(len(each["true"]) for each in clips) >= len(clips)
     assert "Clips of test" in (run / "report.html").read_text()
+    with pytest.raises(UserError, match="views 2: for classes"):
+        evaluate.evaluate(run, views=2)
     evaluate.evaluate(run, limit=3)  # fewer than are shown
     assert len(json.loads((run / "examples.json").read_text())["clips"]) == 3
     capsys.readouterr()

@@ -34,13 +34,18 @@ def evaluate(trained: Trained, source: Source, limit: int | None, views: int = 1
     data, model = trained.config.data, trained.config.model
     classes = labels.load(trained.path / "classes.json")
     take = trained.take
+    if views < 1:
+        raise UserError(f"--views {views}: at least 1")
+    if views > 1 and (not take or data == data.plain):
+        raise UserError(
+            f"--views {views}: all would be alike; varied is what is seen or heard, where"
+            " data.shift, speed, tone or noise is not 0"
+        )
     common = commonest_class(sources.open_source(data, data.train, take.needs), classes)
     counts = []
     confused = np.zeros((len(classes), len(classes)), int)
     if take:
         rows = loader.eval_labelled(data, source, Views(take, views), Labels(classes), limit)
-    elif views > 1:
-        raise UserError(f"--views {views}: pictures, clips and sounds are varied, texts are not")
     else:
         rows = labelled_texts(trained, source, Labels(classes), limit)
     for batch, count in batches(rows, max(1, BATCH // views)):

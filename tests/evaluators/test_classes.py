@@ -126,7 +126,7 @@ def test_a_classifier_of_texts_learns_is_measured_and_is_handed_back(tmp_path: P
     assert figures["classes/accuracy"].value == 1
     assert figures["classes/accuracy"].n == 15
     assert figures["classes/majority"].value < 0.7
-    with pytest.raises(UserError, match="texts are not"):
+    with pytest.raises(UserError, match="views 2: all would be alike"):
         verb.evaluate(tmp_path / "run", views=2)
     kind, _ = export(tmp_path / "run", tmp_path / "out")
     assert kind == "BertForSequenceClassification"
@@ -134,9 +134,12 @@ def test_a_classifier_of_texts_learns_is_measured_and_is_handed_back(tmp_path: P
 
 def test_a_classifier_learns_and_is_measured(colours: Path, tmp_path: Path) -> None:
     config = settings(colours)
+    config = replace(config, data=replace(config.data, shift=1))
     check(config)
     assert train(config, tmp_path / "run") == 0
     assert json.loads((tmp_path / "run" / "classes.json").read_text()) == ["blue", "green", "red"]
+    with pytest.raises(UserError, match="views 0: at least 1"):
+        verb.evaluate(tmp_path / "run", views=0)
     for views in (1, 3):
         figures = verb.evaluate(tmp_path / "run", views=views)
         assert figures["classes/accuracy"].value == 1
