@@ -45,6 +45,7 @@ TITLES = {
     "vqa/question_only": "baseline: a reader of the question alone",
     "classes/accuracy": "classes right",
     "classes/accuracy@5": "right class among the likeliest five",
+    "classes/views": "looks at each, whose probabilities were averaged",
     "classes/macro_precision": "precision, the mean over classes",
     "classes/macro_recall": "recall, the mean over classes",
     "classes/macro_f1": "F1, the mean over classes",

@@ -18,7 +18,7 @@ from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import BadRecord, Record, Source
 from mlm_jax.data.transforms import Take
 from mlm_jax.evaluators import Measured
-from mlm_jax.metrics import Ratio, Statistic, Sums, bootstrap, divide
+from mlm_jax.metrics import Figure, Ratio, Statistic, Sums, bootstrap, divide
 from mlm_jax.trained import Trained
 
 BATCH = 128
@@ -50,19 +50,21 @@ def evaluate(trained: Trained, source: Source, limit: int | None, views: int = 1
         rows = labelled_texts(trained, source, Labels(classes), limit)
     for batch, count in batches(rows, max(1, BATCH // views)):
         right = batch.pop("label")[:count].tolist()
-        best = np.asarray(likeliest(model, trained.params, batch, views))
+        best = np.asarray(likeliest(model, trained.params, batch))
         counts += [judged(row, label, common) for row, label in zip(best, right, strict=False)]
         np.add.at(confused, (right, np.minimum(best[:count, 0], len(classes) - 1)), 1)
     if not counts:
         raise UserError(f"{data.name}: nothing with a label")
     figures = bootstrap(counts, statistics(len(classes)))
+    if views > 1:
+        figures["classes/views"] = Figure(views, views, views, len(counts))
     return Measured(figures, {"confusion": {"classes": classes, "counts": confused.tolist()}})
 
 
 def labelled_texts(
     trained: Trained, source: Source, known: Labels, limit: int | None
 ) -> Iterator[loader.Batch]:
-    """Every text with its label once, as arrays of one row; those without one are left out."""
+    """Every text with its label once, as arrays (1, ...) of one; those without one are left out."""
     data = trained.config.data
     account = loader.Account(data, source)
     for pair, row in loader.eval_pairs(data, source, trained.tokenizer, Take(), limit):
@@ -71,7 +73,7 @@ def labelled_texts(
         except BadRecord as error:
             account.report(pair.index, error)
             continue
-        yield {"target": row["target"], "target_mask": row["target_mask"], **label}
+        yield {key: row[key][None] for key in ("target", "target_mask")} | label
 
 
 def judged(best: Int[np.ndarray, "K"], label: int, common: int) -> dict[str, float]:
@@ -130,17 +132,12 @@ def commonest_class(train: Source, classes: tuple[str, ...]) -> int:
 
 @dataclass(frozen=True)
 class Views:
-    """What is taken of a record `count` times, the first as it is, along an axis of their own.
-
-    The same views each time; a single one has no axis.
-    """
+    """What is taken of a record `count` times: (V, ...), the first as it is, the same each time."""
 
     take: Take
-    count: int = 1
+    count: int
 
     def __call__(self, record: Record) -> dict[str, np.ndarray]:
-        if self.count == 1:
-            return self.take(record)
         rngs = np.random.default_rng(crc32(record.key.encode())).spawn(self.count - 1)
         views = [self.take(record, rng) for rng in (None, *rngs)]
         return {key: np.stack([view[key] for view in views]) for key in views[0]}
@@ -155,11 +152,15 @@ def batches(rows: Iterable[loader.Batch], size: int = BATCH) -> Iterator[tuple[l
         yield batch, len(part)
 
 
-@partial(jax.jit, static_argnames=("model", "views"))
-def likeliest(model: Any, params: Any, batch: Mapping[str, Array], views: int) -> Int[Array, "B K"]:
-    """The AMONG likeliest classes, or all where there are fewer, the first first."""
-    if views > 1:
-        batch = {key: array.reshape(-1, *array.shape[2:]) for key, array in batch.items()}
-    logits = model.apply({"params": params}, batch)["logits"]
-    chances = jax.nn.softmax(logits).reshape(-1, views, logits.shape[-1]).mean(1)
-    return jax.lax.top_k(chances, min(AMONG, logits.shape[-1]))[1]
+@partial(jax.jit, static_argnames="model")
+def likeliest(model: Any, params: Any, batch: Mapping[str, Array]) -> Int[Array, "B K"]:
+    """The AMONG likeliest classes, or all where there are fewer, the first first.
+
+    On average over the views of each row: arrays of `batch` are (B, V, ...).
+    """
+    rows, views = next(iter(batch.values())).shape[:2]
+    seen = {key: array.reshape(-1, *array.shape[2:]) for key, array in batch.items()}
+    logits = model.apply({"params": params}, seen)["logits"]
+    # Logarithms: of a sure model all other probabilities are 0, and the next four are lost.
+    each = jax.nn.log_softmax(logits).reshape(rows, views, -1)
+    return jax.lax.top_k(jax.nn.logsumexp(each, axis=1), min(AMONG, logits.shape[-1]))[1]

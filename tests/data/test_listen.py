@@ -35,7 +35,7 @@ def test_speeds_are_within_their_range_and_starts_where_they_fit() -> None:
 
 
 def heard(most: Listen, count: int = 40) -> list[np.ndarray]:
-    """Powers of one noise, twice as many as bands of 0 to 4,000 Hz, as it is played each time."""
+    """The power of each frequency of one noise, as it is played each time."""
     wave = np.random.default_rng(0).normal(0, 2_000, LENGTH).astype(np.int16)
     noise = Record("here", audio=Sounding(wave, RATE))
     played = [

@@ -60,9 +60,9 @@ def test_views_are_averaged_by_probability() -> None:
     odds = np.array([[9.0, -2.0, -2.0], [1.0, 1.0, -1.0]], np.float32)
     image = np.broadcast_to(odds[:, :, None, None, None], (2, 3, 4, 4, 3))
     assert odds[0].mean() > 0
-    best = classes.likeliest(Brightness(), {}, {"image": image}, 3)
+    best = classes.likeliest(Brightness(), {}, {"image": image})
     assert best[:, 0].tolist() == [0, 1]
-    alone = classes.likeliest(Brightness(), {}, {"image": image[:, 0]}, 1)
+    alone = classes.likeliest(Brightness(), {}, {"image": image[:, :1]})
     assert alone[:, 0].tolist() == [1, 1]
 
 
@@ -74,7 +74,19 @@ def test_views_are_the_same_each_time_and_the_first_is_plain() -> None:
     np.testing.assert_array_equal(seen, classes.Views(take, 5)(record)["image"])
     np.testing.assert_array_equal(seen[0], picture)
     assert len({view.tobytes() for view in seen}) > 3
-    np.testing.assert_array_equal(classes.Views(take)(record)["image"], picture)
+    np.testing.assert_array_equal(classes.Views(take, 1)(record)["image"], picture[None])
+
+
+class Sure:
+    """Class 5 by far, then 4, 3, 2, 1 and 0."""
+
+    def apply(self, params: object, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"logits": jnp.array([0.0, 1, 2, 3, 4, 500])[None].repeat(len(batch["image"]), 0)}
+
+
+def test_a_sure_model_still_orders_the_others() -> None:
+    best = classes.likeliest(Sure(), {}, {"image": np.zeros((2, 3, 4, 4, 3), np.float32)})
+    assert best.tolist() == [[5, 4, 3, 2, 1]] * 2
 
 
 def body() -> Transformer:
@@ -144,6 +156,8 @@ def test_a_classifier_learns_and_is_measured(colours: Path, tmp_path: Path) -> N
         figures = verb.evaluate(tmp_path / "run", views=views)
         assert figures["classes/accuracy"].value == 1
         assert figures["classes/accuracy"].n == 12
+    assert figures["classes/views"].value == 3
+    assert "whose probabilities were averaged" in (tmp_path / "run" / "report.html").read_text()
     assert figures["classes/majority"].value == pytest.approx(1 / 3)
     (tmp_path / "run" / "classes.json").write_text('["red", "green", "blue"]')
     figures = verb.evaluate(tmp_path / "run")
