@@ -69,7 +69,8 @@ class Arguments:
     told: Literal["prior", "text"] = "prior"
     """Drawing by DALL-E 2: by the prior's guess, or by CLIP's vector of the prompt itself."""
     to: str = ""
-    """Drawing by DALL-E 2: --n pictures on the way from --prompt to this prompt."""
+    """Drawing by DALL-E 2: --n pictures on the way from --prompt to this prompt; with an --image,
+    which --prompt tells, from that picture towards what this prompt tells instead."""
     clip: Path | None = None
     """Drawing: a run of CLIP; of --among pictures the --n that it finds nearest to the prompt."""
     among: int = 32
@@ -132,8 +133,8 @@ def refuse_unread(given: Arguments) -> None:
         raise UserError("--out is for what is drawn: --prompt says what")
     if given.out is None and (given.clip is not None or given.to):
         raise UserError("--clip and --to are about what is drawn, into --out")
-    if given.to and (given.clip is not None or shown):
-        raise UserError("--to goes from a --prompt to another, without --clip or anything shown")
+    if given.to and (given.clip is not None or given.video is not None):
+        raise UserError("--to goes from a --prompt to another, without --clip or a --video")
     if shown and given.prompt and given.out is None:
         raise UserError("--prompt is for a model of text alone, which takes no --image")
     if not shown and (given.question or given.answers):
@@ -160,14 +161,15 @@ def draw_into(out: Path, given: Arguments, trained: Any) -> int:
         diffusion.How(given.sampler, given.steps, or_else(given.guidance, plain.paint.guidance)),
         told=given.told,
     )  # fmt: skip
+    files = {key: path for key in SENSES if (path := getattr(given, key)) is not None}
+    shown = next(iter(look(trained, files).values())) if files else None
     if given.to:
-        pictures = drawing.morph(trained, given.prompt, given.to, given.n, how=how, seed=given.seed)
+        way = drawing.morph if shown is None else partial(drawing.changed, picture=shown)
+        pictures = way(trained, given.prompt, given.to, given.n, how=how, seed=given.seed)
         texts = [f"{given.prompt} -> {given.to}"] * given.n
         return hang(out, given, texts, pictures, asdict(how))
     count = max(given.among, given.n) if given.clip else given.n
-    begun = None
-    if files := {key: path for key in SENSES if (path := getattr(given, key)) is not None}:
-        begun = next(iter(look(trained, files).values()))[None].repeat(count, axis=0)
+    begun = None if shown is None else shown[None].repeat(count, axis=0)
     texts = [given.prompt] * count
     pictures = drawing.draw(trained, texts, how=how, seed=given.seed, begun=begun)
     if given.clip is not None:

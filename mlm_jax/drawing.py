@@ -1,6 +1,7 @@
 """Pictures and clips from words: the codes that a text is gone on with, or what noise becomes."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from mlm_jax.data.records import BadRecord
 from mlm_jax.decoders import diffusion
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Params, Prompt, generate
-from mlm_jax.models.clip import Clip
+from mlm_jax.models.clip import Clip, unit
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Painter
 from mlm_jax.models.unclip import Prior, Unclip, between
@@ -25,6 +26,7 @@ Pixels = UInt8[np.ndarray, "N *T H W 3"]
 Batch = dict[str, Array]
 
 BATCH = 32  # drawn at a time
+TURNED = 0.5  # of the way to what texts differ by: as far as a picture is changed
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,33 @@ def draw(
         part = {name: array[here] for name, array in rows.items()}
         key = jax.random.fold_in(jax.random.key(seed), start)
         half = None if begun is None else begun[here]
-        pixels = drawer(trained.config.model, trained.params, part, how or Drawing(), key, half)
+        drawing = (trained.config.model, trained.params, part, how or Drawing(), key, half)
+        require_room(drawer.lower(*drawing).compile())
+        pixels = drawer(*drawing)
         drawn.append(np.asarray(pixels)[: len(prompts) - start])
     return np.concatenate(drawn)
 
 
-def drawer_of(trained: Trained, begun: bool = False) -> Callable[..., Array]:
+def require_room(program: jax.stages.Compiled) -> None:
+    """Raises: UserError for a program that memory cannot hold, before it runs."""
+    sizes: Any = program.memory_analysis()
+    needed, room = sizes.temp_size_in_bytes + sizes.output_size_in_bytes, memory()
+    if needed > room:
+        raise UserError(
+            f"{BATCH} pictures, drawn at a time, take {needed / 2**30:.2g} GiB, and there are"
+            f" {room / 2**30:.2g}: a smaller model is needed, or a larger machine"
+        )
+
+
+def memory() -> int:
+    """Bytes that are free on the accelerator; of a CPU all there are."""
+    found = jax.local_devices()[0].memory_stats()
+    if found is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(found["bytes_limit"] - found["bytes_in_use"])
+
+
+def drawer_of(trained: Trained, begun: bool = False) -> jax.stages.Wrapped:
     """Raises: UserError."""
     kind = type(trained.config.model)
     if kind not in DRAWERS:
@@ -171,7 +194,7 @@ def by_painting(
 ) -> UInt8[Array, "N *T H W 3"]:
     first, later = jax.random.split(key)
     rows = len(next(iter(batch.values())))
-    noise = jax.random.normal(first, (rows, *model.canvas.takes.shape))
+    noise = jax.random.normal(first, (rows, *model.noise))
     return painted(model, params, noise, batch, how, later)
 
 
@@ -223,21 +246,65 @@ def morph(
     Each end is a prompt, or a picture as `look` gives it (2204.06125, sections 3.2 and 3.3).
     Raises: UserError where the model does not paint by vectors.
     """
-    model, how = trained.config.model, how or Drawing()
-    if not isinstance(model, Unclip):
-        raise UserError(f"{trained.path} is a {type(model).__name__}: no vectors to go between")
+    model, how = painting_by_vectors(trained), how or Drawing()
     guess, first, later = jax.random.split(jax.random.key(seed), 3)
-    find, paint = (jax.jit(each, static_argnames=("model", "how")) for each in (vector_of, painted))
+    find = jax.jit(vector_of, static_argnames=("model", "how"))
     told = [
         read_prompts(trained, [end]) if isinstance(end, str) else end[None] for end in (one, other)
     ]
-    ends = [find(model.prior, trained.params["prior"], each, how, guess) for each in told]
-    vectors = between(ends[0], ends[1], jnp.linspace(0, 1, count))
-    noise = jax.random.normal(first, model.painter.canvas.takes.shape)
-    noise = jnp.broadcast_to(noise, (count, *noise.shape))
-    batch = {"embedding": vectors}
-    pixels = paint(model.painter, trained.params["painter"], noise, batch, how, later)
-    return np.asarray(pixels)
+    start, end = (find(model.prior, trained.params["prior"], each, how, guess) for each in told)
+    vectors = between(start, end, jnp.linspace(0, 1, count))
+    noise = jax.random.normal(first, model.painter.noise)
+    return from_one_noise(trained, noise, vectors, how, later)
+
+
+def changed(
+    trained: Trained,
+    before: str,
+    after: str,
+    count: int,
+    *,
+    picture: UInt8[np.ndarray, "H W 3"],
+    how: Drawing | None = None,
+    seed: int = 0,
+) -> Pixels:
+    """`count` pictures from `picture`, which `before` tells, towards what `after` tells.
+
+    Its vector is turned towards the difference of the texts' by up to `TURNED` of the way, and each
+    is painted from the noise that the picture itself is made of (2204.06125, section 3.3). Raises:
+    UserError where the model does not paint by vectors, or its sampler has no way back.
+    """
+    model, how = painting_by_vectors(trained), how or Drawing()
+    if how.paint.fresh or how.paint.threshold:
+        raise UserError(f"--sampler {how.paint.sampler} brings in noise: a picture has none then")
+
+    @jax.jit
+    def find(params: Params, shown: Array, texts: Batch) -> tuple[Array, Array]:
+        prior: Any = partial(model.prior.apply, {"params": params["prior"]})
+        shown_as, words = prior(shown, method="see"), prior(texts, method="read")
+        vectors = between(shown_as, unit(words[1:] - words[:1]), jnp.linspace(0, TURNED, count))
+        painter, told = {"params": params["painter"]}, {"embedding": shown_as}
+        return vectors, model.painter.apply(painter, shown, told, how.paint, method="unpaint")[0]
+
+    vectors, noise = find(trained.params, picture[None], read_prompts(trained, [before, after]))
+    return from_one_noise(trained, noise, vectors, how, jax.random.key(seed))
+
+
+def painting_by_vectors(trained: Trained) -> Unclip:
+    """Raises: UserError."""
+    model = trained.config.model
+    if not isinstance(model, Unclip):
+        raise UserError(f"{trained.path} is a {type(model).__name__}: no vectors to go between")
+    return model
+
+
+def from_one_noise(
+    trained: Trained, noise: Array, vectors: Float[Array, "N E"], how: Drawing, key: Array
+) -> Pixels:
+    paint = jax.jit(painted, static_argnames=("model", "how"))
+    noise = jnp.broadcast_to(noise, (len(vectors), *noise.shape))
+    told, params = {"embedding": vectors}, trained.params["painter"]
+    return np.asarray(paint(trained.config.model.painter, params, noise, told, how, key))
 
 
 def levels(pixels: Any) -> UInt8[Array, "*B 3"]:
@@ -245,7 +312,7 @@ def levels(pixels: Any) -> UInt8[Array, "*B 3"]:
     return jnp.asarray(pixels * 255).round().astype(jnp.uint8)
 
 
-DRAWERS: dict[type, Callable[..., Array]] = {
+DRAWERS: dict[type, jax.stages.Wrapped] = {
     Dalle: by_codes,
     Painter: by_painting,
     Unclip: by_vector,

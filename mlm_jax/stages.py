@@ -4,7 +4,9 @@ What is taken is stored with the new run, config and parameters, so that it stan
 earlier run may be gone afterwards.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,23 @@ from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.run import begun
 
 STAGES = ("codes", "clip", "prior")
-"""Keys of `Config` that name a run, and the fields of the model that it becomes."""
+"""Keys of `Config` that name a run, and fields of the model, or of its painter, that it becomes."""
+
+
+def place_of(model: Any, name: str) -> tuple[str, ...]:
+    """The fields that lead to a stage; () where the model has none of that name."""
+    inner = getattr(model, "painter", None)
+    if getattr(model, name, None) is not None:
+        return (name,)
+    return () if inner is None or getattr(inner, name, None) is None else ("painter", name)
+
+
+def put(model: Any, place: Sequence[str], part: Any) -> Any:
+    """`model` with another module at `place`."""
+    first, *rest = place
+    if rest:
+        part = put(getattr(model, first), rest, part)
+    return model.clone(**{first: part}, parent=None)
 
 
 def resolve(config: Config, path: Path) -> Config:
@@ -29,14 +47,15 @@ def resolve(config: Config, path: Path) -> Config:
         run = getattr(config, name).run
         if not run:
             continue
-        part = getattr(config.model, name, None)
-        if part is None:
+        place = place_of(config.model, name)
+        if not place:
             raise UserError(f"--{name}.run {run}: a {type(config.model).__name__} has no {name}")
-        model = getattr(saved.model, name) if saved else model_of(name, run, type(part))
-        freeze = tuple(dict.fromkeys((*config.optim.freeze, name)))
+        kind = type(reduce(getattr, place, config.model))
+        model = reduce(getattr, place, saved.model) if saved else model_of(name, run, kind)
+        freeze = tuple(dict.fromkeys((*config.optim.freeze, "/".join(place))))
         config = replace(
             config,
-            model=config.model.clone(**{name: model}, parent=None),
+            model=put(config.model, place, model),
             optim=replace(config.optim, freeze=freeze),
         )
     return config
@@ -53,10 +72,15 @@ def model_of(name: str, run: str, kind: type) -> Any:
     return model
 
 
-def parameters(config: Config) -> dict[str, Any]:
-    """Parameters of the stages, by the field that they are of. Raises: UserError."""
-    runs = {name: getattr(config, name).run for name in STAGES}
-    return {name: restore_params(Path(run))[1] for name, run in runs.items() if run}
+def with_stages(config: Config, params: dict[str, Any]) -> dict[str, Any]:
+    """`params` with those of the stages in their places. Raises: UserError."""
+    for name in STAGES:
+        if run := getattr(config, name).run:
+            *outer, last = place_of(config.model, name)
+            inner = reduce(dict.__getitem__, outer, params)
+            inner = {**inner, last: restore_params(Path(run))[1]}
+            params = {**params, outer[0]: inner} if outer else inner
+    return params
 
 
 def tokenizer(config: Config) -> Tokenizer | None:

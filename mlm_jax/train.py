@@ -77,7 +77,7 @@ def prepare(
         if config.init.path:
             params, listing = start_from(config.init, config.model, params)
             print(f"parameters from {config.init.path}:", *listing.lines(), sep="\n")
-        return complete({**params, **stages.parameters(config)})
+        return complete(stages.with_stages(config, params))
 
     return jax.eval_shape(complete, params), tx, begin
 

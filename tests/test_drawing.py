@@ -15,7 +15,7 @@ from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder, Quantiser
-from mlm_jax.drawing import Drawing, draw, written
+from mlm_jax.drawing import Drawing, draw, read_prompts, written
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How
 from mlm_jax.layers import Block, Transformer
@@ -207,3 +207,18 @@ def test_what_draws_nothing_is_named(trained: Trained) -> None:
     config = replace(trained.config, model=MODEL.codes.clone(parent=None))
     with pytest.raises(UserError, match="run is a Codes, which draws nothing"):
         draw(trained._replace(config=config), PROMPTS)
+
+
+def test_what_memory_cannot_hold_is_refused_before_it_is_drawn(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (MODEL, trained.params, read_prompts(trained, PROMPTS[:2]), Drawing(), KEY, None)
+    sizes: Any = drawing.by_codes.lower(*arguments).compile().memory_analysis()
+    needed = sizes.temp_size_in_bytes + sizes.output_size_in_bytes
+    assert needed > 2 * 4 * 4 * 3, "the pictures themselves at least"
+    assert drawing.memory() > 2**28
+    monkeypatch.setattr(drawing, "memory", lambda: needed)
+    assert len(draw(trained, PROMPTS)) == 3
+    monkeypatch.setattr(drawing, "memory", lambda: needed - 1)
+    with pytest.raises(UserError, match=r"2 pictures, drawn at a time, take .* GiB, and there are"):
+        draw(trained, PROMPTS)

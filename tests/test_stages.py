@@ -22,6 +22,8 @@ from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Drawn, Rebuilt
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.dalle import Dalle
+from mlm_jax.models.painter import Painter
+from mlm_jax.models.unclip import Unclip
 from mlm_jax.paths import named
 from mlm_jax.train import train
 from mlm_jax.trained import open_trained
@@ -134,6 +136,23 @@ def test_it_stands_alone_and_goes_on_to_the_same_end(made: Made) -> None:
 # --- what is refused ---
 
 
+def test_the_codes_of_a_painter_lie_inside_an_unclip(made: Made, tmp_path: Path) -> None:
+    config = replace(made.drawer(made.codes), model=Unclip(painter=Painter(codes=Codes())))
+    found = stages.resolve(config, tmp_path / "new")
+    assert found.model.painter.codes == read(made.codes).model
+    assert found.optim.freeze == ("painter/codes",)
+    params = {"prior": {}, "painter": {"net": 1, "codes": {}}}
+    filled = stages.with_stages(found, params)
+    assert filled["painter"]["net"] == 1
+    assert params["painter"] == {"net": 1, "codes": {}}
+    ours, stored = named(filled["painter"]["codes"]), named(params_at(made.codes, 2)["ema"])
+    assert ours.keys() == stored.keys()
+    assert all(np.array_equal(ours[path], stored[path]) for path in stored)
+    without = replace(config, model=Unclip())
+    with pytest.raises(UserError, match=r"--codes.run .*: a Unclip has no codes"):
+        stages.resolve(without, tmp_path / "new")
+
+
 def test_a_stage_that_is_no_run_is_named(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--codes.run: .*nowhere is no run directory.*trained bef"):
         train(made.drawer(tmp_path / "nowhere"), tmp_path / "run")
@@ -187,7 +206,7 @@ def test_a_damaged_stage_is_refused_and_an_older_step_of_it_used(
     shutil.copytree(made.codes, stage)
     config = made.drawer(stage)
     damage(stage, 2)
-    found = named(stages.parameters(config)["codes"])
+    found = named(stages.with_stages(config, {})["codes"])
     assert f"{stage / 'checkpoints' / '2'} is damaged" in capfd.readouterr().err
     older = named(params_at(made.codes, 1)["ema"])
     assert all(np.array_equal(found[path], older[path]) for path in older)

@@ -1,12 +1,14 @@
-"""Diffusion draws scenes of the embedded world from noise, as a caption tells it (DiT).
+"""Diffusion draws scenes of the embedded world as a caption tells it (DiT), from noise to codes.
 
+python experiments/train.py --config codes_tiny
 python experiments/train.py --config painter_tiny
 python experiments/generate.py --run runs/painter_tiny --prompt "a red circle" --n 8 --out pictures
 """
 
 from dataclasses import replace
 
-from mlm_jax.config import Config, Data, Optim
+from experiments.configs.codes_tiny import codes
+from mlm_jax.config import Config, Data, Optim, Stage
 from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.encoders import TextEncoder
 from mlm_jax.layers import transformer
@@ -16,14 +18,20 @@ from mlm_jax.models.painter import Canvas, Painter
 LENGTH = 24
 painter = Painter(
     Canvas((48, 48)),
-    text=TextEncoder(128, LENGTH, body=transformer("tiny", qk_norm=True)),
-    net=DiffusionTransformer(4, transformer("tiny", qk_norm=True)),
+    codes=codes,
+    text=TextEncoder(128, LENGTH, body=replace(transformer("tiny", qk_norm=True), depth=1)),
+    net=DiffusionTransformer(
+        2, transformer("tiny", rotary=10.0, qk_norm=True), out=codes.quantiser.axes
+    ),
 )
 config = Config(
     model=painter,
     loss=Denoise(),
-    data=Data("world", batch=32, captions=1, questions=0, target_length=LENGTH),
+    data=Data("world", batch=32, captions=4, questions=0, target_length=LENGTH),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=100, b2=0.98, ema=0.99),
-    steps=4_000,
+    codes=Stage("runs/codes_tiny"),
+    steps=3_000,
 )
-tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)
+tiny = replace(
+    config, data=replace(config.data, name="world/tiny", batch=4), codes=Stage(), steps=2
+)

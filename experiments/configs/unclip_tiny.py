@@ -1,5 +1,6 @@
 """A small DALL-E 2: a painter that is told CLIP's vector of the picture, and a prior's guess of it.
 
+python experiments/train.py --config codes_tiny
 python experiments/train.py --config clip_tiny
 python experiments/train.py --config prior_tiny
 python experiments/train.py --config unclip_tiny
@@ -18,6 +19,4 @@ config = replace(
     model=Unclip(prior, painter_tiny.painter.clone(embedding=prior.clip.width, silent=0.5)),
     prior=Stage("runs/prior_tiny"),
 )
-tiny = replace(
-    config, data=replace(config.data, name="world/tiny", batch=4), prior=Stage(), steps=2
-)
+tiny = replace(painter_tiny.tiny, model=config.model)

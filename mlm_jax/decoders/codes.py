@@ -60,6 +60,11 @@ class Quantiser(nn.Module):
         """How many codes there are."""
         return math.prod(self.levels) if self.kind == "fsq" else self.count
 
+    @property
+    def axes(self) -> int:
+        """How many numbers the vector of a code is."""
+        return len(self.levels) if self.kind == "fsq" else self.width
+
     def setup(self) -> None:
         # vectors of length 1 an axis: as they come they would all be rounded to the middle
         self.norm = Norm()
@@ -91,6 +96,15 @@ class Quantiser(nn.Module):
         half = jnp.array([level // 2 for level in self.levels])
         return (digits - half) / half
 
+    def even(self, vectors: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """With mean 0 and variance 1 an axis over all codes, each counted once."""
+        every = self.look_up(jnp.arange(self.size))
+        return (vectors - every.mean(0)) / every.std(0)
+
+    def nearest_even(self, x: Float[Array, "*B D"]) -> Int[Array, "*B"]:
+        """The codes whose `even` vectors are the nearest."""
+        return nearest(x, self.even(self.look_up(jnp.arange(self.size))))
+
     def _places(self) -> Int[Array, "D"]:
         return jnp.array([math.prod(self.levels[:i]) for i in range(len(self.levels))])
 
@@ -106,8 +120,7 @@ class Quantiser(nn.Module):
 
     def _nearest(self, x: Float[Array, "*B D"], train: bool) -> Quantised:
         table = jax.lax.stop_gradient(self.table.astype(jnp.float32))
-        far = jnp.square(table).sum(-1) - 2 * x @ table.T
-        codes = far.argmin(-1).astype(jnp.int32)
+        codes = nearest(x, table)
         vectors = jnp.take(table, codes, axis=0)
         penalty = self.weight * jnp.square(x - vectors).mean()
         renewed = self._renewed(jax.lax.stop_gradient(x), codes) if train else {}
@@ -139,6 +152,11 @@ class Quantiser(nn.Module):
         codes = noisy.argmax(-1).astype(jnp.int32)
         hard = jax.nn.one_hot(codes, self.count)
         return Quantised(straight(soft, hard) @ self.table, codes, self.weight * even, {})
+
+
+def nearest(x: Float[Array, "*B D"], table: Float[Array, "K D"]) -> Int[Array, "*B"]:
+    """The row of `table` with the least distance."""
+    return (jnp.square(table).sum(-1) - 2 * x @ table.T).argmin(-1).astype(jnp.int32)
 
 
 def straight(soft: Array, hard: Array) -> Array:

@@ -32,6 +32,7 @@ from mlm_jax.layers import Tokens
 from mlm_jax.layers.convolutions import over_frames
 from mlm_jax.layers.embed import timesteps
 from mlm_jax.layers.tokens import every, for_rows
+from mlm_jax.models.codes import Codes
 
 NOISED = 0.5  # the latest time that a small picture is noised to in training
 GIVEN = 0.1  # and that to which it is when one is painted
@@ -71,6 +72,10 @@ class Painter(nn.Module):
     sees the picture f times smaller, noised a little, behind the channels of the noisy one: an
     upsampler (arXiv:2106.15282, sections 3 and 4.2).
 
+    With `codes`, an earlier run held still, it is not pixels that are noised but the vectors of
+    their codes, and what is painted is the picture of the codes that are nearest in the end (latent
+    diffusion, arXiv:2112.10752; told a vector of CLIP, arXiv:2310.03502).
+
     In training a share `dropped` of the rows is told nothing, for guidance without a classifier
     (arXiv:2207.12598, algorithm 1): one learned token for their text, one learned vector for their
     embedding. A share `silent` besides is told the embedding alone, as is a batch without "target":
@@ -79,6 +84,7 @@ class Painter(nn.Module):
 
     image: Canvas | None = field(default_factory=Canvas)
     video: Canvas | None = None
+    codes: Codes | None = None
     text: TextEncoder | None = field(default_factory=TextEncoder)
     net: nn.Module = field(default_factory=UNet)
     schedule: Schedule = field(default_factory=Schedule)
@@ -103,21 +109,40 @@ class Painter(nn.Module):
             raise ValueError(f"{canvas.size} pixels are not {self.enlarges} times as many")
         return canvas
 
+    @property
+    def noise(self) -> tuple[int, ...]:
+        """The shape of the noise that one picture, or clip, is made of."""
+        if self.codes is None:
+            return self.canvas.takes.shape
+        return (*self.codes.eyes.grid, self.codes.quantiser.axes)
+
     def setup(self) -> None:
+        self._check()
         near = nn.initializers.normal(0.02)
         if self.text is not None:
             self.no_text = self.param("no_text_token", near, (self.text.body.width,))
         if self.embedding:
             self.no_embedding = self.param("no_embedding_token", near, (self.embedding,))
 
+    def _check(self) -> None:
+        """Raises: ValueError."""
+        codes, out, axes = self.codes, self.net.out, self.noise[-1]
+        if out != axes:
+            raise ValueError(f"net.out is {out}, what it denoises has {axes} axes")
+        if codes is None:
+            return
+        if codes.sense != self.sense or codes.eyes.takes != self.canvas.takes:
+            coded, painted = codes.eyes.takes.shape, self.canvas.takes.shape
+            raise ValueError(f"codes of {codes.sense} {coded}, it paints {self.sense} {painted}")
+        if self.enlarges > 1:
+            raise ValueError(f"enlarges {self.enlarges}: of pixels, not of codes")
+
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
-        """ "predicted" and "wanted" (R, *T, H, W, 3), and of each row (R,) the "weight" and the
+        """ "predicted" and "wanted" (R, *noise), and of each row (R,) the "weight" and the
         "logsnr". Each caption has noise of its own; that of evaluation is always the same."""
         key = self.make_rng("mask") if train else jax.random.key(0)
         keys = jax.random.split(key, 6)
-        shown = from_pixels(batch[self.sense])
-        if shown.shape[1:] != self.canvas.takes.shape:
-            raise ValueError(f"pixels {shown.shape[1:]}, it paints {self.canvas.takes.shape}")
+        shown = self._shown(batch[self.sense])
         clean = for_rows(len(batch["target"]) if self.text is not None else len(shown), shown)
         rows = len(clean)
         level = NOISED * jax.random.uniform(keys[0], (rows,))
@@ -140,6 +165,17 @@ class Painter(nn.Module):
             "weight": weight,
             "logsnr": self.schedule.logsnr(t),
         }
+
+    def _shown(self, pixels: Num[Array, "B *T H W 3"]) -> Float[Array, "B *noise"]:
+        """What is noised: pixels, or what codes stand for, from about -1 to 1."""
+        if pixels.shape[1:] != self.canvas.takes.shape:
+            raise ValueError(f"pixels {pixels.shape[1:]}, it paints {self.canvas.takes.shape}")
+        if self.codes is None:
+            return from_pixels(pixels)
+        if self.is_initializing():
+            self.codes({self.sense: pixels})  # their decoder has parameters too
+        found = self.codes.quantise(pixels)
+        return jax.lax.stop_gradient(self.codes.quantiser.even(found.vectors))
 
     # --- what is told ---
 
@@ -195,7 +231,7 @@ class Painter(nn.Module):
 
     def _ask(
         self, net: Any, told: Told, x: Array, t: Array, train: bool = False
-    ) -> Float[Array, "B *T H W 3"]:
+    ) -> Float[Array, "B *noise"]:
         """What the net says, in float32; it computes in the dtype of its parameters."""
         if told.small is not None:
             x = jnp.concatenate([x, told.small], axis=-1)
@@ -206,22 +242,25 @@ class Painter(nn.Module):
 
     def paint(
         self,
-        noise: Float[Array, "B *T H W 3"],
+        noise: Float[Array, "B *noise"],
         batch: Mapping[str, Any],
         how: How,
         key: Array | None = None,
     ) -> Float[Array, "B *T H W 3"]:
         """Pixels from 0 to 1 (see `tell`), from `noise` as it is where `key` is None."""
         net = self._told_net(self.tell(batch, key), how.guidance)
-        pixels = sample(net, self.schedule, noise, how, predicts=self.predicts, key=key)
-        return jnp.clip((pixels + 1) / 2, 0, 1)
+        made = sample(net, self.schedule, noise, how, predicts=self.predicts, key=key)
+        if self.codes is None:
+            return jnp.clip((made + 1) / 2, 0, 1)
+        codes = self.codes.quantiser.nearest_even(made)
+        return self.codes.decode_codes(codes.reshape(len(codes), -1))
 
     def unpaint(
         self, pixels: Num[Array, "B *T H W 3"], batch: Mapping[str, Any], how: How
-    ) -> Float[Array, "B *T H W 3"]:
+    ) -> Float[Array, "B *noise"]:
         """The noise that `paint` makes `pixels` of, by the same `how`."""
         net = self._told_net(self.tell(batch), how.guidance)
-        return invert(net, self.schedule, from_pixels(pixels), how, predicts=self.predicts)
+        return invert(net, self.schedule, self._shown(pixels), how, predicts=self.predicts)
 
     def _told_net(self, told: Told, guidance: float) -> Net:
         """The net as a function of noisy rows and times, guided."""

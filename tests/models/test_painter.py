@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlm_jax.decoders.codes import CodeEncoder, Quantiser
 from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.decoders.diffusion import How, Schedule, split
 from mlm_jax.encoders import TextEncoder
 from mlm_jax.layers import Block, Tokens, Transformer
 from mlm_jax.losses import Denoise
+from mlm_jax.models.codes import Codes
 from mlm_jax.models.painter import Canvas, Painter, Told, enlarged, from_pixels, smaller
 
 KEY = jax.random.key(0)
@@ -221,3 +223,63 @@ def test_pictures_are_made_smaller_by_means_and_larger_again() -> None:
         -0.6
     )
     assert float(from_pixels(jnp.array([[[0.0, 1.0, 0.2]]]))[0, 0, 2]) == pytest.approx(-0.6)
+
+
+CODES = Codes(CodeEncoder((8, 8), (4,), (4, 8), blocks=0), None, Quantiser("fsq", (3, 5)))
+LATENT = small(codes=CODES, net=DiffusionTransformer(1, PLAIN.net.body, out=2))
+
+
+@pytest.fixture(scope="module")
+def latent_params() -> Any:
+    return drawn(LATENT)
+
+
+def test_of_codes_their_vectors_are_what_is_clean(latent_params: Any) -> None:
+    out = jax.jit(LATENT.apply)({"params": latent_params}, BATCH)
+    assert out["predicted"].shape == out["wanted"].shape == (2, 2, 2, 2)
+    coder = {"params": latent_params["codes"]}
+    codes = np.asarray(CODES.apply(coder, BATCH["image"], method="encode_codes")).reshape(2, 2, 2)
+    levels = [np.arange(3) - 1.0, (np.arange(5) - 2.0) / 2]  # FSQ: evenly spread from -1 to 1
+    shares = [level / level.std() for level in levels]
+    vectors = np.stack([shares[0][codes % 3], shares[1][codes // 3]], axis=-1)
+    alpha = np.sqrt(1 / (1 + np.exp(-np.asarray(out["logsnr"]))))[:, None, None, None]
+    noise = jax.random.normal(jax.random.split(jax.random.key(0), 6)[4], vectors.shape)
+    wanted = alpha * np.asarray(noise) - np.sqrt(1 - alpha**2) * vectors
+    np.testing.assert_allclose(out["wanted"], wanted, atol=1e-5)
+
+
+def test_what_is_painted_is_the_picture_of_the_nearest_codes(latent_params: Any) -> None:
+    """A net that says 0 of v shrinks noise by the cosine of each step's angle."""
+    silent = jax.tree.map(jnp.zeros_like, latent_params["net"])
+    noise = jax.random.normal(KEY, (2, *LATENT.noise))
+    painted = LATENT.apply(
+        {"params": latent_params | {"net": silent}}, noise, BATCH, How(steps=3), method="paint"
+    )
+    vectors = np.asarray(noise) * np.cos(np.pi / 6) ** 3 * np.sqrt([2 / 3, 1 / 2])
+    digits = np.stack([vectors[..., 0] + 1, vectors[..., 1] * 2 + 2], -1).round()
+    first, second = np.moveaxis(digits.clip(0, [2, 4]).astype(int), -1, 0)
+    coder = {"params": latent_params["codes"]}
+    codes = jnp.asarray((first + 3 * second).reshape(2, 4))
+    expected = CODES.apply(coder, codes, method="decode_codes")
+    np.testing.assert_allclose(painted, expected, atol=1e-5)
+
+
+def test_codes_get_no_gradient(latent_params: Any) -> None:
+    def loss(params: Any) -> Any:
+        return Denoise()(LATENT.apply({"params": params}, BATCH), BATCH)[0]
+
+    found = jax.jit(jax.grad(loss))(latent_params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(found["codes"]))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(found["net"]))
+
+
+def test_codes_that_do_not_fit_are_refused() -> None:
+    def build(**changes: Any) -> None:
+        jax.eval_shape(replace(LATENT, **changes).init, KEY, BATCH)
+
+    with pytest.raises(ValueError, match=r"net.out is 3, what it denoises has 2 axes"):
+        build(net=PLAIN.net)
+    with pytest.raises(ValueError, match=r"codes of image \(8, 8, 3\), it paints .* \(16, 8, 3\)"):
+        build(image=Canvas((16, 8)))
+    with pytest.raises(ValueError, match="enlarges 2: of pixels"):
+        build(enlarges=2)

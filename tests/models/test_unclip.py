@@ -15,7 +15,7 @@ from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.decoders.diffusion import How
-from mlm_jax.drawing import Drawing, draw, morph, ranked
+from mlm_jax.drawing import Drawing, changed, draw, morph, ranked
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.evaluators import prior as measured
 from mlm_jax.layers import Block, Pool, Transformer
@@ -189,6 +189,33 @@ def test_the_way_begins_and_ends_where_it_should(trained: Trained) -> None:
     assert (way[-1] != other[-1]).any()
     back = morph(trained, "it is blue", "it is red", 3, how=HOW)
     assert np.abs(back[::-1].astype(int) - way).max() <= 1  # but for rounding
+
+
+def test_a_picture_is_changed_by_the_difference_of_two_texts(trained: Trained) -> None:
+    """Section 3.3: from the picture itself, turned towards the unit difference of the texts."""
+    picture = np.asarray(make_batch(1)["image"][0])
+    how = replace(HOW, paint=How("ddim", steps=60))
+    made = changed(trained, "it is red", "it is blue", 3, picture=picture, how=how)
+    assert made.shape == (3, 8, 8, 3)
+    assert np.abs(made[0].astype(int) - picture).max() <= 16, "the picture, but for its steps"
+    halfway, end = np.abs(made[1:].astype(int) - made[0]).max((1, 2, 3))
+    assert 0 < halfway < end
+    rows = [trained.tokenise("", text, "") for text in ("it is red", "it is blue")]
+    batch = {key: jnp.stack([row[key] for row in rows]) for key in ("target", "target_mask")}
+    prior = {"params": trained.params["prior"]}
+    red, blue = np.asarray(PRIOR.apply(prior, batch, method="read"))
+    (seen,) = np.asarray(PRIOR.apply(prior, jnp.asarray(picture[None]), method="see"))
+    far = (blue - red) / np.linalg.norm(blue - red)
+    angle = np.arccos(seen @ far)
+    turned = (np.sin(angle / 2) * seen + np.sin(angle / 2) * far) / np.sin(angle)
+    paint = partial(PAINTER.apply, {"params": trained.params["painter"]})
+    told = [{"embedding": jnp.asarray(vector[None])} for vector in (seen, turned)]
+    noise = paint(jnp.asarray(picture[None]), told[0], how.paint, method="unpaint")
+    expected = paint(noise, told[1], how.paint, method="paint")
+    np.testing.assert_allclose(made[2], np.asarray(expected)[0] * 255, atol=1.01)
+    noisy = replace(HOW, paint=How("ddpm", steps=3))
+    with pytest.raises(UserError, match="--sampler ddpm brings in noise"):
+        changed(trained, "it is red", "it is blue", 3, picture=picture, how=noisy)
 
 
 def test_pictures_are_ranked_by_their_cosine_with_the_prompt(trained: Trained) -> None:
