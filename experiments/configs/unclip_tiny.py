@@ -16,7 +16,7 @@ from mlm_jax.models.unclip import Unclip
 prior = prior_tiny.prior
 config = replace(
     painter_tiny.config,
-    model=Unclip(prior, painter_tiny.painter.clone(embedding=prior.clip.width, silent=0.5)),
+    model=Unclip(prior, painter_tiny.painter.clone(embedding=prior.clip.width, silent=0.25)),
     prior=Stage("runs/prior_tiny"),
 )
 tiny = replace(painter_tiny.tiny, model=config.model)

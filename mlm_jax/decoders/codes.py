@@ -96,14 +96,14 @@ class Quantiser(nn.Module):
         half = jnp.array([level // 2 for level in self.levels])
         return (digits - half) / half
 
-    def even(self, vectors: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    def normalised(self, vectors: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """With mean 0 and variance 1 an axis over all codes, each counted once."""
-        every = self.look_up(jnp.arange(self.size))
-        return (vectors - every.mean(0)) / every.std(0)
+        table = self.look_up(jnp.arange(self.size))
+        return (vectors - table.mean(0)) / table.std(0)
 
-    def nearest_even(self, x: Float[Array, "*B D"]) -> Int[Array, "*B"]:
-        """The codes whose `even` vectors are the nearest."""
-        return nearest(x, self.even(self.look_up(jnp.arange(self.size))))
+    def nearest(self, x: Float[Array, "*B D"]) -> Int[Array, "*B"]:
+        """The codes whose normalised vectors lie nearest."""
+        return nearest(x, self.normalised(self.look_up(jnp.arange(self.size))))
 
     def _places(self) -> Int[Array, "D"]:
         return jnp.array([math.prod(self.levels[:i]) for i in range(len(self.levels))])

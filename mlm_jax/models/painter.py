@@ -175,7 +175,7 @@ class Painter(nn.Module):
         if self.is_initializing():
             self.codes({self.sense: pixels})  # their decoder has parameters too
         found = self.codes.quantise(pixels)
-        return jax.lax.stop_gradient(self.codes.quantiser.even(found.vectors))
+        return jax.lax.stop_gradient(self.codes.quantiser.normalised(found.vectors))
 
     # --- what is told ---
 
@@ -248,11 +248,13 @@ class Painter(nn.Module):
         key: Array | None = None,
     ) -> Float[Array, "B *T H W 3"]:
         """Pixels from 0 to 1 (see `tell`), from `noise` as it is where `key` is None."""
+        if self.codes is not None and how.threshold:
+            raise ValueError(f"threshold {how.threshold}: of pixels, not of codes")
         net = self._told_net(self.tell(batch, key), how.guidance)
         made = sample(net, self.schedule, noise, how, predicts=self.predicts, key=key)
         if self.codes is None:
             return jnp.clip((made + 1) / 2, 0, 1)
-        codes = self.codes.quantiser.nearest_even(made)
+        codes = self.codes.quantiser.nearest(made)
         return self.codes.decode_codes(codes.reshape(len(codes), -1))
 
     def unpaint(

@@ -339,3 +339,16 @@ def test_sizes_that_do_not_fit_are_named(eyes: CodeEncoder, message: str) -> Non
 def test_pixels_of_another_size_are_named() -> None:
     with pytest.raises(ValueError, match=r"pixels \(8, 8, 3\), the model takes \(8, 12, 3\)"):
         jax.eval_shape(EYES.init, KEY, jnp.zeros((1, 8, 8, 3), jnp.uint8))
+
+
+@pytest.mark.parametrize("model", [FSQ, VQ, GUMBEL], ids=lambda model: model.kind)
+def test_normalised_vectors_are_even_over_all_codes_and_found_again(model: Bare) -> None:
+    params = {} if model.kind == "fsq" else jax.tree.map(jnp.asarray, codebook())
+    vectors = look_up(model, params, jnp.arange(model.size))
+    found = model.apply({"params": params}, vectors, method="normalised")
+    np.testing.assert_allclose(np.mean(found, axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.std(found, axis=0), 1, rtol=1e-5)
+    assert found.shape == (model.size, model.axes)
+    near = jnp.asarray(found) + 0.05
+    again = model.apply({"params": params}, near, method="nearest")
+    np.testing.assert_array_equal(again, np.arange(model.size))

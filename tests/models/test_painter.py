@@ -273,7 +273,7 @@ def test_codes_get_no_gradient(latent_params: Any) -> None:
     assert any(np.any(leaf) for leaf in jax.tree.leaves(found["net"]))
 
 
-def test_codes_that_do_not_fit_are_refused() -> None:
+def test_codes_that_do_not_fit_are_refused(latent_params: Any) -> None:
     def build(**changes: Any) -> None:
         jax.eval_shape(replace(LATENT, **changes).init, KEY, BATCH)
 
@@ -283,3 +283,6 @@ def test_codes_that_do_not_fit_are_refused() -> None:
         build(image=Canvas((16, 8)))
     with pytest.raises(ValueError, match="enlarges 2: of pixels"):
         build(enlarges=2)
+    bound, noise = {"params": latent_params}, jnp.zeros((2, *LATENT.noise))
+    with pytest.raises(ValueError, match=r"threshold 0.9: of pixels"):
+        LATENT.apply(bound, noise, BATCH, How(threshold=0.9), method="paint")
