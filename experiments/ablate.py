@@ -26,7 +26,7 @@ from mlm_jax.ablation.results import as_csv, as_json, gather, spreads
 from mlm_jax.ablation.runner import Order, Ready
 from mlm_jax.ablation.statistics import foreseen, warning
 from mlm_jax.config import UserError, load
-from mlm_jax.evaluate import statistics
+from mlm_jax.evaluators.texts import statistics
 from mlm_jax.planner.compiler import simulate
 from mlm_jax.run import lock, write
 

@@ -32,8 +32,9 @@ from mlm_jax.config import Config, UserError, load
 from mlm_jax.data import sources
 from mlm_jax.data.records import Source
 from mlm_jax.data.transforms import decode_for
-from mlm_jax.evaluate import chunks, evaluate, say
+from mlm_jax.evaluate import evaluate
 from mlm_jax.evaluators import matching
+from mlm_jax.evaluators.texts import chunks, say
 from mlm_jax.run import write
 from mlm_jax.train import train
 from mlm_jax.trained import Trained, open_trained

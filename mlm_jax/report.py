@@ -264,7 +264,7 @@ def points(lines: Sequence[Mapping[str, Any]], name: str) -> Points:
 
 
 def pictures_section(split: str, examples: Mapping[str, Any]) -> str:
-    """`examples`: {"shown": [...], "wrong": [...]}, see mlm_jax.evaluate.example."""
+    """`examples`: {"shown": [...], "wrong": [...]}, see mlm_jax.evaluators.texts.example."""
     notes = {
         "shown": "Taken evenly from the whole split, not chosen.",
         "wrong": "Others that went wrong, the first that were met.",

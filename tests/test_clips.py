@@ -115,6 +115,8 @@ def test_events(root: Path, files: dict[str, Path], capsys: pytest.CaptureFixtur
     assert "Clips of test" in (run / "report.html").read_text()
     with pytest.raises(UserError, match="views 2: for classes"):
         evaluate.evaluate(run, views=2)
+    with pytest.raises(UserError, match="--rank: for captions"):
+        evaluate.evaluate(run, ranking=True)
     evaluate.evaluate(run, limit=3)  # fewer than are shown
     assert len(json.loads((run / "examples.json").read_text())["clips"]) == 3
     capsys.readouterr()

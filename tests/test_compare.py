@@ -12,7 +12,7 @@ from test_report import EVIL, parsed
 from experiments import compare
 from mlm_jax.ablation import comparison, pictures
 from mlm_jax.config import UserError, load, to_json
-from mlm_jax.evaluate import statistics
+from mlm_jax.evaluators.texts import statistics
 
 
 def example(where: str, said: str, score: float) -> dict:

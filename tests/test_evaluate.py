@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlm_jax import evaluate as verb
 from mlm_jax.ablation import pictures
 from mlm_jax.checkpoint import Checkpoints
 from mlm_jax.config import Config, Data, UserError
-from mlm_jax.data import sources, tokenizers
+from mlm_jax.data import loader, sources, tokenizers
+from mlm_jax.data.loader import Pair
 from mlm_jax.data.transforms import Take, decode_for
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.evaluate import evaluate
+from mlm_jax.evaluators import texts
 from mlm_jax.fusion import Fusion
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption
+from mlm_jax.metrics import bootstrap
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.run import open_run
 from mlm_jax.scorers import captions
@@ -90,7 +93,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def figures(run):
-    return verb.evaluate(run, "test", ranking=True)
+    return evaluate(run, "test", ranking=True)
 
 
 def one_by_one(run: Path):
@@ -99,7 +102,7 @@ def one_by_one(run: Path):
     model, data, t = trained.config.model, trained.config.data, trained.tokenizer
     apply = jax.jit(lambda batch: model.apply({"params": trained.params}, batch)["logits"])
     source = sources.open_source(data, "test")
-    pairs = verb.loader.eval_pairs(data, source, t, Take(decode_for(data, (8, 8))))
+    pairs = loader.eval_pairs(data, source, t, Take(decode_for(data, (8, 8))))
     for pair, arrays in pairs:
         batch = {key: value[None] for key, value in arrays.items()}
         logprobs = np.asarray(jax.nn.log_softmax(apply(batch)))[0]
@@ -137,8 +140,8 @@ def test_figures_are_what_counting_gives(run, figures):
 def test_texts_are_those_written_one_by_one(run):
     trained = open_trained(run)
     source = sources.open_source(trained.config.data, "test")
-    (chunk,) = verb.chunks(trained, source, None)
-    results = {(r.pair.index, r.pair.question): r.text for r in verb.score(trained, chunk)}
+    (chunk,) = texts.chunks(trained, source, None)
+    results = {(r.pair.index, r.pair.question): r.text for r in texts.score(trained, chunk)}
     for pair, text, *_ in one_by_one(run):
         assert results[pair.index, pair.question] == text
 
@@ -164,17 +167,17 @@ def test_captions_of_the_world_are_graded():
     one, other = scene.sample(rng), scene.sample(rng)
     (true,), (false,) = (language.captions(each, rng, 1) for each in (one, other))
     truth = scene.to_json(one)
-    pair = verb.Pair(0, "", verb.loader.CAPTION_PROMPT, (true,), "caption", truth)
-    right, wrong = (verb.result(pair, verb.Said(text, 2.0, 4)) for text in (true, false))
+    pair = Pair(0, "", loader.CAPTION_PROMPT, (true,), "caption", truth)
+    right, wrong = (texts.result(pair, texts.Said(text, 2.0, 4)) for text in (true, false))
     assert (right.score, right.missed, right.invented) == (1, (), ())
     assert right.counts["right"] == right.counts["told"] > 0
     assert right.counts["recalled"] == right.counts["expected"] > 0
     assert wrong.score == 0
     assert wrong.missed or wrong.invented
     assert wrong.counts["right"] < wrong.counts["told"]
-    names = verb.statistics(set(right.counts))
+    names = texts.statistics(set(right.counts))
     assert {"caption/facts_precision", "caption/facts_recall", "caption/facts_f1"} <= set(names)
-    found = verb.bootstrap([right.counts, wrong.counts], names)
+    found = bootstrap([right.counts, wrong.counts], names)
     assert found["caption/wholly_right"].value == 0.5
     assert found["caption/invented"].value == wrong.counts["invented_objects"] / 2
 
@@ -187,22 +190,22 @@ def test_groups_hold_every_text_once():
 
     sizes = [3, 1, 0, 9, 4]
     examples = [
-        (verb.Pair(index, "", f"{index}.{n}", ("a",), "k"), arrays(100 * index + n))
+        (Pair(index, "", f"{index}.{n}", ("a",), "k"), arrays(100 * index + n))
         for index, size in enumerate(sizes)
         for n in range(size)
     ]
-    for texts in verb.GROUPS:
+    for shared in texts.GROUPS:
         seen = []
-        for real, batch in verb.batches(examples, texts):
-            assert len(real) == len(batch["text"]) == verb.ROWS
+        for real, batch in texts.batches(examples, shared):
+            assert len(real) == len(batch["text"]) == texts.ROWS
             assert batch["target"].shape[1] == 8, "cut to what is needed"
-            assert len(batch["image"]) * texts == verb.ROWS
-            pictures = np.repeat(batch["image"][:, 0], texts)
+            assert len(batch["image"]) * shared == texts.ROWS
+            pictures = np.repeat(batch["image"][:, 0], shared)
             np.testing.assert_array_equal(pictures // 100, batch["text"][:, 0] // 100)
             seen += batch["text"][real, 0].tolist()
         assert seen == [e[1]["text"][0] for e in examples]
-    assert verb.cheapest(examples) in (2, 4)
-    assert verb.cheapest(examples[3:4]) == 1
+    assert texts.cheapest(examples) in (2, 4)
+    assert texts.cheapest(examples[3:4]) == 1
 
 
 def test_what_is_written_is_read_back(run, figures):
@@ -218,7 +221,7 @@ def test_what_was_counted_of_each_picture_is_kept(run, figures):
     kept = pictures.load(run, "test")
     assert len(kept.pictures) == 10
     columns = {name: np.array([column.sum()]) for name, column in kept.columns.items()}
-    for name, statistic in verb.statistics(set(columns)).items():
+    for name, statistic in texts.statistics(set(columns)).items():
         np.testing.assert_allclose(statistic(columns), figures[name].value, err_msg=name)
 
 
@@ -232,11 +235,11 @@ def test_captions_that_no_program_grades_have_the_scores_of_captions(run, figure
 
 
 def test_limit_and_splits(run):
-    few = verb.evaluate(run, "train[:50%]", limit=3)
+    few = evaluate(run, "train[:50%]", limit=3)
     assert few["caption/exact"].n == 3
     assert (run / "evaluation_train_50.json").exists()
     with pytest.raises(UserError, match="no split 'novel'"):
-        verb.evaluate(run, "novel")
+        evaluate(run, "novel")
 
 
 def script(name, *words):

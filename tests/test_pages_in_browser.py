@@ -12,7 +12,7 @@ from test_report import EVIL
 
 from mlm_jax import pages
 from mlm_jax.ablation import comparison
-from mlm_jax.evaluate import statistics
+from mlm_jax.evaluators.texts import statistics
 from mlm_jax.report import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not there")

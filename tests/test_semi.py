@@ -8,7 +8,7 @@ import pytest
 from experiments import semi
 from mlm_jax.config import UserError
 from mlm_jax.data.rows import read_rows
-from mlm_jax.evaluate import Said
+from mlm_jax.evaluators.texts import Said
 
 TINY = [
     "--config",

@@ -1,7 +1,6 @@
-"""What is measured of models that do not caption: each file has `evaluate`, for its own kind.
+"""What is measured of a model: each file has `evaluate`, for its own kind.
 
-Captions and answers are measured in `mlm_jax.evaluate`; `pictures` measures features, of whatever
-network.
+`texts` measures captions and answers; `pictures` features, of whatever network.
 """
 
 from collections.abc import Mapping
@@ -11,7 +10,11 @@ from mlm_jax.metrics import Figure
 
 
 class Measured(NamedTuple):
-    """Figures for evaluation.json, and what else the report shows (`mlm_jax.report`)."""
+    """Figures for evaluation.json, and what else the report shows (`mlm_jax.report`).
+
+    `counts`: what the figures are made of, picture by picture, for comparisons of runs.
+    """
 
     figures: dict[str, Figure]
     details: Mapping[str, Any] = {}
+    counts: Mapping[int, Mapping[str, float]] = {}

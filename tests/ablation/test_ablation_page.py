@@ -19,7 +19,7 @@ from mlm_jax.ablation.costs import Cost, steps
 from mlm_jax.ablation.plan import Ablation, Plan, Variant
 from mlm_jax.ablation.runner import Order, Ready, Status
 from mlm_jax.config import UserError
-from mlm_jax.evaluate import statistics
+from mlm_jax.evaluators.texts import statistics
 from mlm_jax.pages import charts
 from mlm_jax.run import write
 
