@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlm_jax import command
-from mlm_jax.config import UserError, cli
+from mlm_jax.config import UserError
 from mlm_jax.planner.hardware import H100, TABLE, Hardware, find
 
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     if "--config" not in rest:
         print(__doc__, *(f"{row.name:<16} {row.source}" for row in TABLE), "", sep="\n")
     hardware = changed(find(own.hardware), own.egress, own.loss)
-    config, run = cli(rest, "plan.py")
+    config, run = command.cli(rest, "plan.py")
     from mlm_jax.planner.compiler import simulate  # after the command line
     from mlm_jax.planner.program import read
     from mlm_jax.planner.report import Plan, largest, text

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from mlm_jax import command, processes
-from mlm_jax.config import cli
 
 
 def main(argv: Sequence[str]) -> int:
     place, timeout, words = processes.from_command_line(argv)
-    config, run = cli(words, "train.py")
+    config, run = command.cli(words, "train.py")
     with processes.joined(place, timeout):
         from mlm_jax.train import train  # after the command line: a typo is answered at once
 

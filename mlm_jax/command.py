@@ -1,5 +1,7 @@
-"""What the scripts of experiments/ share: mistakes as messages, and the compilation cache."""
+"""What the scripts of experiments/ share: an experiment by its name and keys, mistakes as messages,
+and the compilation cache."""
 
+import argparse
 import logging
 import os
 import sys
@@ -9,7 +11,8 @@ from pathlib import Path
 
 import jax
 
-from mlm_jax.config import UserError
+from mlm_jax.checks import check
+from mlm_jax.config import Config, UserError, folder, load, names, override, read
 
 STARTED = time.monotonic()
 
@@ -29,6 +32,41 @@ def main(verb: Callable[[Sequence[str]], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def cli(argv: Sequence[str], program: str = "train.py") -> tuple[Config, Path]:
+    """`--config NAME [--run DIR] [--key value ...]` -> the configuration and the run directory.
+
+    Without --config, an existing --run DIR gives the configuration. DIR is runs/NAME by default.
+    Raises: UserError; SystemExit(2) with a message by tyro for unknown keys and wrong values.
+    """
+    parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", metavar="NAME")
+    parser.add_argument("--run", metavar="DIR", type=Path)
+    own, rest = parser.parse_known_args(argv)
+    if own.config is not None:
+        config = load(own.config)
+        title = f"{program} --config {own.config}"
+    elif own.run is not None and (own.run / "config.json").exists():
+        config = read(own.run)
+        title = f"{program} --run {own.run}"
+    else:
+        print(usage(program))
+        raise SystemExit(0 if {"-h", "--help"} & {*rest} else 2)
+    run = own.run or Path("runs") / Path(own.config).name.removesuffix(".py").replace(":", "-")
+    config = override(config, rest, title)
+    check(config)
+    return config, run
+
+
+def usage(program: str) -> str:
+    known = "\n".join(f"    {name:<16} {line}" for name, line in names().items())
+    return (
+        f"{program} --config NAME [--run DIR] [--key value ...]   begin, or go on with runs/NAME\n"
+        f"{program} --run DIR                                    go on with an existing run\n"
+        f"{program} --config NAME --help                         every key with its value\n"
+        f"\nExperiments ({folder()}), or the path of a file like them:\n{known or '    none'}"
+    )
 
 
 def message(error: Exception) -> str:

@@ -8,15 +8,8 @@ import jax
 import numpy as np
 
 from mlm_jax import processes, sharding, stages
-from mlm_jax.config import (
-    Config,
-    Data,
-    UserError,
-    check_labels,
-    check_vocab,
-    inline,
-    senses,
-)
+from mlm_jax.checks import check_labels, check_vocab
+from mlm_jax.config import Config, Data, UserError, inline, senses
 from mlm_jax.data import labels, loader, sources, tokenizers
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source

@@ -13,6 +13,7 @@ from PIL import Image
 from experiments import generate as command
 from mlm_jax import config as configs
 from mlm_jax import evaluate, train
+from mlm_jax.command import cli
 from mlm_jax.config import Config, Data, Optim, UserError
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import AudioEncoder, TextEncoder, VideoEncoder
@@ -141,9 +142,9 @@ def test_stories(root: Path, files: dict[str, Path], capsys: pytest.CaptureFixtu
 
 
 def test_the_command_line_has_the_keys_of_what_is_read() -> None:
-    given, _ = configs.cli(["--config", "video_qa_tiny", "--model.video.frames", "8"])
+    given, _ = cli(["--config", "video_qa_tiny", "--model.video.frames", "8"])
     assert given.model.video.frames == 8
     assert given.model.image is None
     with pytest.raises(SystemExit):
-        configs.cli(["--config", "vit_tiny", "--model.video.frames", "8"])
+        cli(["--config", "vit_tiny", "--model.video.frames", "8"])
     assert configs.from_json(configs.to_json(given)) == given

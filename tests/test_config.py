@@ -8,6 +8,7 @@ from pathlib import Path
 import flax.linen as nn
 import pytest
 
+from mlm_jax import checks, command
 from mlm_jax import config as configs
 from mlm_jax.config import Config, Data, Optim, UserError
 from mlm_jax.losses import Caption
@@ -24,7 +25,7 @@ def test_every_experiment_loads_checks_and_survives_its_file() -> None:
     for name in configs.names():
         for attribute in ("config", "tiny"):
             loaded = configs.load(f"{name}:{attribute}")
-            configs.check(loaded)
+            checks.check(loaded)
             text = json.dumps(configs.to_json(loaded))
             assert configs.from_json(json.loads(text)) == loaded
 
@@ -110,23 +111,23 @@ def test_mistakes_are_answered(
 
 
 def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, run = configs.cli(["--config", "vit_tiny", "--steps", "3"])
+    config, run = command.cli(["--config", "vit_tiny", "--steps", "3"])
     assert (config.steps, run) == (3, Path("runs/vit_tiny"))
-    assert configs.cli(["--config", "vit_tiny:tiny"])[1] == Path("runs/vit_tiny-tiny")
+    assert command.cli(["--config", "vit_tiny:tiny"])[1] == Path("runs/vit_tiny-tiny")
     (tmp_path / "config.json").write_text(json.dumps(configs.to_json(config)))
-    assert configs.cli(["--run", str(tmp_path)]) == (config, tmp_path)
+    assert command.cli(["--run", str(tmp_path)]) == (config, tmp_path)
     with pytest.raises(SystemExit) as exit_:
-        configs.cli([])
+        command.cli([])
     assert exit_.value.code == 2
 
 
 def test_help_lists_the_experiments(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        configs.cli(["--help"])
+        command.cli(["--help"])
     assert exit_.value.code == 0
     assert "vit_tiny" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        configs.cli(["--config", "vit_tiny", "--help"])
+        command.cli(["--config", "vit_tiny", "--help"])
     shown = capsys.readouterr().out
     assert "--model.fusion.kind" in shown
     assert "Peak learning rate" in shown
@@ -217,35 +218,35 @@ def test_shared_module_in_an_experiment_is_refused(tmp_path: Path) -> None:
 )
 def test_what_cannot_work_is_refused(config: Config, changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
-        configs.check(replace(config, **changes))
+        checks.check(replace(config, **changes))
 
 
 @pytest.mark.parametrize("name", ["bert_tiny", "clip_tiny"])
 def test_models_of_captions_alone_take_no_questions(name: str) -> None:
     loaded = configs.load(name)
-    configs.check(loaded)
+    checks.check(loaded)
     for captions, questions in ((1, 1), (0, 1)):
         data = replace(loaded.data, captions=captions, questions=questions)
         with pytest.raises(UserError, match="learns from captions alone"):
-            configs.check(replace(loaded, data=data))
+            checks.check(replace(loaded, data=data))
 
 
 def test_parts_without_a_place_to_take_them_from_are_refused(config: Config) -> None:
     with pytest.raises(UserError, match=r"init\.take and init\.skip say what"):
-        configs.check(replace(config, init=configs.Init(take=("image",))))
+        checks.check(replace(config, init=configs.Init(take=("image",))))
 
 
 def test_all_that_is_wrong_is_named_at_once(config: Config) -> None:
     with pytest.raises(UserError) as error:
-        configs.check(replace(config, steps=0, keep=0))
+        checks.check(replace(config, steps=0, keep=0))
     assert "steps" in str(error.value)
     assert "keep" in str(error.value)
 
 
 def test_tokenizer_must_fit_the_model(config: Config) -> None:
-    configs.check_vocab(config, config.model.text.vocab)
+    checks.check_vocab(config, config.model.text.vocab)
     with pytest.raises(UserError, match=r"513 tokens, but model\.text\.vocab is 512"):
-        configs.check_vocab(config, 513)
+        checks.check_vocab(config, 513)
 
 
 def test_frozen(config: Config) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax.config import cli
+from mlm_jax.command import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,7 +11,8 @@ import pytest
 import toy
 
 from mlm_jax import evaluate, train
-from mlm_jax.config import UserError, check
+from mlm_jax.checks import check
+from mlm_jax.config import UserError
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.export import export
 from mlm_jax.layers import Block, Tokens, Transformer

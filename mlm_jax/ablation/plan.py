@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from mlm_jax import config as configs
+from mlm_jax.checks import check
 from mlm_jax.config import Config, UserError, flat, override, suggest, to_json
 from mlm_jax.run import differences
 
@@ -261,7 +262,7 @@ def resolve(ablation: Ablation, variant: Variant, common: Overrides, tiny: bool)
     config = configs.load(source)
     changed = read(config, keys, dict.fromkeys(own, f"variant `{variant.name}`: "))
     try:
-        configs.check(changed)
+        check(changed)
     except UserError as error:
         raise UserError(f"variant `{variant.name}`: {error}") from error
     return Resolved(variant.name, source, own, keys, changed)

@@ -11,7 +11,8 @@ import pytest
 import toy
 
 from mlm_jax import evaluate as verb
-from mlm_jax.config import Config, Data, Fields, Optim, UserError, check
+from mlm_jax.checks import check
+from mlm_jax.config import Config, Data, Fields, Optim, UserError
 from mlm_jax.data.records import Record
 from mlm_jax.data.transforms import Decode, Shift, Take
 from mlm_jax.encoders import ImageEncoder, TextEncoder

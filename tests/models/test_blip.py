@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.config import Config, Data, UserError, check
+from mlm_jax.checks import check
+from mlm_jax.config import Config, Data, UserError
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Contrastive
