@@ -30,7 +30,7 @@ config = Config(
     data=Data("world", batch=32, captions=4, questions=0, target_length=LENGTH),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=100, b2=0.98, ema=0.99),
     codes=Stage("runs/codes_tiny"),
-    steps=3_000,
+    steps=2_400,
 )
 tiny = replace(
     config, data=replace(config.data, name="world/tiny", batch=4), codes=Stage(), steps=2
