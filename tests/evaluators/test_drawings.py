@@ -38,7 +38,7 @@ def test_real_pictures_pass_and_are_as_new_as_real_ones(
 ) -> None:
     monkeypatch.setattr(drawings, "draw", drawn_by(data, "test"))
     source = sources.open_source(data, "test", ("image",))
-    figures, details = drawings.evaluate(stand_in(data), source, None)
+    figures, details, _ = drawings.evaluate(stand_in(data), source, None)
     assert figures["drawn/passed"].value == 1
     assert {name for name in figures if name.startswith("drawn/passed/")} >= {"drawn/passed/one"}
     assert figures["drawn/nearest"].value == pytest.approx(1)
@@ -58,7 +58,7 @@ def test_remembered_pictures_are_seen_as_such(data: Data, monkeypatch: pytest.Mo
         lambda trained, prompts, *, seed: np.resize(known, (len(prompts), 48, 48, 3)),
     )
     source = sources.open_source(data, "test", ("image",))
-    figures, _ = drawings.evaluate(stand_in(data), source, None)
+    figures = drawings.evaluate(stand_in(data), source, None).figures
     assert figures["drawn/nearest"].value == pytest.approx(0, abs=1e-3)
 
 
@@ -68,6 +68,6 @@ def test_pictures_of_another_prompt_fail(data: Data, monkeypatch: pytest.MonkeyP
         drawings, "draw", lambda trained, prompts, *, seed: right(trained, prompts, seed=seed)[::-1]
     )
     source = sources.open_source(data, "test", ("image",))
-    figures, details = drawings.evaluate(stand_in(data), source, None)
+    figures, details, _ = drawings.evaluate(stand_in(data), source, None)
     assert figures["drawn/passed"].value < 0.2
     assert "instead of" in details["drawn"][0]["text"] or "no " in details["drawn"][0]["text"]

@@ -251,7 +251,7 @@ def test_the_prior_is_measured_beside_the_captions_own_vectors(
     prior = trained._replace(
         config=replace(trained.config, model=PRIOR), params=trained.params["prior"]
     )
-    figures, _ = measured.evaluate(prior, None, None)
+    figures = measured.evaluate(prior, None, None).figures
     bound = partial(PRIOR.apply, {"params": prior.params})
     seen: Any = bound(make_batch()["image"], method="see")
     read: Any = bound(make_batch(), method="read")
