@@ -67,6 +67,7 @@ def test_a_folder_in_use_and_pictures_too_small_for_the_mark(run: Path) -> None:
         (["--out", "x"], "--prompt says what"),
         (["--prompt", "a circle", "--clip", "runs/clip"], "into --out"),
         (["--prompt", "a circle", "--to", "a star"], "into --out"),
+        (["--prompt", "a", "--to", "b", "--video", "x.mp4", "--out", "x"], "or a --video"),
     ],
 )
 def test_what_would_be_passed_over_is_refused(given: list[str], told: str) -> None:
