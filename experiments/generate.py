@@ -164,8 +164,10 @@ def draw_into(out: Path, given: Arguments, trained: Any) -> int:
     files = {key: path for key in SENSES if (path := getattr(given, key)) is not None}
     shown = next(iter(look(trained, files).values())) if files else None
     if given.to:
-        way = drawing.morph if shown is None else partial(drawing.changed, picture=shown)
-        pictures = way(trained, given.prompt, given.to, given.n, how=how, seed=given.seed)
+        way = partial(drawing.morph, seed=given.seed)
+        if shown is not None:
+            way = partial(drawing.changed, picture=shown)
+        pictures = way(trained, given.prompt, given.to, given.n, how=how)
         texts = [f"{given.prompt} -> {given.to}"] * given.n
         return hang(out, given, texts, pictures, asdict(how))
     count = max(given.among, given.n) if given.clip else given.n

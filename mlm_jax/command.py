@@ -1,5 +1,4 @@
-"""What the scripts of experiments/ share: an experiment by its name and keys, mistakes as messages,
-and the compilation cache."""
+"""What the scripts of experiments/ share: the command line, mistakes as messages, the cache."""
 
 import argparse
 import logging

@@ -68,22 +68,24 @@ def draw(
         part = {name: array[here] for name, array in rows.items()}
         key = jax.random.fold_in(jax.random.key(seed), start)
         half = None if begun is None else begun[here]
-        drawing = (trained.config.model, trained.params, part, how or Drawing(), key, half)
-        require_room(drawer.lower(*drawing).compile())
-        pixels = drawer(*drawing)
+        given = (trained.config.model, trained.params, part, how or Drawing(), key, half)
+        pixels = with_room(drawer, *given)
         drawn.append(np.asarray(pixels)[: len(prompts) - start])
     return np.concatenate(drawn)
 
 
-def require_room(program: jax.stages.Compiled) -> None:
-    """Raises: UserError for a program that memory cannot hold, before it runs."""
-    sizes: Any = program.memory_analysis()
+def with_room(drawer: jax.stages.Wrapped, *given: Any) -> Array:
+    """What it draws. Raises: UserError, before it begins, where memory cannot hold it."""
+    lowered = drawer.lower(*given)
+    sizes: Any = lowered.compile().memory_analysis()
     needed, room = sizes.temp_size_in_bytes + sizes.output_size_in_bytes, memory()
     if needed > room:
         raise UserError(
-            f"{BATCH} pictures, drawn at a time, take {needed / 2**30:.2g} GiB, and there are"
-            f" {room / 2**30:.2g}: a smaller model is needed, or a larger machine"
+            f"{lowered.out_info.shape[0]} pictures, drawn at a time, take {needed / 2**30:.2g} GiB,"
+            f" and there are {room / 2**30:.2g}: a smaller model, or with --to a smaller --n"
         )
+    pixels: Array = drawer(*given)
+    return pixels
 
 
 def memory() -> int:
@@ -199,7 +201,7 @@ def by_painting(
 
 
 def painted(
-    model: Painter, params: Params, noise: Array, batch: Batch, how: Drawing, key: Array
+    model: Painter, params: Params, noise: Array, batch: Batch, how: Drawing, key: Array | None
 ) -> UInt8[Array, "N *T H W 3"]:
     return levels(model.apply({"params": params}, noise, batch, how.paint, key, method="paint"))
 
@@ -266,7 +268,6 @@ def changed(
     *,
     picture: UInt8[np.ndarray, "H W 3"],
     how: Drawing | None = None,
-    seed: int = 0,
 ) -> Pixels:
     """`count` pictures from `picture`, which `before` tells, towards what `after` tells.
 
@@ -287,7 +288,7 @@ def changed(
         return vectors, model.painter.apply(painter, shown, told, how.paint, method="unpaint")[0]
 
     vectors, noise = find(trained.params, picture[None], read_prompts(trained, [before, after]))
-    return from_one_noise(trained, noise, vectors, how, jax.random.key(seed))
+    return from_one_noise(trained, noise, vectors, how)
 
 
 def painting_by_vectors(trained: Trained) -> Unclip:
@@ -299,12 +300,17 @@ def painting_by_vectors(trained: Trained) -> Unclip:
 
 
 def from_one_noise(
-    trained: Trained, noise: Array, vectors: Float[Array, "N E"], how: Drawing, key: Array
+    trained: Trained,
+    noise: Array,
+    vectors: Float[Array, "N E"],
+    how: Drawing,
+    key: Array | None = None,
 ) -> Pixels:
+    """`key` is that of noise that comes in on the way."""
     paint = jax.jit(painted, static_argnames=("model", "how"))
     noise = jnp.broadcast_to(noise, (len(vectors), *noise.shape))
     told, params = {"embedding": vectors}, trained.params["painter"]
-    return np.asarray(paint(trained.config.model.painter, params, noise, told, how, key))
+    return np.asarray(with_room(paint, trained.config.model.painter, params, noise, told, how, key))
 
 
 def levels(pixels: Any) -> UInt8[Array, "*B 3"]:

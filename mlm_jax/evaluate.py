@@ -74,15 +74,13 @@ def measure_of(trained: Trained, ranking: bool, views: int) -> Evaluate:
     """Raises: UserError for what its model is not asked."""
     config = trained.config
     found = EVALUATORS.get(type(config.loss)) or EVALUATORS.get(type(config.model), texts.evaluate)
-    if views != 1:
-        if found is not classes.evaluate:
-            raise UserError(f"--views {views}: for classes; this run is trained for something else")
+    if views != 1 and found is not classes.evaluate:
+        raise UserError(f"--views {views}: for classes; this run is trained for something else")
+    if ranking and found is not texts.evaluate:
+        raise UserError("--rank: for captions; this run is trained for something else")
+    if found is classes.evaluate:
         return partial(classes.evaluate, views=views)
-    if ranking:
-        if found is not texts.evaluate:
-            raise UserError("--rank: for captions; this run is trained for something else")
-        return partial(texts.evaluate, ranking=True)
-    return found
+    return partial(texts.evaluate, ranking=ranking) if found is texts.evaluate else found
 
 
 EVALUATORS: dict[type, Evaluate] = {

@@ -36,6 +36,14 @@ def put(model: Any, place: Sequence[str], part: Any) -> Any:
     return model.clone(**{first: part}, parent=None)
 
 
+def put_params(params: dict[str, Any], place: Sequence[str], part: Any) -> dict[str, Any]:
+    """The same with parameters."""
+    first, *rest = place
+    if rest:
+        part = put_params(params[first], rest, part)
+    return {**params, first: part}
+
+
 def resolve(config: Config, path: Path) -> Config:
     """`config` with the models of its stages in their places; `path` is the run itself.
 
@@ -76,10 +84,8 @@ def with_stages(config: Config, params: dict[str, Any]) -> dict[str, Any]:
     """`params` with those of the stages in their places. Raises: UserError."""
     for name in STAGES:
         if run := getattr(config, name).run:
-            *outer, last = place_of(config.model, name)
-            inner = reduce(dict.__getitem__, outer, params)
-            inner = {**inner, last: restore_params(Path(run))[1]}
-            params = {**params, outer[0]: inner} if outer else inner
+            _, part = restore_params(Path(run))
+            params = put_params(params, place_of(config.model, name), part)
     return params
 
 

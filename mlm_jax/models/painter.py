@@ -167,7 +167,7 @@ class Painter(nn.Module):
         }
 
     def _shown(self, pixels: Num[Array, "B *T H W 3"]) -> Float[Array, "B *noise"]:
-        """What is noised: pixels, or what codes stand for, from about -1 to 1."""
+        """What is noised: pixels from -1 to 1, or the vectors of codes, normalised."""
         if pixels.shape[1:] != self.canvas.takes.shape:
             raise ValueError(f"pixels {pixels.shape[1:]}, it paints {self.canvas.takes.shape}")
         if self.codes is None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlm_jax import drawing
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.tokenizers import words
@@ -216,6 +217,14 @@ def test_a_picture_is_changed_by_the_difference_of_two_texts(trained: Trained) -
     noisy = replace(HOW, paint=How("ddpm", steps=3))
     with pytest.raises(UserError, match="--sampler ddpm brings in noise"):
         changed(trained, "it is red", "it is blue", 3, picture=picture, how=noisy)
+
+
+def test_more_on_the_way_than_memory_holds_are_refused(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"7 pictures, drawn at a time, take .* smaller --n"):
+        morph(trained, "it is red", "it is blue", 7, how=HOW)
 
 
 def test_pictures_are_ranked_by_their_cosine_with_the_prompt(trained: Trained) -> None:
