@@ -22,7 +22,7 @@ SYNTHETIC = {
     "world": "pictures of coloured shapes",
     "clips": "clips of coloured shapes that move, with their sounds",
 }
-DRAW = ("Dalle", "Painter", "Unclip")
+DRAW = ("Dalle", "Painter", "Unclip", "Cascade")
 """The models that `mlm_jax.drawing` takes."""
 
 Config = Mapping[str, Any]

@@ -1,6 +1,7 @@
 """What the scripts of experiments/ share: the command line, mistakes as messages, the cache."""
 
 import argparse
+import ctypes
 import logging
 import os
 import sys
@@ -14,6 +15,8 @@ from mlm_jax.checks import check
 from mlm_jax.config import Config, UserError, folder, load, names, override, read
 
 STARTED = time.monotonic()
+# of glibc's mallopt, and their numbers in malloc.h
+ARENA_MAX, MMAP_MAX, TRIM_THRESHOLD = -8, -4, -1
 
 
 def main(verb: Callable[[Sequence[str]], int]) -> int:
@@ -21,6 +24,7 @@ def main(verb: Callable[[Sequence[str]], int]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         cache()
+        keep_memory()
         return verb(sys.argv[1:])
     # data and models raise ValueError for what a user can put right, the system OSError
     except (UserError, ValueError, OSError) as error:
@@ -97,3 +101,16 @@ def cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(path.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def keep_memory() -> None:
+    """Do not give back what was freed, but use it again: a step on a CPU takes 0.7 times as long.
+
+    XLA takes the memory of a step at once and frees it afterwards. So large a piece is mapped anew
+    each time by glibc, and the system clears it page by page. Elsewhere than on glibc nothing is
+    done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, -1)):
+            mallopt(option, value)

@@ -186,6 +186,7 @@ class Config:
     codes: Stage = field(default_factory=Stage)
     clip: Stage = field(default_factory=Stage)
     prior: Stage = field(default_factory=Stage)
+    base: Stage = field(default_factory=Stage)
     mesh: Mesh = field(default_factory=Mesh)
     steps: int = 1000
     seed: int = 0

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from mlm_jax.data.records import BadRecord
 from mlm_jax.decoders import diffusion
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Params, Prompt, generate
+from mlm_jax.models.cascade import Cascade
 from mlm_jax.models.clip import Clip, unit
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Painter
@@ -101,7 +102,8 @@ def drawer_of(trained: Trained, begun: bool = False) -> jax.stages.Wrapped:
     kind = type(trained.config.model)
     if kind not in DRAWERS:
         raise UserError(f"{trained.path} is a {kind.__name__}, which draws nothing")
-    if begun and kind is Painter:
+    first = type(getattr(trained.config.model, "base", trained.config.model))
+    if begun and first is Painter:
         raise UserError(f"{trained.path} is a Painter: it draws from words alone")
     return DRAWERS[kind]
 
@@ -313,6 +315,24 @@ def from_one_noise(
     return np.asarray(with_room(paint, trained.config.model.painter, params, noise, told, how, key))
 
 
+# --- small, then large ---
+
+
+@partial(jax.jit, static_argnames=("model", "how"))
+def by_enlarging(
+    model: Cascade, params: Params, batch: Batch, how: Drawing, key: Array, begun: Any
+) -> UInt8[Array, "N *T H W 3"]:
+    """The upsampler goes by the small picture alone: nothing there could guide."""
+    below, first, later = jax.random.split(key, 3)
+    drawer = DRAWERS[type(model.base)]
+    shown = None if begun is None else model.reduced(begun)
+    small = drawer(model.base, params["base"], batch, how, below, shown)
+    noise = jax.random.normal(first, (len(small), *model.upsampler.noise))
+    paint = replace(how.paint, guidance=1.0)
+    bound = {"params": params}
+    return levels(model.apply(bound, small, noise, paint, later, method="enlarge"))
+
+
 def levels(pixels: Any) -> UInt8[Array, "*B 3"]:
     """From 0 to 1 -> from 0 to 255."""
     return jnp.asarray(pixels * 255).round().astype(jnp.uint8)
@@ -322,5 +342,6 @@ DRAWERS: dict[type, jax.stages.Wrapped] = {
     Dalle: by_codes,
     Painter: by_painting,
     Unclip: by_vector,
+    Cascade: by_enlarging,
 }
 """By the model: what draws with it."""

@@ -25,6 +25,7 @@ from mlm_jax.evaluators import (
 from mlm_jax.losses import Classes, Rebuilt, Spans
 from mlm_jax.metrics import Figure
 from mlm_jax.models.bert import Bert
+from mlm_jax.models.cascade import Cascade
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.gpt import Gpt
@@ -93,6 +94,7 @@ EVALUATORS: dict[type, Evaluate] = {
     Dalle: drawings.evaluate,
     Painter: drawings.evaluate,
     Unclip: drawings.evaluate,
+    Cascade: drawings.evaluate,
     Prior: prior.evaluate,
     Mae: probe.evaluate,
     VideoMae: probe.evaluate,

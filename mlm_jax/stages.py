@@ -16,7 +16,7 @@ from mlm_jax.data import tokenizers
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.run import begun
 
-STAGES = ("codes", "clip", "prior")
+STAGES = ("codes", "clip", "prior", "base")
 """Keys of `Config` that name a run, and fields of the model, or of its painter, that it becomes."""
 
 
@@ -91,6 +91,8 @@ def with_stages(config: Config, params: dict[str, Any]) -> dict[str, Any]:
 
 def tokenizer(config: Config) -> Tokenizer | None:
     """That of the stages that read words, whose ids a run has to share. Raises: UserError."""
-    files = [Path(getattr(config, name).run) / "tokenizer.json" for name in ("clip", "prior")]
+    files = [
+        Path(getattr(config, name).run) / "tokenizer.json" for name in ("clip", "prior", "base")
+    ]
     found = [file for file in files if file.parent != Path() and file.exists()]
     return tokenizers.load(found[0]) if found else None

@@ -98,12 +98,24 @@ class Quantiser(nn.Module):
 
     def normalised(self, vectors: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """With mean 0 and variance 1 an axis over all codes, each counted once."""
-        table = self.look_up(jnp.arange(self.size))
+        table = self._table()
         return (vectors - table.mean(0)) / table.std(0)
 
     def nearest(self, x: Float[Array, "*B D"]) -> Int[Array, "*B"]:
         """The codes whose normalised vectors lie nearest."""
-        return nearest(x, self.normalised(self.look_up(jnp.arange(self.size))))
+        table = self._table()
+        if self.kind != "fsq":
+            return nearest(x, self.normalised(table))
+        # each axis by itself: all combinations would be too many to hold against each vector
+        levels = jnp.array(self.levels)
+        digits = jnp.round((x * table.std(0) + table.mean(0)) * (levels // 2)) + levels // 2
+        return self._code(jnp.clip(digits, 0, levels - 1).astype(jnp.int32))
+
+    def _table(self) -> Float[Array, "K D"]:
+        return self.look_up(jnp.arange(self.size))
+
+    def _code(self, digits: Int[Array, "*B D"]) -> Int[Array, "*B"]:
+        return (digits * self._places()).sum(-1)
 
     def _places(self) -> Int[Array, "D"]:
         return jnp.array([math.prod(self.levels[:i]) for i in range(len(self.levels))])
@@ -116,7 +128,7 @@ class Quantiser(nn.Module):
         rounded = straight(bounded, jnp.round(bounded))
         half = levels // 2
         digits = (jnp.round(bounded) + half).astype(jnp.int32)
-        return Quantised(rounded / half, (digits * self._places()).sum(-1), jnp.zeros(()), {})
+        return Quantised(rounded / half, self._code(digits), jnp.zeros(()), {})
 
     def _nearest(self, x: Float[Array, "*B D"], train: bool) -> Quantised:
         table = jax.lax.stop_gradient(self.table.astype(jnp.float32))

@@ -16,14 +16,15 @@ from mlm_jax.evaluators import Measured
 from mlm_jax.metrics import Figure, Ratio, bootstrap
 from mlm_jax.showing import shown_as
 from mlm_jax.trained import Trained
-from mlm_jax.world import grade, scene
+from mlm_jax.world import clip, grade, scene, watch
 
 BATCH = 64
 SHOWN = 16
 
 
 def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
-    """PSNR, use of the codes, and of the world the share of objects that are still recognised.
+    """PSNR, use of the codes, and of the world what is still recognised: a share of the objects, of
+    clips of the events.
 
     The perplexity is that of the codes of all pictures: so many, used evenly, would be as hard to
     guess. The details hold pictures before and after.
@@ -39,15 +40,16 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
         pixels, codes = (np.asarray(x)[: len(part)] for x in through(model, trained.params, whole))
         uses += np.bincount(codes.reshape(-1), minlength=len(uses))
         for (record, _), before, after in zip(part, given, pixels, strict=True):
-            counts.append(compared(before, after, record.truth if sense == "image" else ""))
+            counts.append(compared(before, after, record.truth))
             if len(shown) < SHOWN:
                 both = np.concatenate([before, after], axis=-3)
                 shown.append({"image": shown_as({sense: both}), "where": record.key})
     if not counts:
         raise UserError(f"{trained.config.data.name}: nothing to code")
     ratios = {"codes/psnr": Ratio("psnr", "pictures", "pictures")}
-    if all("objects" in each for each in counts):
-        ratios["codes/recognised"] = Ratio("recognised", "objects", "objects")
+    for things in ("objects", "events"):
+        if all(things in each for each in counts):
+            ratios["codes/recognised"] = Ratio("recognised", things, things)
     share = uses / uses.sum()
     nats = -(share * np.log(np.maximum(share, 1e-12))).sum()
     used = {"codes/perplexity": float(np.exp(nats)), "codes/used": float((uses > 0).mean())}
@@ -68,10 +70,14 @@ def through(model: Any, params: Any, shown: Array) -> tuple[Array, Array]:
 def compared(
     before: UInt8[np.ndarray, "*T H W 3"], after: UInt8[np.ndarray, "*T H W 3"], truth: str
 ) -> dict[str, float]:
-    """What is counted for a picture; `truth` is the JSON of its scene, if it has one."""
+    """What is counted for a picture, or clip; `truth` is the JSON of what it shows, if it has one."""
     error = np.square(before.astype(float) - after).mean()
     counts = {"pictures": 1.0, "psnr": float(10 * np.log10(255**2 / max(error, 1e-9)))}
-    if truth:
+    if truth and after.ndim == 4:
+        made = clip.from_json(truth)
+        counts |= {"events": float(len(made.events))}
+        counts |= {"recognised": float(watch.recognised(after, made))}
+    elif truth:
         real = scene.from_json(truth)
         counts |= {"objects": float(len(real.objects))}
         counts |= {"recognised": float(grade.recognised(after, real))}

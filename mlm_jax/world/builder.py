@@ -144,6 +144,7 @@ class Clips(Made):
         WorldConfig(name="112px", size=112, train=8_000, rest=500, frames=32),
         WorldConfig(name="tiny", train=64, rest=32, frames=16),
         WorldConfig(name="one", train=12_000, rest=1_000, objects=1, frames=16),
+        WorldConfig(name="one_short", train=24_000, rest=1_000, objects=1, frames=8),
         WorldConfig(name="one_tiny", train=64, rest=32, objects=1, frames=16),
     )
 

@@ -5,6 +5,7 @@ its colour alone: where what is seen of it changes from one frame to the next, s
 and how it was before and after says what.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,6 +59,12 @@ def watch(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[Seen, ...]:
         tint = projected[..., i] / STRENGTH[i]
         seen += happened(colour, tint, np.where((nearest == i) & (tint > FAINT), tint, 0))
     return tuple(sorted(seen, key=lambda one: (one.start, one.end)))
+
+
+def recognised(frames: UInt8[np.ndarray, "T H W 3"], clip: Clip) -> int:
+    """How many events of a clip `watch` sees: what happens, and to whom."""
+    seen = Counter(one.act for one in watch(frames))
+    return (seen & Counter(acts(clip))).total()
 
 
 def shrunk(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:

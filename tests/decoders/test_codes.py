@@ -107,6 +107,22 @@ def test_fsq_refuses_axes_of_fewer_than_three_values() -> None:
 # --- vq ---
 
 
+@pytest.mark.parametrize("quantiser", [Bare("fsq", (8, 5, 3)), VQ], ids=["fsq", "vq"])
+def test_of_normalised_vectors_the_nearest_code_is_found(quantiser: Bare) -> None:
+    params = codebook() if quantiser.kind == "vq" else {}
+
+    def call(method: str, x: Any) -> np.ndarray:
+        given = jax.tree.map(jnp.asarray, params)
+        return np.asarray(quantiser.apply({"params": given}, jnp.asarray(x), method=method))
+
+    table = call("normalised", call("look_up", np.arange(quantiser.size)))
+    np.testing.assert_allclose(table.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(table.std(0), 1, atol=1e-5)
+    x = 2 * rows(500)
+    far = ((x[:, None] - table) ** 2).sum(-1)
+    np.testing.assert_array_equal(call("nearest", x), far.argmin(1))
+
+
 def test_vq_takes_the_nearest_vector() -> None:
     params, x = codebook(), rows(50)
     out = quantise(VQ, params, x.reshape(5, 10, 3))

@@ -11,7 +11,7 @@ from mlm_jax.world.clip import Clip, Event
 from mlm_jax.world.render import play
 from mlm_jax.world.scene import COLOURS, SHAPES, Background, Object
 from mlm_jax.world.story import acts
-from mlm_jax.world.watch import Seen, StoryGrade, grade_story, watch
+from mlm_jax.world.watch import Seen, StoryGrade, grade_story, recognised, watch
 
 OPPOSITE = {
     "moves left": "moves right",
@@ -118,6 +118,17 @@ def test_an_event_removed_is_missing():
         i = int(rng.integers(len(drawn.events)))
         less = play(drawn._replace(events=drawn.events[:i] + drawn.events[i + 1 :]))
         assert watch(less) == truth(drawn)[:i] + truth(drawn)[i + 1 :]
+
+
+def test_events_are_recognised_as_often_as_they_are_there():
+    for i in range(20):
+        drawn = draw(i)
+        frames = play(drawn, 48)
+        assert recognised(frames, drawn) == len(drawn.events)
+        assert recognised(frames[:1].repeat(16, 0), drawn) == 0, "a still"
+        assert recognised(frames[..., [1, 2, 0]], drawn) == 0, "other colours"
+        twice = drawn._replace(events=(*drawn.events, drawn.events[0]))
+        assert recognised(frames, twice) == len(drawn.events), "an event too few"
 
 
 def test_an_event_at_another_time_is_noticed():

@@ -1,0 +1,99 @@
+"""An upsampler behind a model that draws: what it learns, and what is drawn."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm_jax.config import Config, Data, UserError
+from mlm_jax.data.tokenizers import words
+from mlm_jax.decoders.denoiser import DiffusionTransformer
+from mlm_jax.decoders.diffusion import How
+from mlm_jax.drawing import Drawing, by_painting, draw
+from mlm_jax.encoders import TextEncoder
+from mlm_jax.layers import Block, Transformer
+from mlm_jax.losses import Denoise
+from mlm_jax.models.cascade import Cascade
+from mlm_jax.models.painter import Canvas, Painter
+from mlm_jax.trained import Trained
+
+KEY = jax.random.key(0)
+HOW = Drawing(paint=How("ddim", steps=2, guidance=2.0))
+
+
+def painter(side: int, **more: Any) -> Painter:
+    body = Transformer(16, 1, Block(heads=2, ratio=1.0))
+    return Painter(Canvas((side, side)), net=DiffusionTransformer(4, body), **more)
+
+
+BASE = painter(8, text=TextEncoder(20, 6, body=Transformer(16, 1, Block(heads=2, ratio=1.0))))
+MODEL = Cascade(BASE, painter(16, text=None, enlarges=2))
+BATCH = {
+    "image": jax.random.randint(KEY, (4, 16, 16, 3), 0, 256).astype(jnp.uint8),
+    "target": jax.random.randint(KEY, (4, 6), 3, 20),
+    "target_mask": jnp.ones((4, 6), bool),
+}
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    """With nets that say something: their last layers begin at zero."""
+    fresh = jax.jit(MODEL.init)(KEY, BATCH)["params"]
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), fresh)
+
+
+def test_the_upsampler_learns_and_the_base_does_not(params: Any) -> None:
+    def loss(params: Any) -> Any:
+        said: Any = MODEL.apply({"params": params}, BATCH, train=True, rngs={"mask": KEY})
+        return Denoise()(said, BATCH)[0]
+
+    grads = jax.jit(jax.grad(loss))(params)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["base"]))
+    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["upsampler"]["net"]))
+
+
+def test_what_the_base_draws_is_enlarged(params: Any, tmp_path: Path) -> None:
+    texts = ["it is red", "it is blue"]
+    config = Config(MODEL, Denoise(), data=Data(target_length=6))
+    trained = Trained(tmp_path, config, words(texts), params, 0)
+    large = draw(trained, texts, how=HOW, seed=3)
+    assert (large.shape, large.dtype) == ((2, 16, 16, 3), np.uint8)
+    assert (draw(trained, texts, how=HOW, seed=3) == large).all()
+
+    rows = [trained.tokenise("", text, "") for text in texts]
+    told = {key: jnp.stack([row[key] for row in rows]) for key in ("target", "target_mask")}
+    told = jax.tree.map(lambda x: jnp.repeat(x, jnp.array([1, 31]), axis=0), told)
+    below, first, later = jax.random.split(jax.random.fold_in(jax.random.key(3), 0), 3)
+    small = by_painting(BASE, params["base"], told, HOW, below, None)
+    noise = jax.random.normal(first, (32, 16, 16, 3))
+    plain = How("ddim", steps=2)
+    made = MODEL.upsampler.apply(
+        {"params": params["upsampler"]}, noise, {"small": small}, plain, later, method="paint"
+    )
+    np.testing.assert_allclose(large, np.asarray(made)[:2] * 255, atol=0.51)
+
+    with pytest.raises(UserError, match="draws from words alone"):
+        draw(trained, texts, how=HOW, begun=np.asarray(BATCH["image"])[:2])
+
+
+def test_pictures_are_reduced_to_the_mean_of_their_squares() -> None:
+    reduced: Any = MODEL.apply({}, BATCH["image"], method="reduced")
+    wanted = np.asarray(BATCH["image"], float).reshape(4, 8, 2, 8, 2, 3).mean((2, 4))
+    assert reduced.dtype == np.uint8
+    np.testing.assert_allclose(reduced, wanted, atol=0.51)
+
+
+@pytest.mark.parametrize(
+    ("upsampler", "said"),
+    [
+        (painter(16, text=None), "enlarged 1 times are not"),
+        (painter(32, text=None, enlarges=2), r"draws \(8, 8, 3\).* not the \(32, 32, 3\)"),
+    ],
+)
+def test_an_upsampler_must_fit_the_base(upsampler: Painter, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        jax.eval_shape(MODEL.clone(upsampler=upsampler).init, KEY, BATCH)
