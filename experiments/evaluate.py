@@ -29,6 +29,8 @@ class Arguments:
     """Write the figures there too."""
     rank: bool = False
     """Rank all distinct captions of the split for every picture: caption/recall@k. Slow."""
+    features: Path | None = None
+    """A run of CLIP, by whose vectors drawn pictures are measured too: FID, KID, CLIP score."""
     views: int = 1
     """Classes by so many views of each picture, clip or sound, varied as in training but one."""
 
@@ -41,7 +43,12 @@ def main(argv: Sequence[str]) -> int:
 
     begin = time.monotonic()
     figures = evaluate.evaluate(
-        given.run, given.split, limit=given.limit, ranking=given.rank, views=given.views
+        given.run,
+        given.split,
+        limit=given.limit,
+        ranking=given.rank,
+        views=given.views,
+        features=given.features,
     )
     if given.json is not None:
         given.json.write_text(evaluate.as_json(figures))

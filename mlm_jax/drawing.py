@@ -4,12 +4,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
+from PIL import Image
 
 from mlm_jax.config import UserError
 from mlm_jax.data.records import BadRecord
@@ -132,15 +134,43 @@ def ranked(
 
     Raises: UserError.
     """
+    seen, told = meeting(clip, prompts, pictures)
+    return (seen * told).sum(-1)
+
+
+def meeting(
+    clip: Trained, prompts: Sequence[str], pictures: UInt8[np.ndarray, "N H W 3"]
+) -> tuple[Float[np.ndarray, "N E"], Float[np.ndarray, "N E"]]:
+    """The unit vectors of pictures, brought to its size, and of prompts, by a run of CLIP.
+
+    Raises: UserError.
+    """
     model = clip.config.model
     if not isinstance(model, Clip):
         raise UserError(f"{clip.path} is a {type(model).__name__}, no Clip that could rank")
-    size = model.image.size
-    if pictures.shape[1:3] != size:
-        raise UserError(f"{clip.path} sees pictures of {size}, not of {pictures.shape[1:3]}")
-    batch = read_prompts(clip, prompts) | {"image": pictures}
-    found: Any = jax.jit(model.apply)({"params": clip.params}, batch)
-    return np.asarray((found["image"] * found["text"]).sum(-1))
+    shown = resized(pictures, model.image.size, clip.path)
+    rows, see = read_prompts(clip, prompts), jax.jit(model.apply)
+    found: list[Any] = []
+    for start in range(0, len(prompts), BATCH):
+        here = np.arange(start, start + BATCH).clip(max=len(prompts) - 1)
+        batch = {"image": shown[here], **{name: array[here] for name, array in rows.items()}}
+        found.append(see({"params": clip.params}, batch))
+    seen, told = (np.concatenate([each[side] for each in found]) for side in ("image", "text"))
+    return seen[: len(prompts)], told[: len(prompts)]
+
+
+def resized(
+    pictures: UInt8[np.ndarray, "N H W 3"], size: tuple[int, int], path: Path
+) -> UInt8[np.ndarray, "N h w 3"]:
+    """Raises: UserError where they would be stretched."""
+    height, width = pictures.shape[1:3]
+    if (height, width) == size:
+        return pictures
+    if height * size[1] != width * size[0]:
+        raise UserError(f"{path} sees pictures of {size}, not of {(height, width)}")
+    bicubic = Image.Resampling.BICUBIC
+    images = (Image.fromarray(each).resize(size[::-1], bicubic) for each in pictures)
+    return np.stack([np.asarray(image) for image in images])
 
 
 # --- codes ---

@@ -48,6 +48,7 @@ def evaluate(
     ranking: bool = False,
     name: str = "",
     views: int = 1,
+    features: Path | None = None,
 ) -> dict[str, Figure]:
     """Evaluate a run, write evaluation.json and the report into it, and give back the figures.
 
@@ -55,7 +56,8 @@ def evaluate(
     `name` is another data set (data.name), of which "test" is then a split like any other.
     `limit`: that many pictures, evenly spread. `ranking` adds caption/recall@k: the place of the
     right caption among all distinct captions of the split, by log-probability. `views`: how many
-    of each picture, clip or sound are looked at to tell its class (`classes.evaluate`).
+    of each picture, clip or sound are looked at to tell its class (`classes.evaluate`). `features`
+    is a run of CLIP, by whose vectors drawn pictures are measured (`drawings.evaluate`).
     Raises: UserError.
     """
     trained = open_trained(run)
@@ -65,13 +67,13 @@ def evaluate(
     data = replace(data, test=data.test if split == "test" else split)
     trained = trained._replace(config=replace(trained.config, data=data))
     source = sources.open_source(data, data.test, trained.take.needs)
-    measured = measure_of(trained, ranking, views)(trained, source, limit)
+    measured = measure_of(trained, ranking, views, features)(trained, source, limit)
     save(trained.path, split, measured)
     write_report(run)
     return measured.figures
 
 
-def measure_of(trained: Trained, ranking: bool, views: int) -> Evaluate:
+def measure_of(trained: Trained, ranking: bool, views: int, features: Path | None) -> Evaluate:
     """Raises: UserError for what its model is not asked."""
     config = trained.config
     found = EVALUATORS.get(type(config.loss)) or EVALUATORS.get(type(config.model), texts.evaluate)
@@ -79,6 +81,10 @@ def measure_of(trained: Trained, ranking: bool, views: int) -> Evaluate:
         raise UserError(f"--views {views}: for classes; this run is trained for something else")
     if ranking and found is not texts.evaluate:
         raise UserError("--rank: for captions; this run is trained for something else")
+    if features is not None:
+        if found is not drawings.evaluate:
+            raise UserError(f"--features {features}: for pictures that are drawn, by this run none")
+        return partial(drawings.evaluate, features=open_trained(features))
     if found is classes.evaluate:
         return partial(classes.evaluate, views=views)
     return partial(texts.evaluate, ranking=ranking) if found is texts.evaluate else found

@@ -66,6 +66,11 @@ TITLES = {
     "drawn/order": "events in the order told",
     "drawn/spread": "distance of objects from their mean place over samples",
     "drawn/nearest": "nearest training picture, over that of real pictures",
+    "features/fid": "Fréchet distance to real pictures, by vectors of CLIP",
+    "features/kid": "kernel distance to real pictures, by vectors of CLIP",
+    "features/clip_score": "CLIP score of pictures and captions, 0 to 2.5",
+    "features/clip_score_real": "baseline: that of the real pictures",
+    "features/r_precision": "pictures nearer to their caption than to 99 others",
     "prior/imagined": "cosine of the picture's vector and what is imagined",
     "prior/caption": "baseline: and the caption's own vector",
     "prior/another": "baseline: and what is imagined for another caption",
@@ -91,6 +96,10 @@ AMOUNTS = (
     "codes/perplexity",
     "drawn/spread",
     "drawn/nearest",
+    "features/fid",
+    "features/kid",
+    "features/clip_score",
+    "features/clip_score_real",
 )  # all others are shares
 BLIND = ("vqa/question_only", "vqa/majority")
 

@@ -2,7 +2,7 @@
 
 python experiments/train.py --config unclip_tiny
 python experiments/train.py --config upsampler_tiny
-python experiments/generate.py --run runs/upsampler_tiny --prompt "a red circle" --n 8 --out pictures
+python experiments/generate.py --run runs/upsampler_tiny --prompt "a red circle" --n 8
 """
 
 from dataclasses import replace

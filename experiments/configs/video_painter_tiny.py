@@ -1,13 +1,13 @@
 """Diffusion draws clips of the embedded world as a caption tells them, from noise to codes.
 
-python experiments/train.py --config video_codes_tiny
+python experiments/train.py --config codes_tiny
 python experiments/train.py --config video_painter_tiny
 python experiments/generate.py --run runs/video_painter_tiny --prompt "a red circle moves left"
 """
 
 from dataclasses import replace
 
-from experiments.configs.video_codes_tiny import codes, eyes
+from experiments.configs.codes_tiny import codes
 from mlm_jax.config import Config, Data, Optim, Stage
 from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.encoders import TextEncoder
@@ -18,7 +18,7 @@ from mlm_jax.models.painter import Canvas, Painter
 LENGTH = 12
 painter = Painter(
     None,
-    Canvas(eyes.size, eyes.frames),
+    Canvas((48, 48), frames=8),
     codes=codes,
     text=TextEncoder(64, LENGTH, body=replace(transformer("tiny", qk_norm=True), depth=1)),
     net=DiffusionTransformer(
@@ -30,7 +30,7 @@ config = Config(
     loss=Denoise(),
     data=Data("clips/one_short", batch=16, captions=2, questions=0, target_length=LENGTH),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=100, b2=0.98, ema=0.99),
-    codes=Stage("runs/video_codes_tiny"),
+    codes=Stage("runs/codes_tiny"),
     steps=6_000,
 )
 tiny = replace(

@@ -70,7 +70,7 @@ def through(model: Any, params: Any, shown: Array) -> tuple[Array, Array]:
 def compared(
     before: UInt8[np.ndarray, "*T H W 3"], after: UInt8[np.ndarray, "*T H W 3"], truth: str
 ) -> dict[str, float]:
-    """What is counted for a picture, or clip; `truth` is the JSON of what it shows, if it has one."""
+    """What is counted for a picture, or clip; `truth` is the JSON of what it shows, if any."""
     error = np.square(before.astype(float) - after).mean()
     counts = {"pictures": 1.0, "psnr": float(10 * np.log10(255**2 / max(error, 1e-9)))}
     if truth and after.ndim == 4:

@@ -1,7 +1,8 @@
-"""Does what is drawn show its prompt? Every picture of the world passes or fails exactly."""
+"""Does what is drawn show its prompt? Every picture of the world passes or fails exactly; of others
+it is measured how near they are to real ones and to their captions."""
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from itertools import compress, islice
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ from jaxtyping import UInt8
 from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.records import Source
-from mlm_jax.drawing import draw
+from mlm_jax.drawing import draw, meeting
 from mlm_jax.evaluators import Measured
-from mlm_jax.evaluators.pictures import nearest
+from mlm_jax.evaluators.pictures import clip_score, fid, kid, nearest, r_precision
 from mlm_jax.metrics import Figure
 from mlm_jax.showing import shown_as
 from mlm_jax.trained import Trained
@@ -25,19 +26,77 @@ COMPARED = 100  # pictures for which it is
 SHOWN = 16
 
 
-def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
-    """One picture, or clip, for a caption of each record, held against it. Raises: UserError.
+def evaluate(
+    trained: Trained, source: Source, limit: int | None, features: Trained | None = None
+) -> Measured:
+    """One picture, or clip, for a caption of each record. Raises: UserError.
+
+    Of the world each is held against its caption (`graded`). With `features`, a run of CLIP,
+    pictures of anything are measured by its vectors (`by_features`).
+    """
+    config = trained.config
+    sense = config.model.sense
+    if features is not None and sense == "video":
+        raise UserError(f"--features: of pictures, and {trained.path} draws clips")
+    asked = asked_of(source, limit)
+    if features is None:
+        asked = {place: text for place, text in asked.items() if gradable(text, sense)}
+    if not asked:
+        raise UserError(
+            f"{config.data.name}: no captions of the world that could be drawn"
+            " (--features RUN measures pictures of others, by a run of CLIP)"
+        )
+    prompts = [*asked.values()]
+    made = draw(trained, prompts, seed=config.seed)
+    measured = graded(trained, source, prompts, made)
+    if features is not None:
+        measured.figures.update(by_features(features, trained, source, asked, made))
+    return measured
+
+
+def asked_of(source: Source, limit: int | None) -> dict[int, str]:
+    """The first caption of each record that has one, by the place of the record."""
+    count = min(PROMPTS if limit is None else limit, len(source))
+    places = [i * len(source) // count for i in range(count)]
+    first = {place: source[place].captions[:1] for place in places}
+    return {place: captions[0] for place, captions in first.items() if captions}
+
+
+def gradable(text: str, sense: str) -> bool:
+    """Whether a picture, or clip, can be held against it."""
+    return bool(story.parse(text) if sense == "video" else language.parse(text).objects)
+
+
+def by_features(
+    clip: Trained, trained: Trained, source: Source, asked: Mapping[int, str], made: np.ndarray
+) -> dict[str, Figure]:
+    """How near what is made is to the real pictures of the same captions, and to the captions."""
+    texts = [*asked.values()]
+    real = np.stack([trained.take(source[place])["image"] for place in asked])
+    seen, told = meeting(clip, texts, made)
+    seen_real, _ = meeting(clip, texts, real)
+    far = fid(seen, seen_real)
+    return {
+        "features/fid": Figure(far, far, far, len(made)),
+        "features/kid": kid(seen, seen_real),
+        "features/clip_score": clip_score(seen, told),
+        "features/clip_score_real": clip_score(seen_real, told),
+        "features/r_precision": r_precision(seen, told),
+    }
+
+
+def graded(trained: Trained, source: Source, prompts: Sequence[str], made: np.ndarray) -> Measured:
+    """Those of the world, held against their prompts; nothing where there are none.
 
     `drawn/nearest` is how near the nearest training picture is, over how near it is to real
     pictures that were not learnt from: about 1, and far below it where pictures are remembered.
     It is of the median picture, and its bounds hold 95 % of them.
     """
-    config = trained.config
-    sense = config.model.sense
-    prompts = prompts_of(source, sense, limit)
+    sense = trained.config.model.sense
+    of_world = [gradable(text, sense) for text in prompts]
+    prompts, pictures = list(compress(prompts, of_world)), made[np.array(of_world)]
     if not prompts:
-        raise UserError(f"{config.data.name}: no captions of the world that could be drawn")
-    pictures = draw(trained, prompts, seed=config.seed)
+        return Measured({})
     if sense == "video":
         clips = [drawn.grade_clip(*pair) for pair in zip(pictures, prompts, strict=True)]
         return Measured(drawn.figures(clips), shown(pictures, prompts, clips, sense))
@@ -46,15 +105,6 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     figures |= spread(trained, prompts)
     figures["drawn/nearest"] = novelty(trained, source, pictures[:COMPARED])
     return Measured(figures, shown(pictures, prompts, grades, sense))
-
-
-def prompts_of(source: Source, sense: str, limit: int | None) -> list[str]:
-    """The first caption of each record, where a picture, or clip, can be held against it."""
-    count = min(PROMPTS if limit is None else limit, len(source))
-    places = (i * len(source) // count for i in range(count))
-    first = (caption for i in places for caption in source[i].captions[:1])
-    gradable = story.parse if sense == "video" else lambda text: language.parse(text).objects
-    return [text for text in first if gradable(text)]
 
 
 def spread(trained: Trained, prompts: Sequence[str]) -> dict[str, Figure]:

@@ -1,4 +1,4 @@
-"""Large pictures in two steps: a model that draws small ones, and an upsampler (arXiv:2106.15282)."""
+"""Large pictures: a model that draws small ones, and an upsampler (arXiv:2106.15282)."""
 
 from collections.abc import Mapping
 from dataclasses import field

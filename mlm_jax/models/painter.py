@@ -3,7 +3,7 @@
 Each of its parts stands alone: text encoder, net, schedule, what is predicted, sampler, guidance.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -74,7 +74,8 @@ class Painter(nn.Module):
 
     With `codes`, an earlier run held still, it is not pixels that are noised but the vectors of
     their codes, and what is painted is the picture of the codes that are nearest in the end (latent
-    diffusion, arXiv:2112.10752; told a vector of CLIP, arXiv:2310.03502).
+    diffusion, arXiv:2112.10752; told a vector of CLIP, arXiv:2310.03502). Codes of pictures code a
+    clip frame by frame (arXiv:2304.08818, section 3).
 
     In training a share `dropped` of the rows is told nothing, for guidance without a classifier
     (arXiv:2207.12598, algorithm 1): one learned token for their text, one learned vector for their
@@ -112,9 +113,11 @@ class Painter(nn.Module):
     @property
     def noise(self) -> tuple[int, ...]:
         """The shape of the noise that one picture, or clip, is made of."""
+        painted = self.canvas.takes.shape
         if self.codes is None:
-            return self.canvas.takes.shape
-        return (*self.codes.eyes.grid, self.codes.quantiser.axes)
+            return painted
+        time = painted[: len(painted) - len(self.codes.eyes.takes.shape)]
+        return (*time, *self.codes.eyes.grid, self.codes.quantiser.axes)
 
     def setup(self) -> None:
         self._check()
@@ -131,8 +134,8 @@ class Painter(nn.Module):
             raise ValueError(f"net.out is {out}, what it denoises has {axes} axes")
         if codes is None:
             return
-        if codes.sense != self.sense or codes.eyes.takes != self.canvas.takes:
-            coded, painted = codes.eyes.takes.shape, self.canvas.takes.shape
+        coded, painted = codes.eyes.takes.shape, self.canvas.takes.shape
+        if coded not in (painted, painted[1:]):
             raise ValueError(f"codes of {codes.sense} {coded}, it paints {self.sense} {painted}")
         if self.enlarges > 1:
             raise ValueError(f"enlarges {self.enlarges}: of pixels, not of codes")
@@ -170,12 +173,17 @@ class Painter(nn.Module):
         """What is noised: pixels from -1 to 1, or the vectors of codes, normalised."""
         if pixels.shape[1:] != self.canvas.takes.shape:
             raise ValueError(f"pixels {pixels.shape[1:]}, it paints {self.canvas.takes.shape}")
-        if self.codes is None:
+        codes = self.codes
+        if codes is None:
             return from_pixels(pixels)
-        if self.is_initializing():
-            self.codes({self.sense: pixels})  # their decoder has parameters too
-        found = self.codes.quantise(pixels)
-        return jax.lax.stop_gradient(self.codes.quantiser.normalised(found.vectors))
+        if self.is_initializing():  # their decoder has parameters too
+            self._each(codes, lambda shown: codes({codes.sense: shown})["pixels"], pixels)
+        vectors = self._each(codes, lambda shown: codes.quantise(shown).vectors, pixels)
+        return jax.lax.stop_gradient(codes.quantiser.normalised(vectors))
+
+    def _each(self, codes: Codes, way: Callable[[Array], Array], x: Array) -> Array:
+        """The `way` of each frame where codes are those of pictures, else of what is painted."""
+        return way(x) if codes.sense == self.sense else over_frames(x, way)
 
     # --- what is told ---
 
@@ -252,10 +260,15 @@ class Painter(nn.Module):
             raise ValueError(f"threshold {how.threshold}: of pixels, not of codes")
         net = self._told_net(self.tell(batch, key), how.guidance)
         made = sample(net, self.schedule, noise, how, predicts=self.predicts, key=key)
-        if self.codes is None:
+        codes = self.codes
+        if codes is None:
             return jnp.clip((made + 1) / 2, 0, 1)
-        codes = self.codes.quantiser.nearest(made)
-        return self.codes.decode_codes(codes.reshape(len(codes), -1))
+
+        def decoded(vectors: Array) -> Array:
+            found = codes.quantiser.nearest(vectors)
+            return codes.decode_codes(found.reshape(len(found), -1))
+
+        return self._each(codes, decoded, made)
 
     def unpaint(
         self, pixels: Num[Array, "B *T H W 3"], batch: Mapping[str, Any], how: How

@@ -4,14 +4,26 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax.config import Data
+from mlm_jax import drawing
+from mlm_jax.config import Config, Data
 from mlm_jax.data import sources
+from mlm_jax.data.tokenizers import words
 from mlm_jax.data.transforms import take_for
+from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.evaluators import drawings
+from mlm_jax.evaluators.pictures import fid
+from mlm_jax.layers import Block, Pool, Transformer
+from mlm_jax.losses import Contrastive
+from mlm_jax.metrics import Figure
+from mlm_jax.models.clip import Clip
 from mlm_jax.models.painter import Canvas
+from mlm_jax.trained import Trained
+from mlm_jax.world.scene import COLOURS, SHAPES, SIZES
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +83,56 @@ def test_pictures_of_another_prompt_fail(data: Data, monkeypatch: pytest.MonkeyP
     figures, details, _ = drawings.evaluate(stand_in(data), source, None)
     assert figures["drawn/passed"].value < 0.2
     assert "instead of" in details["drawn"][0]["text"] or "no " in details["drawn"][0]["text"]
+
+
+@pytest.fixture(scope="module")
+def clip() -> Trained:
+    """A run of CLIP that has learnt nothing: its vectors are features like others."""
+    body = Transformer(16, 1, Block(heads=2, ratio=1.0))
+    model = Clip(
+        ImageEncoder((24, 24), 8, body=body),
+        TextEncoder(64, 24, causal=True, body=body),
+        pool=Pool("mean"),
+        width=8,
+    )
+    batch = {
+        "image": jnp.zeros((1, 24, 24, 3), jnp.uint8),
+        "target": jnp.ones((1, 24), jnp.int32),
+        "target_mask": jnp.ones((1, 24), bool),
+    }
+    params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
+    tokenizer = words([*COLOURS, *SHAPES, *SIZES, "a picture shows with and of there is are"])
+    config = Config(model, Contrastive(), data=Data(target_length=24))
+    return Trained(Path("clip"), config, tokenizer, params, 0)
+
+
+def test_pictures_are_measured_by_the_vectors_of_clip(
+    data: Data, clip: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "unknown", lambda tokenizer, text: [])
+    source = sources.open_source(data, "test", ("image",))
+
+    def measured(draw: Any) -> dict[str, Figure]:
+        monkeypatch.setattr(drawings, "draw", draw)
+        return drawings.evaluate(stand_in(data), source, None, clip).figures
+
+    real = drawn_by(data, "test")
+    same = measured(real)
+    assert same["features/fid"].value == pytest.approx(0, abs=1e-6)
+    assert same["features/kid"].value < 1e-6
+    assert same["features/clip_score"] == same["features/clip_score_real"]
+    assert same["drawn/passed"].value == 1, "they are graded as well"
+
+    def noise(trained: Any, prompts: Any, *, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        return rng.integers(0, 256, (len(prompts), 48, 48, 3)).astype(np.uint8)
+
+    far = measured(noise)
+    texts = [source[i].captions[0] for i in range(len(source))]
+    made, told = drawing.meeting(clip, texts, noise(None, texts, seed=0))
+    seen, _ = drawing.meeting(clip, texts, real(None, texts, seed=0))
+    assert far["features/fid"].value == pytest.approx(fid(made, seen), rel=1e-5)
+    assert far["features/fid"].value > 1e-3
+    wanted = 2.5 * np.maximum((made * told).sum(1), 0).mean()
+    assert far["features/clip_score"].value == pytest.approx(wanted, rel=1e-5)
+    assert far["features/clip_score_real"] == same["features/clip_score_real"]

@@ -264,6 +264,29 @@ def test_what_is_painted_is_the_picture_of_the_nearest_codes(latent_params: Any)
     np.testing.assert_allclose(painted, expected, atol=1e-5)
 
 
+def test_codes_of_pictures_code_a_clip_frame_by_frame(latent_params: Any) -> None:
+    clips = replace(LATENT, image=None, video=Canvas((8, 8), 3))
+    assert clips.noise == (3, *LATENT.noise)
+    shown = jax.random.randint(KEY, (2, 3, 8, 8, 3), 0, 256).astype(jnp.uint8)
+    batch = {**BATCH, "video": shown}
+    shapes = jax.eval_shape(clips.init, KEY, batch)["params"]
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, latent_params)
+
+    def way_back(model: Painter, pixels: Any, rows: slice) -> Any:
+        """All noise, and nothing told but that: the net says 0."""
+        silent = jax.tree.map(jnp.zeros_like, latent_params["net"])
+        told = {key: BATCH[key][rows] for key in ("target", "target_mask")}
+        bound = {"params": latent_params | {"net": silent}}
+        noise = model.apply(bound, pixels, told, How("ddim", steps=2), method="unpaint")
+        return model.apply(bound, noise, told, How("ddim", steps=2), method="paint")
+
+    made = np.asarray(way_back(clips, shown, slice(0, 2)))
+    for i in range(3):
+        np.testing.assert_allclose(
+            made[:, i], way_back(LATENT, shown[:, i], slice(0, 2)), atol=1e-5
+        )
+
+
 def test_codes_get_no_gradient(latent_params: Any) -> None:
     def loss(params: Any) -> Any:
         return Denoise()(LATENT.apply({"params": params}, BATCH), BATCH)[0]
