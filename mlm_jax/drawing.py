@@ -22,7 +22,8 @@ from mlm_jax.models.cascade import Cascade
 from mlm_jax.models.clip import Clip, unit
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Painter
-from mlm_jax.models.unclip import Prior, Unclip, between
+from mlm_jax.models.prior import Prior
+from mlm_jax.models.unclip import Unclip, between
 from mlm_jax.trained import Trained, unknown
 
 Pixels = UInt8[np.ndarray, "N *T H W 3"]

@@ -31,7 +31,8 @@ from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.models.mae import Mae
 from mlm_jax.models.painter import Painter
-from mlm_jax.models.unclip import Prior, Unclip
+from mlm_jax.models.prior import AutoregressivePrior, DiffusionPrior
+from mlm_jax.models.unclip import Unclip
 from mlm_jax.models.video_mae import VideoMae
 from mlm_jax.report import saved_name, write_report
 from mlm_jax.run import write
@@ -101,7 +102,8 @@ EVALUATORS: dict[type, Evaluate] = {
     Painter: drawings.evaluate,
     Unclip: drawings.evaluate,
     Cascade: drawings.evaluate,
-    Prior: prior.evaluate,
+    DiffusionPrior: prior.evaluate,
+    AutoregressivePrior: prior.evaluate,
     Mae: probe.evaluate,
     VideoMae: probe.evaluate,
 }

@@ -289,6 +289,16 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Coded:
+    """Cross-entropy in nats of codes. Metrics: `accuracy`, the share the largest logit names."""
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        logits, wanted = outputs["codes"], outputs["wanted"]
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, wanted).mean()
+        return nats, {"accuracy": (logits.argmax(-1) == wanted).astype(logits.dtype).mean()}
+
+
+@dataclass(frozen=True)
 class Denoise:
     """Mean squared error of what a diffusion net predicts, times the weight of each row.
 

@@ -10,6 +10,8 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+
 from mlm_jax.checkpoint import restore_params
 from mlm_jax.config import Config, UserError, read
 from mlm_jax.data import tokenizers
@@ -58,7 +60,7 @@ def resolve(config: Config, path: Path) -> Config:
         place = place_of(config.model, name)
         if not place:
             raise UserError(f"--{name}.run {run}: a {type(config.model).__name__} has no {name}")
-        kind = type(reduce(getattr, place, config.model))
+        kind = family(type(reduce(getattr, place, config.model)))
         model = reduce(getattr, place, saved.model) if saved else model_of(name, run, kind)
         freeze = tuple(dict.fromkeys((*config.optim.freeze, "/".join(place))))
         config = replace(
@@ -67,6 +69,11 @@ def resolve(config: Config, path: Path) -> Config:
             optim=replace(config.optim, freeze=freeze),
         )
     return config
+
+
+def family(kind: type[nn.Module]) -> type[nn.Module]:
+    """What it is first of all: one kind of prior may stand where the config has another."""
+    return next(each for each in kind.__mro__ if nn.Module in each.__bases__)
 
 
 def model_of(name: str, run: str, kind: type) -> Any:

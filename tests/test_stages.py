@@ -19,10 +19,11 @@ from mlm_jax.decoders.codes import CodeEncoder, Quantiser
 from mlm_jax.drawing import Drawing, draw
 from mlm_jax.generate import How
 from mlm_jax.layers import Block, Transformer
-from mlm_jax.losses import Drawn, Rebuilt
+from mlm_jax.losses import Coded, Denoise, Drawn, Rebuilt
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Painter
+from mlm_jax.models.prior import AutoregressivePrior
 from mlm_jax.models.unclip import Unclip
 from mlm_jax.paths import named
 from mlm_jax.train import train
@@ -151,6 +152,17 @@ def test_the_codes_of_a_painter_lie_inside_an_unclip(made: Made, tmp_path: Path)
     without = replace(config, model=Unclip())
     with pytest.raises(UserError, match=r"--codes.run .*: a Unclip has no codes"):
         stages.resolve(without, tmp_path / "new")
+
+
+def test_one_kind_of_prior_may_stand_for_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(Unclip(), Denoise(), prior=Stage("earlier"))
+    monkeypatch.setattr(stages, "read", lambda path: Config(AutoregressivePrior(), Coded()))
+    assert stages.resolve(config, tmp_path).model.prior == AutoregressivePrior()
+    monkeypatch.setattr(stages, "read", lambda path: Config(Codes(), Rebuilt()))
+    with pytest.raises(UserError, match=r"--prior.run earlier is a Codes, no Prior"):
+        stages.resolve(config, tmp_path)
 
 
 def test_a_stage_that_is_no_run_is_named(made: Made, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from experiments.configs.clip_tiny import clip
 from mlm_jax.config import Config, Data, Optim, Stage
 from mlm_jax.layers import transformer
 from mlm_jax.losses import Denoise
-from mlm_jax.models.unclip import Prior, PriorNet
+from mlm_jax.models.prior import DiffusionPrior, PriorNet
 
-prior = Prior(clip, PriorNet(transformer("tiny", qk_norm=True)))
+prior = DiffusionPrior(clip, net=PriorNet(transformer("tiny", qk_norm=True)))
 config = Config(
     model=prior,
     loss=Denoise(),

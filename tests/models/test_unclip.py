@@ -23,7 +23,8 @@ from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Denoise
 from mlm_jax.models.clip import Clip, unit
 from mlm_jax.models.painter import Canvas, Painter
-from mlm_jax.models.unclip import Prior, PriorNet, Unclip, between
+from mlm_jax.models.prior import DiffusionPrior, PriorNet
+from mlm_jax.models.unclip import Unclip, between
 from mlm_jax.trained import Trained
 
 KEY = jax.random.key(0)
@@ -33,14 +34,14 @@ def body() -> Transformer:
     return Transformer(16, 1, Block(heads=2, ratio=1.0))
 
 
-PRIOR = Prior(
+PRIOR = DiffusionPrior(
     Clip(
         ImageEncoder((8, 8), 4, body=body()),
         TextEncoder(20, 6, causal=True, body=body()),
         pool=Pool("mean"),
         width=8,
     ),
-    PriorNet(body()),
+    net=PriorNet(body()),
 )
 PAINTER = Painter(
     Canvas((8, 8)),

@@ -1,0 +1,125 @@
+"""The prior that writes vectors as codes, one axis after the other."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.stats import norm  # jax depends on scipy
+
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.decoders.diffusion import How
+from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.layers import Block, Pool, Transformer
+from mlm_jax.losses import Coded
+from mlm_jax.models.clip import Clip
+from mlm_jax.models.prior import AutoregressivePrior
+
+KEY = jax.random.key(0)
+AXES, CODES = 8, 16
+
+
+def body() -> Transformer:
+    return Transformer(16, 1, Block(heads=2, ratio=1.0))
+
+
+PRIOR = AutoregressivePrior(
+    Clip(
+        ImageEncoder((8, 8), 4, body=body()),
+        TextEncoder(20, 6, causal=True, body=body()),
+        pool=Pool("mean"),
+        width=AXES,
+    ),
+    decoder=TextDecoder(CODES + 1, AXES, body=body()),
+)
+BATCH = {
+    "image": jax.random.randint(KEY, (4, 8, 8, 3), 0, 256).astype(jnp.uint8),
+    "target": jax.random.randint(KEY, (4, 6), 3, 20),
+    "target_mask": jnp.ones((4, 6), bool),
+}
+
+
+@pytest.fixture(scope="module")
+def params() -> Any:
+    fresh = jax.jit(PRIOR.init)(KEY, BATCH)["params"]
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), fresh)
+
+
+@pytest.fixture(scope="module")
+def learnt(params: Any) -> Any:
+    """What it is after it has seen four pictures with their captions often."""
+    tx = optax.adam(1e-2)
+    own = {key: params[key] for key in ("decoder", "told")}
+
+    @jax.jit
+    def step(own: Any, state: Any, key: Any) -> Any:
+        def loss(own: Any) -> Any:
+            whole = {**own, "clip": params["clip"]}
+            said: Any = PRIOR.apply({"params": whole}, BATCH, train=True, rngs={"mask": key})
+            return Coded()(said, BATCH)[0]
+
+        updates, state = tx.update(jax.grad(loss)(own), state)
+        return optax.apply_updates(own, updates), state
+
+    state = tx.init(own)
+    for i in range(400):
+        own, state = step(own, state, jax.random.fold_in(KEY, i))
+    return {**own, "clip": params["clip"]}
+
+
+def test_codes_are_equal_shares_of_a_normal_distribution() -> None:
+    x = np.random.default_rng(0).normal(size=(5000, AXES)).astype(np.float32)
+    codes = np.asarray(PRIOR.apply({}, jnp.asarray(x), method="encode_codes"))
+    edges = norm.ppf(np.arange(1, CODES) / CODES)
+    np.testing.assert_array_equal(codes, np.searchsorted(edges, x))
+    assert abs(np.bincount(codes.reshape(-1)) / x.size * CODES - 1).max() < 0.1
+    back = np.asarray(PRIOR.apply({}, jnp.asarray(codes), method="decode_codes"))
+    np.testing.assert_array_equal(np.searchsorted(edges, back), codes)
+    far = jnp.asarray([[-9.0, 9.0] * 4])
+    ends = np.asarray(PRIOR.apply({}, far, method="encode_codes"))
+    np.testing.assert_array_equal(ends, [[0, CODES - 1] * 4])
+
+
+def test_an_axis_is_guessed_from_those_before_it_and_the_caption(params: Any) -> None:
+    apply = jax.jit(PRIOR.apply)
+    said = np.asarray(apply({"params": params}, BATCH)["codes"])
+    assert said.shape == (4, AXES, CODES)
+    words = {**BATCH, "target": BATCH["target"].at[:, 3].add(1)}
+    assert (abs(apply({"params": params}, words)["codes"] - said).max((1, 2)) > 1e-4).all()
+    wanted = np.asarray(apply({"params": params}, BATCH)["wanted"])
+    other = {**BATCH, "image": BATCH["image"][::-1]}
+    changed = apply({"params": params}, other)
+    for row in range(4):
+        first = np.flatnonzero(np.asarray(changed["wanted"])[row] != wanted[row])[0]
+        moved = abs(np.asarray(changed["codes"])[row] - said[row]).max(-1)
+        assert (moved[: first + 1] < 1e-5).all(), "what follows is not seen"
+        assert (moved[first + 1 :] > 1e-6).any()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_each_caption_brings_the_vector_of_its_picture(learnt: Any, guidance: float) -> None:
+    bound = {"params": learnt}
+    imagined: Any = PRIOR.apply(bound, BATCH, How(guidance=guidance), KEY, method="imagine")
+    real: Any = PRIOR.apply(bound, BATCH["image"], method="see")
+    cosines = np.asarray(imagined) @ np.asarray(real).T
+    assert (cosines.argmax(1) == np.arange(4)).all(), cosines
+    assert cosines.diagonal().min() > 0.95, "but for the width of a code"
+    np.testing.assert_allclose(np.linalg.norm(imagined, axis=1), 1, rtol=1e-5)
+
+
+def test_clip_gets_no_gradient(params: Any) -> None:
+    def loss(params: Any) -> Any:
+        return Coded()(PRIOR.apply({"params": params}, BATCH), BATCH)[0]
+
+    grads = jax.jit(jax.grad(loss))(params)
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["clip"]))
+    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["decoder"]))
+
+
+def test_a_decoder_that_is_too_short_is_refused() -> None:
+    short = PRIOR.clone(decoder=TextDecoder(CODES + 1, AXES - 1, body=body()))
+    with pytest.raises(ValueError, match=r"8 axes, decoder.length is 7"):
+        jax.eval_shape(short.init, KEY, BATCH)
