@@ -10,6 +10,7 @@ from dataclasses import replace
 from experiments.configs.codes_tiny import codes
 from mlm_jax.config import Config, Data, Optim, Stage
 from mlm_jax.decoders.denoiser import DiffusionTransformer
+from mlm_jax.decoders.diffusion import Schedule
 from mlm_jax.encoders import TextEncoder
 from mlm_jax.layers import transformer
 from mlm_jax.losses import Denoise
@@ -24,11 +25,12 @@ painter = Painter(
     net=DiffusionTransformer(
         3, transformer("tiny", rotary=10.0, qk_norm=True), out=codes.quantiser.axes
     ),
+    schedule=Schedule(shift=2.0),
 )
 config = Config(
     model=painter,
     loss=Denoise(),
-    data=Data("clips/one_short", batch=16, captions=2, questions=0, target_length=LENGTH),
+    data=Data("clips/one_short", batch=8, captions=4, questions=0, target_length=LENGTH),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=100, b2=0.98, ema=0.99),
     codes=Stage("runs/codes_tiny"),
     steps=6_000,

@@ -31,21 +31,32 @@ class Schedule:
     rate that grows with time (arXiv:2011.13456, equation 32). "flow": alpha = 1 - t, sigma = t
     (arXiv:2210.02747, equation 22; their time runs backwards). In the first two
     alpha^2 + sigma^2 = 1. No end is quite clean or quite noise, so that each can be had from the
-    other two: log-SNR stays within `LIMIT`.
+    other two: log-SNR, before any shift, stays within `LIMIT`.
 
     With `steps` N time is discrete: 1/N, 2/N, ... 1 are the N steps of DDPM (arXiv:2006.11239,
     section 4, for "linear"; arXiv:2102.09672, equation 17, for "cosine"), and 0 the clean data.
+
+    With `shift` s there is s times as much noise for the signal at each continuous time: what says
+    the same many times over, as large pictures and the frames of a clip do, is seen through more of
+    it (arXiv:2301.11093, section 3.1).
     """
 
     kind: Literal["cosine", "linear", "flow"] = "cosine"
     steps: int = 0
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 0 or (self.steps and self.kind == "flow"):
             raise UserError(f"schedule.steps is {self.steps}: at least 0, and 0 for a flow")
+        if not self.shift > 0 or (self.steps and self.shift != 1):
+            raise UserError(f"schedule.shift is {self.shift}: over 0, and 1 where there are steps")
 
     def logsnr(self, t: Float[Array, "*B"]) -> Float[Array, "*B"]:
         """log(alpha^2 / sigma^2); it falls with time."""
+        return self._even(t) - 2 * math.log(self.shift)
+
+    def _even(self, t: Float[Array, "*B"]) -> Float[Array, "*B"]:
+        """Without a shift."""
         if self.steps:
             table = jnp.asarray(self._table(), jnp.float32)
             return table[jnp.round(t * self.steps).astype(jnp.int32)]

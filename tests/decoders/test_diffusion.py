@@ -30,6 +30,7 @@ from mlm_jax.layers.tokens import every
 KEY = jax.random.key(0)
 MEAN, STD = 0.5, 0.5
 SCHEDULES = (Schedule("cosine"), Schedule("linear"), Schedule("flow"))
+SHIFTED = Schedule("cosine", shift=2.0)
 DISCRETE = (Schedule("cosine", 1_000), Schedule("linear", 1_000))
 
 
@@ -88,6 +89,18 @@ def test_schedules_are_as_published() -> None:
     np.testing.assert_allclose(Schedule("linear").alpha(t), np.exp(log), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["cosine", "linear", "flow"])
+def test_a_shift_brings_in_so_many_times_as_much_noise(kind: Any) -> None:
+    t = jnp.linspace(0.01, 0.99, 9)
+    plain, shifted = Schedule(kind), Schedule(kind, shift=3.0)
+    ratio = shifted.sigma(t) / shifted.alpha(t)
+    np.testing.assert_allclose(ratio, 3 * plain.sigma(t) / plain.alpha(t), rtol=1e-4)
+    with pytest.raises(UserError, match=r"schedule.shift is 0.0: over 0"):
+        Schedule(kind, shift=0.0)
+    with pytest.raises(UserError, match=r"schedule.shift is 2.0: .* 1 where there are steps"):
+        Schedule("cosine", 10, shift=2.0)
+
+
 def test_discrete_schedules_are_those_of_ddpm() -> None:
     linear, cosine = (Schedule(kind, 1_000) for kind in ("linear", "cosine"))
     betas = np.linspace(1e-4, 0.02, 1_000)
@@ -119,7 +132,7 @@ def test_times_to_learn_from_are_even_and_those_to_sample_fall() -> None:
 # --- what is predicted ---
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, SHIFTED])
 @pytest.mark.parametrize("predicts", get_args(Predicts))
 def test_what_is_predicted_gives_clean_and_noise_back(predicts: Any, schedule: Schedule) -> None:
     clean, dirt = jax.random.normal(KEY, (2, 9, 4, 3))
@@ -149,7 +162,7 @@ RANDOM = (How("ddpm", 700), How("ddim", 400, eta=0.5))
 
 def test_deterministic_samplers_give_the_distribution_of_the_data() -> None:
     """Of rows at the quantiles of the noise, which are then those of the data."""
-    for schedule in (*SCHEDULES, *DISCRETE):
+    for schedule in (*SCHEDULES, SHIFTED, *DISCRETE):
         net = gaussian(schedule, "v")
         for how in DETERMINISTIC:
             x = jax.jit(partial(sample, net, schedule, how=how, predicts="v"))(FEW)
