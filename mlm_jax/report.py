@@ -75,7 +75,7 @@ TITLES = {
     "prior/caption": "baseline: and the caption's own vector",
     "prior/another": "baseline: and what is imagined for another caption",
     "codes/psnr": "pictures after their way through the codes, dB",
-    "codes/recognised": "objects still recognised after it",
+    "codes/recognised": "objects, or events, still recognised after it",
     "codes/used": "codes that are used",
     "codes/perplexity": "codes, if all were used alike",
     "loss": "loss, nats per token",

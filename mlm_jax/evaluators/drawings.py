@@ -1,7 +1,7 @@
 """Does what is drawn show its prompt? Every picture of the world passes or fails exactly; of others
 it is measured how near they are to real ones and to their captions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import compress, islice
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
-from mlm_jax.data.records import Source
+from mlm_jax.data.records import Record, Source
 from mlm_jax.drawing import draw, meeting
 from mlm_jax.evaluators import Measured
 from mlm_jax.evaluators.pictures import clip_score, fid, kid, nearest, r_precision
@@ -39,40 +39,46 @@ def evaluate(
     if features is not None and sense == "video":
         raise UserError(f"--features: of pictures, and {trained.path} draws clips")
     asked = asked_of(source, limit)
+    of_world = np.array([gradable(record, sense) for record in asked], bool)
     if features is None:
-        asked = {place: text for place, text in asked.items() if gradable(text, sense)}
+        asked, of_world = [*compress(asked, of_world)], of_world[of_world]
     if not asked:
         raise UserError(
             f"{config.data.name}: no captions of the world that could be drawn"
             " (--features RUN measures pictures of others, by a run of CLIP)"
         )
-    prompts = [*asked.values()]
+    prompts = [record.captions[0] for record in asked]
     made = draw(trained, prompts, seed=config.seed)
-    measured = graded(trained, source, prompts, made)
+    measured = Measured({})
+    if of_world.any():
+        measured = graded(trained, source, [*compress(prompts, of_world)], made[of_world])
     if features is not None:
-        measured.figures.update(by_features(features, trained, source, asked, made))
+        real = np.stack([trained.take(record)["image"] for record in asked])
+        measured.figures.update(by_features(features, prompts, made, real))
     return measured
 
 
-def asked_of(source: Source, limit: int | None) -> dict[int, str]:
-    """The first caption of each record that has one, by the place of the record."""
+def asked_of(source: Source, limit: int | None) -> list[Record]:
+    """Records that have a caption, evenly spread; their first one is drawn."""
     count = min(PROMPTS if limit is None else limit, len(source))
-    places = [i * len(source) // count for i in range(count)]
-    first = {place: source[place].captions[:1] for place in places}
-    return {place: captions[0] for place, captions in first.items() if captions}
+    records = (source[i * len(source) // count] for i in range(count))
+    return [record for record in records if record.captions]
 
 
-def gradable(text: str, sense: str) -> bool:
-    """Whether a picture, or clip, can be held against it."""
-    return bool(story.parse(text) if sense == "video" else language.parse(text).objects)
+def gradable(record: Record, sense: str) -> bool:
+    """Whether it is of the world, and a picture, or clip, can be held against its caption."""
+    text = record.captions[0]
+    told = story.parse(text) if sense == "video" else language.parse(text).objects
+    return bool(record.truth and told)
 
 
 def by_features(
-    clip: Trained, trained: Trained, source: Source, asked: Mapping[int, str], made: np.ndarray
+    clip: Trained,
+    texts: Sequence[str],
+    made: UInt8[np.ndarray, "N H W 3"],
+    real: UInt8[np.ndarray, "N H W 3"],
 ) -> dict[str, Figure]:
     """How near what is made is to the real pictures of the same captions, and to the captions."""
-    texts = [*asked.values()]
-    real = np.stack([trained.take(source[place])["image"] for place in asked])
     seen, told = meeting(clip, texts, made)
     seen_real, _ = meeting(clip, texts, real)
     far = fid(seen, seen_real)
@@ -85,18 +91,16 @@ def by_features(
     }
 
 
-def graded(trained: Trained, source: Source, prompts: Sequence[str], made: np.ndarray) -> Measured:
-    """Those of the world, held against their prompts; nothing where there are none.
+def graded(
+    trained: Trained, source: Source, prompts: Sequence[str], pictures: np.ndarray
+) -> Measured:
+    """Those of the world, held against their prompts.
 
     `drawn/nearest` is how near the nearest training picture is, over how near it is to real
     pictures that were not learnt from: about 1, and far below it where pictures are remembered.
     It is of the median picture, and its bounds hold 95 % of them.
     """
     sense = trained.config.model.sense
-    of_world = [gradable(text, sense) for text in prompts]
-    prompts, pictures = list(compress(prompts, of_world)), made[np.array(of_world)]
-    if not prompts:
-        return Measured({})
     if sense == "video":
         clips = [drawn.grade_clip(*pair) for pair in zip(pictures, prompts, strict=True)]
         return Measured(drawn.figures(clips), shown(pictures, prompts, clips, sense))
