@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     given = tyro.cli(Arguments, args=list(argv), prog="evaluate.py", description=__doc__)
     if given.json is not None and not given.json.parent.is_dir():
         raise UserError(f"--json {given.json}: there is no folder {given.json.parent}")
+    command.keep_memory()
     from mlm_jax import evaluate, report  # after the command line: a typo is answered at once
 
     begin = time.monotonic()

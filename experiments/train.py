@@ -12,6 +12,7 @@ from mlm_jax import command, processes
 def main(argv: Sequence[str]) -> int:
     place, timeout, words = processes.from_command_line(argv)
     config, run = command.cli(words, "train.py")
+    command.keep_memory()
     with processes.joined(place, timeout):
         from mlm_jax.train import train  # after the command line: a typo is answered at once
 

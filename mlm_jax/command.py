@@ -24,7 +24,6 @@ def main(verb: Callable[[Sequence[str]], int]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         cache()
-        keep_memory()
         return verb(sys.argv[1:])
     # data and models raise ValueError for what a user can put right, the system OSError
     except (UserError, ValueError, OSError) as error:
@@ -107,10 +106,11 @@ def keep_memory() -> None:
     """Do not give back what was freed, but use it again: a step on a CPU takes 0.7 times as long.
 
     XLA takes the memory of a step at once and frees it afterwards. So large a piece is mapped anew
-    each time by glibc, and the system clears it page by page. Elsewhere than on glibc nothing is
-    done.
+    each time by glibc, and the system clears it page by page. Nothing is done elsewhere than on
+    glibc, where there is a GPU, and where MALLOC_... says how memory is to be had.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
+    told = any(name.startswith("MALLOC_") for name in os.environ)
+    if mallopt is not None and not told and not Path("/dev/nvidiactl").exists():
         for option, value in ((ARENA_MAX, 1), (MMAP_MAX, 0), (TRIM_THRESHOLD, -1)):
             mallopt(option, value)

@@ -4,17 +4,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
-from PIL import Image
 
 from mlm_jax.config import UserError
 from mlm_jax.data.records import BadRecord
+from mlm_jax.data.transforms import decode_for
 from mlm_jax.decoders import diffusion
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Params, Prompt, generate
@@ -105,9 +104,11 @@ def drawer_of(trained: Trained, begun: bool = False) -> jax.stages.Wrapped:
     kind = type(trained.config.model)
     if kind not in DRAWERS:
         raise UserError(f"{trained.path} is a {kind.__name__}, which draws nothing")
-    first = type(getattr(trained.config.model, "base", trained.config.model))
-    if begun and first is Painter:
-        raise UserError(f"{trained.path} is a Painter: it draws from words alone")
+    first = trained.config.model
+    while isinstance(first, Cascade):
+        first = first.base
+    if begun and isinstance(first, Painter):
+        raise UserError(f"{trained.path} paints by a Painter: it draws from words alone")
     return DRAWERS[kind]
 
 
@@ -142,14 +143,15 @@ def ranked(
 def meeting(
     clip: Trained, prompts: Sequence[str], pictures: UInt8[np.ndarray, "N H W 3"]
 ) -> tuple[Float[np.ndarray, "N E"], Float[np.ndarray, "N E"]]:
-    """The unit vectors of pictures, brought to its size, and of prompts, by a run of CLIP.
+    """The unit vectors of pictures, seen as it sees its own, and of prompts, by a run of CLIP.
 
     Raises: UserError.
     """
     model = clip.config.model
     if not isinstance(model, Clip):
         raise UserError(f"{clip.path} is a {type(model).__name__}, no Clip that could rank")
-    shown = resized(pictures, model.image.size, clip.path)
+    decode = decode_for(clip.config.data, model.image.size)
+    shown = np.stack([decode(each) for each in pictures])
     rows, see = read_prompts(clip, prompts), jax.jit(model.apply)
     found: list[Any] = []
     for start in range(0, len(prompts), BATCH):
@@ -158,20 +160,6 @@ def meeting(
         found.append(see({"params": clip.params}, batch))
     seen, told = (np.concatenate([each[side] for each in found]) for side in ("image", "text"))
     return seen[: len(prompts)], told[: len(prompts)]
-
-
-def resized(
-    pictures: UInt8[np.ndarray, "N H W 3"], size: tuple[int, int], path: Path
-) -> UInt8[np.ndarray, "N h w 3"]:
-    """Raises: UserError where they would be stretched."""
-    height, width = pictures.shape[1:3]
-    if (height, width) == size:
-        return pictures
-    if height * size[1] != width * size[0]:
-        raise UserError(f"{path} sees pictures of {size}, not of {(height, width)}")
-    bicubic = Image.Resampling.BICUBIC
-    images = (Image.fromarray(each).resize(size[::-1], bicubic) for each in pictures)
-    return np.stack([np.asarray(image) for image in images])
 
 
 # --- codes ---

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
-
-import flax.linen as nn
+from typing import Any, get_args, get_type_hints
 
 from mlm_jax.checkpoint import restore_params
 from mlm_jax.config import Config, UserError, read
@@ -60,8 +58,8 @@ def resolve(config: Config, path: Path) -> Config:
         place = place_of(config.model, name)
         if not place:
             raise UserError(f"--{name}.run {run}: a {type(config.model).__name__} has no {name}")
-        kind = family(type(reduce(getattr, place, config.model)))
-        model = reduce(getattr, place, saved.model) if saved else model_of(name, run, kind)
+        kinds = kinds_of(reduce(getattr, place[:-1], config.model), name)
+        model = reduce(getattr, place, saved.model) if saved else model_of(name, run, kinds)
         freeze = tuple(dict.fromkeys((*config.optim.freeze, "/".join(place))))
         config = replace(
             config,
@@ -71,19 +69,21 @@ def resolve(config: Config, path: Path) -> Config:
     return config
 
 
-def family(kind: type[nn.Module]) -> type[nn.Module]:
-    """What it is first of all: one kind of prior may stand where the config has another."""
-    return next(each for each in kind.__mro__ if nn.Module in each.__bases__)
+def kinds_of(owner: Any, name: str) -> tuple[type, ...]:
+    """What a field may hold: one kind of prior may stand where the config has another."""
+    hint = get_type_hints(type(owner))[name]
+    return get_args(hint) or (hint,)
 
 
-def model_of(name: str, run: str, kind: type) -> Any:
+def model_of(name: str, run: str, kinds: tuple[type, ...]) -> Any:
     """The model of a stage. Raises: UserError."""
     try:
         model = read(Path(run)).model
     except UserError as error:
         raise UserError(f"--{name}.run: {error}; it is trained before this one") from error
-    if not isinstance(model, kind):
-        raise UserError(f"--{name}.run {run} is a {type(model).__name__}, no {kind.__name__}")
+    if not isinstance(model, kinds):
+        kind = type(model).__name__
+        raise UserError(f"--{name}.run {run} is a {kind}, no {kinds[0].__name__}")
     return model
 
 

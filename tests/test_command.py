@@ -10,6 +10,7 @@ import ctypes, resource
 from mlm_jax.command import keep_memory
 {before}
 size, libc = 64 << 20, ctypes.CDLL(None)
+libc.prctl(41, 1, 0, 0, 0)  # no huge pages: a few would do
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]

@@ -2,7 +2,7 @@
 
 python experiments/train.py --config clip_tiny
 python experiments/train.py --config prior_written_tiny
-python experiments/train.py --config unclip_tiny --prior.run runs/prior_written_tiny
+python experiments/train.py --config unclip_tiny --prior.run runs/prior_written_tiny --run runs/own
 """
 
 from dataclasses import replace
@@ -12,10 +12,10 @@ from experiments.configs.clip_tiny import clip
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.layers import transformer
 from mlm_jax.losses import Coded
-from mlm_jax.models.prior import AutoregressivePrior
+from mlm_jax.models.prior import AutoregressivePrior, PriorWriter
 
 prior = AutoregressivePrior(
-    clip, decoder=TextDecoder(65, clip.width, body=transformer("tiny", qk_norm=True))
+    clip, net=PriorWriter(TextDecoder(65, clip.width, body=transformer("tiny", qk_norm=True)))
 )
 config = replace(
     prior_tiny.config,

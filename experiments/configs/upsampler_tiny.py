@@ -2,7 +2,7 @@
 
 python experiments/train.py --config unclip_tiny
 python experiments/train.py --config upsampler_tiny
-python experiments/generate.py --run runs/upsampler_tiny --prompt "a red circle" --n 8
+python experiments/generate.py --run runs/upsampler_tiny --prompt "a red circle" --out drawn
 """
 
 from dataclasses import replace

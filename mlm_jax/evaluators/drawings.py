@@ -1,17 +1,18 @@
 """Does what is drawn show its prompt? Every picture of the world passes or fails exactly; of others
 it is measured how near they are to real ones and to their captions."""
 
+import sys
 from collections.abc import Sequence
 from itertools import compress, islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
-from mlm_jax.data.records import Record, Source
-from mlm_jax.drawing import draw, meeting
+from mlm_jax.data.records import BadRecord, Record, Source
+from mlm_jax.drawing import draw, meeting, read_prompts
 from mlm_jax.evaluators import Measured
 from mlm_jax.evaluators.pictures import clip_score, fid, kid, nearest, r_precision
 from mlm_jax.metrics import Figure
@@ -39,23 +40,25 @@ def evaluate(
     if features is not None and sense == "video":
         raise UserError(f"--features: of pictures, and {trained.path} draws clips")
     asked = asked_of(source, limit)
-    of_world = np.array([gradable(record, sense) for record in asked], bool)
     if features is None:
-        asked, of_world = [*compress(asked, of_world)], of_world[of_world]
-    if not asked:
-        raise UserError(
-            f"{config.data.name}: no captions of the world that could be drawn"
-            " (--features RUN measures pictures of others, by a run of CLIP)"
-        )
+        asked = [record for record in asked if gradable(record, sense)]
+        if not asked:
+            raise UserError(
+                f"{config.data.name}: no captions of the world that could be drawn"
+                " (--features RUN measures pictures of others, by a run of CLIP)"
+            )
+        prompts = [record.captions[0] for record in asked]
+        return graded(trained, source, prompts, draw(trained, prompts, seed=config.seed))
+    asked, pictures = comparable(trained, features, asked)
     prompts = [record.captions[0] for record in asked]
+    real, told = meeting(features, prompts, pictures)  # what it refuses it does before the drawing
     made = draw(trained, prompts, seed=config.seed)
+    seen, _ = meeting(features, prompts, made)
+    of_world = np.array([gradable(record, sense) for record in asked])
     measured = Measured({})
     if of_world.any():
         measured = graded(trained, source, [*compress(prompts, of_world)], made[of_world])
-    if features is not None:
-        real = np.stack([trained.take(record)["image"] for record in asked])
-        measured.figures.update(by_features(features, prompts, made, real))
-    return measured
+    return measured._replace(figures=measured.figures | by_features(seen, real, told))
 
 
 def asked_of(source: Source, limit: int | None) -> list[Record]:
@@ -72,22 +75,45 @@ def gradable(record: Record, sense: str) -> bool:
     return bool(record.truth and told)
 
 
+def comparable(
+    trained: Trained, features: Trained, records: Sequence[Record]
+) -> tuple[list[Record], UInt8[np.ndarray, "N H W 3"]]:
+    """Those whose caption both runs can read, and their pictures. Raises: UserError."""
+    kept, pictures = [], []
+    for record in records:
+        try:
+            for run in (trained, features):
+                read_prompts(run, record.captions[:1])
+            pictures.append(trained.take(record)["image"])
+        except (UserError, BadRecord):
+            continue
+        kept.append(record)
+    if left := len(records) - len(kept):
+        print(
+            f"{left} of {len(records)} captions left out: a run has never seen their words, they"
+            " are too long for it, or the picture is broken",
+            file=sys.stderr,
+        )
+    if len({record.captions[0] for record in kept}) < 2:
+        raise UserError("--features: at least two pictures are needed, with different captions")
+    return kept, np.stack(pictures)
+
+
 def by_features(
-    clip: Trained,
-    texts: Sequence[str],
-    made: UInt8[np.ndarray, "N H W 3"],
-    real: UInt8[np.ndarray, "N H W 3"],
+    made: Float[np.ndarray, "N E"], real: Float[np.ndarray, "N E"], told: Float[np.ndarray, "N E"]
 ) -> dict[str, Figure]:
-    """How near what is made is to the real pictures of the same captions, and to the captions."""
-    seen, told = meeting(clip, texts, made)
-    seen_real, _ = meeting(clip, texts, real)
-    far = fid(seen, seen_real)
+    """How near what is made is to the real pictures of the same captions, and to the captions.
+
+    All are unit vectors; distances are of vectors with variance 1 an axis, as KID's kernel expects.
+    """
+    scale = np.sqrt(made.shape[1])
+    far = fid(scale * made, scale * real)
     return {
         "features/fid": Figure(far, far, far, len(made)),
-        "features/kid": kid(seen, seen_real),
-        "features/clip_score": clip_score(seen, told),
-        "features/clip_score_real": clip_score(seen_real, told),
-        "features/r_precision": r_precision(seen, told),
+        "features/kid": kid(scale * made, scale * real),
+        "features/clip_score": clip_score(made, told),
+        "features/clip_score_real": clip_score(real, told),
+        "features/r_precision": r_precision(made, told),
     }
 
 

@@ -38,7 +38,12 @@ class Cascade(nn.Module):
         return self.upsampler.sense
 
     def setup(self) -> None:
-        eyes: Any = getattr(self.base, self.sense)
+        """Raises: ValueError."""
+        if self.upsampler.text is not None or self.upsampler.embedding:
+            raise ValueError("the upsampler is told the smaller picture alone: text None")
+        eyes: Any = getattr(self.base, self.sense, None)
+        if eyes is None or not hasattr(self.base, "sense"):
+            raise ValueError(f"the base is a {type(self.base).__name__}: it draws no {self.sense}")
         *time, height, width, _ = eyes.takes.shape
         factor, large = self.upsampler.enlarges, self.upsampler.canvas.takes.shape
         if factor == 1 or (*time, factor * height, factor * width, 3) != large:
@@ -50,6 +55,8 @@ class Cascade(nn.Module):
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         """What `Painter` gives."""
         if self.is_initializing():
+            if "target" not in batch:
+                raise ValueError("data.captions is 0: the base is built by captions")
             self.base({**batch, self.sense: self.reduced(batch[self.sense])})
         said: dict[str, Array] = self.upsampler(batch, train=train)
         return said

@@ -164,6 +164,18 @@ class DiffusionPrior(Prior):
 # --- one axis after the other ---
 
 
+class PriorWriter(nn.Module):
+    """What the next code is, by the caption and the codes before; 0 is the bos."""
+
+    decoder: TextDecoder = field(default_factory=lambda: TextDecoder(65, 128))
+
+    def __call__(
+        self, ids: Int[Array, "R N"], told: Tokens, *, train: bool = False
+    ) -> Float[Array, "R N V"]:
+        logits: Any = self.decoder(ids, Fused(prefix=told), train=train)
+        return jnp.asarray(logits)
+
+
 class AutoregressivePrior(Prior):
     """The axes of the vector as codes, written one after the other behind the caption.
 
@@ -172,19 +184,20 @@ class AutoregressivePrior(Prior):
     vectors here are short enough to be written whole.
     """
 
-    decoder: TextDecoder = field(default_factory=lambda: TextDecoder(65, 128))
+    net: PriorWriter = field(default_factory=PriorWriter)
 
     @property
     def codes(self) -> int:
-        return self.decoder.vocab - 1
+        return self.net.decoder.vocab - 1
 
     def setup(self) -> None:
-        if self.decoder.length < self.clip.width:
+        decoder = self.net.decoder
+        if decoder.length < self.clip.width:
             raise ValueError(
-                f"CLIP's vectors have {self.clip.width} axes, decoder.length is"
-                f" {self.decoder.length}"
+                f"CLIP's vectors have {self.clip.width} axes, net.decoder.length is"
+                f" {decoder.length}"
             )
-        self.told = Caption(self.decoder.body.width)
+        self.told = Caption(decoder.body.width)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         """ "codes" (R, E, K): logits, float32; and the codes that are "wanted" (R, E)."""
@@ -192,7 +205,7 @@ class AutoregressivePrior(Prior):
         key = self.make_rng("mask") if train else jax.random.key(0)
         told = self.told(*self._told(batch), self._hidden(len(codes), key, train))
         ids = jnp.pad(codes[:, :-1] + 1, [(0, 0), (1, 0)])
-        logits: Any = self.decoder(ids, Fused(prefix=told), train=train)
+        logits = self.net(ids, told, train=train)
         return {"codes": logits[..., 1:], "wanted": codes}
 
     def imagine(self, batch: Mapping[str, Any], how: How, key: Array) -> Float[Array, "R E"]:
@@ -202,7 +215,7 @@ class AutoregressivePrior(Prior):
         told, free = (
             Fused(prefix=self.told(words, text, jnp.full(rows, hidden))) for hidden in (False, True)
         )
-        module, variables = self.unbind()
+        module, variables = self.net.unbind()
         written = generate.generate(
             module,
             variables["params"],

@@ -44,9 +44,7 @@ class Seen(NamedTuple):
 
 def watch(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[Seen, ...]:
     """The events of a square clip, by their first frame. Raises: ValueError."""
-    count, side = frames.shape[:2]
-    square = frames.shape == (count, side, side, 3) and count > 1 and side >= 32
-    if not square or frames.dtype != np.uint8:
+    if not watchable(frames):
         raise ValueError(
             f"frames are {frames.dtype} {frames.shape}, "
             "must be uint8 (T, H, H, 3), T from 2 on and H from 32 on"
@@ -59,6 +57,13 @@ def watch(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[Seen, ...]:
         tint = projected[..., i] / STRENGTH[i]
         seen += happened(colour, tint, np.where((nearest == i) & (tint > FAINT), tint, 0))
     return tuple(sorted(seen, key=lambda one: (one.start, one.end)))
+
+
+def watchable(frames: np.ndarray) -> bool:
+    """Whether it is a square clip, and large and long enough."""
+    count, side = frames.shape[:2]
+    shape = (count, side, side, 3)
+    return frames.shape == shape and count > 1 and side >= 32 and frames.dtype == np.uint8
 
 
 def recognised(frames: UInt8[np.ndarray, "T H W 3"], clip: Clip) -> int:

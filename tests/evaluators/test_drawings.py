@@ -1,5 +1,6 @@
 """What is measured of drawings, with pictures and clips of the world in the place of drawn ones."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,20 +11,19 @@ import numpy as np
 import pytest
 
 from mlm_jax import drawing
-from mlm_jax.config import Config, Data
+from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import sources
 from mlm_jax.data.tokenizers import words
 from mlm_jax.data.transforms import take_for
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.evaluators import drawings
-from mlm_jax.evaluators.pictures import fid
+from mlm_jax.evaluators.pictures import fid, kid, r_precision
 from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Contrastive
 from mlm_jax.metrics import Figure
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.painter import Canvas
 from mlm_jax.trained import Trained
-from mlm_jax.world.scene import COLOURS, SHAPES, SIZES
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +86,12 @@ def test_pictures_of_another_prompt_fail(data: Data, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(scope="module")
-def clip() -> Trained:
+def clip(data: Data) -> Trained:
     """A run of CLIP that has learnt nothing: its vectors are features like others."""
     body = Transformer(16, 1, Block(heads=2, ratio=1.0))
     model = Clip(
         ImageEncoder((24, 24), 8, body=body),
-        TextEncoder(64, 24, causal=True, body=body),
+        TextEncoder(128, 24, causal=True, body=body),
         pool=Pool("mean"),
         width=8,
     )
@@ -101,7 +101,8 @@ def clip() -> Trained:
         "target_mask": jnp.ones((1, 24), bool),
     }
     params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
-    tokenizer = words([*COLOURS, *SHAPES, *SIZES, "a picture shows with and of there is are"])
+    source = sources.open_source(data, "test", ("image",))
+    tokenizer = words([text for record in source for text in record.captions])
     config = Config(model, Contrastive(), data=Data(target_length=24))
     return Trained(Path("clip"), config, tokenizer, params, 0)
 
@@ -109,12 +110,13 @@ def clip() -> Trained:
 def test_pictures_are_measured_by_the_vectors_of_clip(
     data: Data, clip: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drawing, "unknown", lambda tokenizer, text: [])
     source = sources.open_source(data, "test", ("image",))
 
     def measured(draw: Any) -> dict[str, Figure]:
         monkeypatch.setattr(drawings, "draw", draw)
-        return drawings.evaluate(stand_in(data), source, None, clip).figures
+        run = SimpleNamespace(**vars(stand_in(data)), tokenizer=clip.tokenizer)
+        run.tokenise = clip.tokenise
+        return drawings.evaluate(run, source, None, clip).figures
 
     real = drawn_by(data, "test")
     same = measured(real)
@@ -131,8 +133,30 @@ def test_pictures_are_measured_by_the_vectors_of_clip(
     texts = [source[i].captions[0] for i in range(len(source))]
     made, told = drawing.meeting(clip, texts, noise(None, texts, seed=0))
     seen, _ = drawing.meeting(clip, texts, real(None, texts, seed=0))
+    made, seen = 8**0.5 * made, 8**0.5 * seen
     assert far["features/fid"].value == pytest.approx(fid(made, seen), rel=1e-5)
-    assert far["features/fid"].value > 1e-3
-    wanted = 2.5 * np.maximum((made * told).sum(1), 0).mean()
+    assert far["features/fid"].value > 1e-2
+    assert far["features/kid"].value == pytest.approx(kid(made, seen).value, rel=1e-5)
+    assert far["features/kid"].value > 10 * abs(same["features/kid"].value)
+    assert far["features/r_precision"] == r_precision(made, told)
+    wanted = 2.5 / 8**0.5 * np.maximum((made * told).sum(1), 0).mean()
     assert far["features/clip_score"].value == pytest.approx(wanted, rel=1e-5)
     assert far["features/clip_score_real"] == same["features/clip_score_real"]
+
+
+def test_what_features_cannot_measure_is_left_out_and_told(
+    data: Data, clip: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: Any = SimpleNamespace(**vars(stand_in(data)), tokenizer=clip.tokenizer)
+    run.tokenise = clip.tokenise
+    source = sources.open_source(data, "test", ("image",))
+    strange = [replace(source[i], captions=("a quux",)) for i in range(2)]
+    kept, pictures = drawings.comparable(run, clip, [*strange, source[2], source[3]])
+    assert [record.key for record in kept] == [source[2].key, source[3].key]
+    assert pictures.shape == (2, 48, 48, 3)
+    assert "2 of 4 captions left out" in capsys.readouterr().err
+    with pytest.raises(UserError, match="at least two pictures"):
+        drawings.evaluate(run, source, 1, clip)
+    run.config.model.sense = "video"
+    with pytest.raises(UserError, match="of pictures, and x draws clips"):
+        drawings.evaluate(run, source, 1, clip)

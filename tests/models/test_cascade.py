@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.decoders.diffusion import How
-from mlm_jax.drawing import Drawing, by_painting, draw
+from mlm_jax.drawing import DRAWERS, Drawing, by_enlarging, by_painting, draw
 from mlm_jax.encoders import TextEncoder
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Denoise
@@ -87,13 +88,47 @@ def test_pictures_are_reduced_to_the_mean_of_their_squares() -> None:
     np.testing.assert_allclose(reduced, wanted, atol=0.51)
 
 
+class Given(nn.Module):
+    """Draws what it is given."""
+
+    image: Canvas = Canvas((8, 8))
+
+    sense = "image"
+
+
+def test_a_picture_to_begin_with_is_reduced_for_the_base(
+    params: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DRAWERS, Given, lambda *given: given[-1])
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        Cascade, "enlarge", lambda self, small, noise, how, key: seen.append(small) or noise
+    )
+    model = MODEL.clone(base=Given())
+    shown = np.asarray(BATCH["image"])[:2]
+    with jax.disable_jit():
+        by_enlarging(model, {**params, "base": {}}, {}, HOW, KEY, BATCH["image"][:2])
+    wanted = shown.reshape(2, 8, 2, 8, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(seen[0], wanted, atol=0.51)
+
+
 @pytest.mark.parametrize(
     ("upsampler", "said"),
     [
         (painter(16, text=None), "enlarged 1 times are not"),
         (painter(32, text=None, enlarges=2), r"draws \(8, 8, 3\).* not the \(32, 32, 3\)"),
+        (painter(16, enlarges=2), "told the smaller picture alone: text None"),
+        (
+            Painter(None, Canvas((16, 16), 2), text=None, enlarges=2),
+            "the base is a Painter: it draws no video",
+        ),
     ],
 )
 def test_an_upsampler_must_fit_the_base(upsampler: Painter, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         jax.eval_shape(MODEL.clone(upsampler=upsampler).init, KEY, BATCH)
+
+
+def test_a_base_is_built_by_captions() -> None:
+    with pytest.raises(ValueError, match=r"data.captions is 0"):
+        jax.eval_shape(MODEL.init, KEY, {"image": BATCH["image"]})

@@ -15,7 +15,7 @@ from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Coded
 from mlm_jax.models.clip import Clip
-from mlm_jax.models.prior import AutoregressivePrior
+from mlm_jax.models.prior import AutoregressivePrior, PriorWriter
 
 KEY = jax.random.key(0)
 AXES, CODES = 8, 16
@@ -32,7 +32,7 @@ PRIOR = AutoregressivePrior(
         pool=Pool("mean"),
         width=AXES,
     ),
-    decoder=TextDecoder(CODES + 1, AXES, body=body()),
+    net=PriorWriter(TextDecoder(CODES + 1, AXES, body=body())),
 )
 BATCH = {
     "image": jax.random.randint(KEY, (4, 8, 8, 3), 0, 256).astype(jnp.uint8),
@@ -52,7 +52,7 @@ def params() -> Any:
 def learnt(params: Any) -> Any:
     """What it is after it has seen four pictures with their captions often."""
     tx = optax.adam(1e-2)
-    own = {key: params[key] for key in ("decoder", "told")}
+    own = {key: params[key] for key in ("net", "told")}
 
     @jax.jit
     def step(own: Any, state: Any, key: Any) -> Any:
@@ -116,10 +116,10 @@ def test_clip_gets_no_gradient(params: Any) -> None:
 
     grads = jax.jit(jax.grad(loss))(params)
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["clip"]))
-    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["decoder"]))
+    assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["net"]))
 
 
 def test_a_decoder_that_is_too_short_is_refused() -> None:
-    short = PRIOR.clone(decoder=TextDecoder(CODES + 1, AXES - 1, body=body()))
-    with pytest.raises(ValueError, match=r"8 axes, decoder.length is 7"):
+    short = PRIOR.clone(net=PriorWriter(TextDecoder(CODES + 1, AXES - 1, body=body())))
+    with pytest.raises(ValueError, match=r"8 axes, net.decoder.length is 7"):
         jax.eval_shape(short.init, KEY, BATCH)
