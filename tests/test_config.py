@@ -14,6 +14,9 @@ from mlm_jax.config import Config, Data, Optim, UserError
 from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import Multimodal
 
+WORDS = {"world": 76, "clips": 55}
+"""Tokens that the languages of the sets need at least."""
+
 
 @pytest.fixture
 def config() -> Config:
@@ -26,6 +29,7 @@ def test_every_experiment_loads_checks_and_survives_its_file() -> None:
         for attribute in ("config", "tiny"):
             loaded = configs.load(f"{name}:{attribute}")
             checks.check(loaded)
+            checks.check_vocab(loaded, WORDS.get(loaded.data.name.split("/")[0], 0))
             text = json.dumps(configs.to_json(loaded))
             assert configs.from_json(json.loads(text)) == loaded
 
