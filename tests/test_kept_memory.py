@@ -1,4 +1,4 @@
-"""What the scripts share."""
+"""A script keeps the memory of a step."""
 
 import subprocess
 import sys
