@@ -12,7 +12,10 @@ import numpy as np
 from PIL import Image
 
 from mlm_jax.config import Config, Data, Optim
+from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Caption
+from mlm_jax.models.clip import Clip
 
 SIZE = (8, 8)
 
@@ -81,3 +84,26 @@ def config(folder: Path, **changes: Any) -> Config:
     optim = Optim(lr=0.01, warmup=2, ema=0.9)
     whole = Config(Toy(dropout=0.1), Caption(), data, optim, **keys)
     return replace(whole, **changes)
+
+
+# --- what is drawn by ---
+
+
+def body() -> Transformer:
+    return Transformer(16, 1, Block(heads=2, ratio=1.0))
+
+
+def clip() -> Clip:
+    return Clip(
+        ImageEncoder(SIZE, 4, body=body()),
+        TextEncoder(20, 6, causal=True, body=body()),
+        pool=Pool("mean"),
+        width=8,
+    )
+
+
+def stirred(model: nn.Module, batch: Any, by: float = 0.05) -> Any:
+    """Parameters of nets that say something: their last layers begin at zero."""
+    fresh = jax.jit(model.init)(jax.random.key(0), batch)["params"]
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + by * rng.normal(size=x.shape).astype(np.float32), fresh)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data.tokenizers import words
@@ -15,7 +16,6 @@ from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.decoders.diffusion import How
 from mlm_jax.drawing import DRAWERS, Drawing, by_enlarging, by_painting, draw
 from mlm_jax.encoders import TextEncoder
-from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Denoise
 from mlm_jax.models.cascade import Cascade
 from mlm_jax.models.painter import Canvas, Painter
@@ -26,11 +26,11 @@ HOW = Drawing(paint=How("ddim", steps=2, guidance=2.0))
 
 
 def painter(side: int, **more: Any) -> Painter:
-    body = Transformer(16, 1, Block(heads=2, ratio=1.0))
-    return Painter(Canvas((side, side)), net=DiffusionTransformer(4, body), **more)
+    net = DiffusionTransformer(4, toy.body())
+    return Painter(Canvas((side, side)), net=net, **more)
 
 
-BASE = painter(8, text=TextEncoder(20, 6, body=Transformer(16, 1, Block(heads=2, ratio=1.0))))
+BASE = painter(8, text=TextEncoder(20, 6, body=toy.body()))
 MODEL = Cascade(BASE, painter(16, text=None, enlarges=2))
 BATCH = {
     "image": jax.random.randint(KEY, (4, 16, 16, 3), 0, 256).astype(jnp.uint8),
@@ -41,10 +41,7 @@ BATCH = {
 
 @pytest.fixture(scope="module")
 def params() -> Any:
-    """With nets that say something: their last layers begin at zero."""
-    fresh = jax.jit(MODEL.init)(KEY, BATCH)["params"]
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), fresh)
+    return toy.stirred(MODEL, BATCH)
 
 
 def test_the_upsampler_learns_and_the_base_does_not(params: Any) -> None:

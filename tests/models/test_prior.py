@@ -7,32 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy
 from scipy.stats import norm  # jax depends on scipy
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.diffusion import How
-from mlm_jax.encoders import ImageEncoder, TextEncoder
-from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Coded
-from mlm_jax.models.clip import Clip
 from mlm_jax.models.prior import AutoregressivePrior, PriorWriter
 
 KEY = jax.random.key(0)
 AXES, CODES = 8, 16
 
 
-def body() -> Transformer:
-    return Transformer(16, 1, Block(heads=2, ratio=1.0))
-
-
 PRIOR = AutoregressivePrior(
-    Clip(
-        ImageEncoder((8, 8), 4, body=body()),
-        TextEncoder(20, 6, causal=True, body=body()),
-        pool=Pool("mean"),
-        width=AXES,
-    ),
-    net=PriorWriter(TextDecoder(CODES + 1, AXES, body=body())),
+    toy.clip(),
+    net=PriorWriter(TextDecoder(CODES + 1, AXES, body=toy.body())),
 )
 BATCH = {
     "image": jax.random.randint(KEY, (4, 8, 8, 3), 0, 256).astype(jnp.uint8),
@@ -43,9 +32,7 @@ BATCH = {
 
 @pytest.fixture(scope="module")
 def params() -> Any:
-    fresh = jax.jit(PRIOR.init)(KEY, BATCH)["params"]
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), fresh)
+    return toy.stirred(PRIOR, BATCH, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +107,6 @@ def test_clip_gets_no_gradient(params: Any) -> None:
 
 
 def test_a_decoder_that_is_too_short_is_refused() -> None:
-    short = PRIOR.clone(net=PriorWriter(TextDecoder(CODES + 1, AXES - 1, body=body())))
+    short = PRIOR.clone(net=PriorWriter(TextDecoder(CODES + 1, AXES - 1, body=toy.body())))
     with pytest.raises(ValueError, match=r"8 axes, net.decoder.length is 7"):
         jax.eval_shape(short.init, KEY, BATCH)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from mlm_jax import drawing
 from mlm_jax.config import Config, Data, UserError
@@ -17,11 +18,10 @@ from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.decoders.diffusion import How
 from mlm_jax.drawing import Drawing, changed, draw, morph, ranked
-from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.encoders import TextEncoder
 from mlm_jax.evaluators import prior as measured
-from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Denoise
-from mlm_jax.models.clip import Clip, unit
+from mlm_jax.models.clip import unit
 from mlm_jax.models.painter import Canvas, Painter
 from mlm_jax.models.prior import DiffusionPrior, PriorNet
 from mlm_jax.models.unclip import Unclip, between
@@ -30,23 +30,14 @@ from mlm_jax.trained import Trained
 KEY = jax.random.key(0)
 
 
-def body() -> Transformer:
-    return Transformer(16, 1, Block(heads=2, ratio=1.0))
-
-
 PRIOR = DiffusionPrior(
-    Clip(
-        ImageEncoder((8, 8), 4, body=body()),
-        TextEncoder(20, 6, causal=True, body=body()),
-        pool=Pool("mean"),
-        width=8,
-    ),
-    net=PriorNet(body()),
+    toy.clip(),
+    net=PriorNet(toy.body()),
 )
 PAINTER = Painter(
     Canvas((8, 8)),
-    text=TextEncoder(20, 6, body=body()),
-    net=DiffusionTransformer(4, body()),
+    text=TextEncoder(20, 6, body=toy.body()),
+    net=DiffusionTransformer(4, toy.body()),
     embedding=8,
     silent=0.5,
 )
@@ -65,10 +56,7 @@ def make_batch(rows: int = 4) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def params() -> Any:
-    """With nets that say something: their last layers begin at zero."""
-    fresh = jax.jit(MODEL.init)(KEY, make_batch())["params"]
-    rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), fresh)
+    return toy.stirred(MODEL, make_batch())
 
 
 def test_the_prior_is_asked_for_the_vector_of_the_picture(params: Any) -> None:
