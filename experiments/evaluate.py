@@ -31,6 +31,10 @@ class Arguments:
     """Rank all distinct captions of the split for every picture: caption/recall@k. Slow."""
     features: Path | None = None
     """A run of CLIP, by whose vectors drawn pictures are measured too: FID, KID, CLIP score."""
+    clip: Path | None = None
+    """A run of CLIP: of --among pictures drawn for each caption that counts which it finds nearest.
+    """
+    among: int = 1
     views: int = 1
     """Classes by so many views of each picture, clip or sound, varied as in training but one."""
 
@@ -47,9 +51,11 @@ def main(argv: Sequence[str]) -> int:
         given.run,
         given.split,
         limit=given.limit,
-        ranking=given.rank,
+        rank=given.rank,
         views=given.views,
         features=given.features,
+        clip=given.clip,
+        among=given.among,
     )
     if given.json is not None:
         given.json.write_text(evaluate.as_json(figures))

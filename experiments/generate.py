@@ -145,7 +145,7 @@ def refuse_unread(given: Arguments) -> None:
 
 def draw_into(out: Path, given: Arguments, trained: Any) -> int:
     """Draw --n pictures of the prompt into a folder. Raises: UserError."""
-    from mlm_jax import drawing, gallery, prompts
+    from mlm_jax import choosing, drawing, gallery, prompts
     from mlm_jax.decoders import diffusion
     from mlm_jax.generate import How
     from mlm_jax.trained import look, open_trained
@@ -175,7 +175,7 @@ def draw_into(out: Path, given: Arguments, trained: Any) -> int:
     texts = [given.prompt] * count
     pictures = drawing.draw(trained, texts, how=how, seed=given.seed, begun=begun)
     if given.clip is not None:
-        scores = drawing.ranked(open_trained(given.clip), texts, pictures)
+        scores = choosing.ranked(open_trained(given.clip), texts, pictures)
         pictures = pictures[(-scores).argsort(kind="stable")[: given.n]]
     settings = asdict(how) | {"clip": str(given.clip or ""), "among": count}
     return hang(out, given, texts[: given.n], pictures, settings)

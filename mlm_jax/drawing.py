@@ -1,7 +1,7 @@
 """Pictures and clips from words: the codes that a text is gone on with, or what noise becomes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -13,12 +13,11 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from mlm_jax.config import UserError
 from mlm_jax.data.records import BadRecord
-from mlm_jax.data.transforms import decode_for
 from mlm_jax.decoders import diffusion
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Params, Prompt, generate
 from mlm_jax.models.cascade import Cascade
-from mlm_jax.models.clip import Clip, unit
+from mlm_jax.models.clip import unit
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Painter
 from mlm_jax.models.prior import Prior
@@ -66,15 +65,20 @@ def draw(
     drawer = drawer_of(trained, begun is not None)
     rows = read_prompts(trained, prompts)
     drawn = []
-    for start in range(0, len(prompts), BATCH):
-        here = np.arange(start, start + BATCH).clip(max=len(prompts) - 1)
+    for here in parts_of(len(prompts)):
         part = {name: array[here] for name, array in rows.items()}
-        key = jax.random.fold_in(jax.random.key(seed), start)
+        key = jax.random.fold_in(jax.random.key(seed), int(here[0]))
         half = None if begun is None else begun[here]
         given = (trained.config.model, trained.params, part, how or Drawing(), key, half)
         pixels = with_room(drawer, *given)
-        drawn.append(np.asarray(pixels)[: len(prompts) - start])
-    return np.concatenate(drawn)
+        drawn.append(np.asarray(pixels))
+    return np.concatenate(drawn)[: len(prompts)]
+
+
+def parts_of(count: int) -> Iterator[Int[np.ndarray, "BATCH"]]:
+    """BATCH places at a time, the last one again where there are no more."""
+    for start in range(0, count, BATCH):
+        yield np.arange(start, start + BATCH).clip(max=count - 1)
 
 
 def with_room(drawer: jax.stages.Wrapped, *given: Any) -> Array:
@@ -127,39 +131,6 @@ def read_prompts(trained: Trained, prompts: Sequence[str]) -> dict[str, np.ndarr
     except BadRecord as error:
         raise UserError(str(error)) from error
     return {key: np.stack([row[key] for row in rows]) for key in ("target", "target_mask")}
-
-
-def ranked(
-    clip: Trained, prompts: Sequence[str], pictures: UInt8[np.ndarray, "N H W 3"]
-) -> Float[np.ndarray, " N"]:
-    """The cosine of each picture and its prompt, by a run of CLIP (2102.12092, section 2.6).
-
-    Raises: UserError.
-    """
-    seen, told = meeting(clip, prompts, pictures)
-    return (seen * told).sum(-1)
-
-
-def meeting(
-    clip: Trained, prompts: Sequence[str], pictures: UInt8[np.ndarray, "N H W 3"]
-) -> tuple[Float[np.ndarray, "N E"], Float[np.ndarray, "N E"]]:
-    """The unit vectors of pictures, seen as it sees its own, and of prompts, by a run of CLIP.
-
-    Raises: UserError.
-    """
-    model = clip.config.model
-    if not isinstance(model, Clip):
-        raise UserError(f"{clip.path} is a {type(model).__name__}, no Clip that could rank")
-    decode = decode_for(clip.config.data, model.image.size)
-    shown = np.stack([decode(each) for each in pictures])
-    rows, see = read_prompts(clip, prompts), jax.jit(model.apply)
-    found: list[Any] = []
-    for start in range(0, len(prompts), BATCH):
-        here = np.arange(start, start + BATCH).clip(max=len(prompts) - 1)
-        batch = {"image": shown[here], **{name: array[here] for name, array in rows.items()}}
-        found.append(see({"params": clip.params}, batch))
-    seen, told = (np.concatenate([each[side] for each in found]) for side in ("image", "text"))
-    return seen[: len(prompts)], told[: len(prompts)]
 
 
 # --- codes ---

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mlm_jax.ablation import pictures
 from mlm_jax.config import UserError
@@ -46,20 +47,22 @@ def evaluate(
     split: str = "test",
     *,
     limit: int | None = None,
-    ranking: bool = False,
     name: str = "",
+    rank: bool = False,
     views: int = 1,
     features: Path | None = None,
+    clip: Path | None = None,
+    among: int = 1,
 ) -> dict[str, Figure]:
     """Evaluate a run, write evaluation.json and the report into it, and give back the figures.
 
     `split` "test" is the run's own data.test; any other is a split of its data, in TFDS syntax.
     `name` is another data set (data.name), of which "test" is then a split like any other.
-    `limit`: that many pictures, evenly spread. `ranking` adds caption/recall@k: the place of the
+    `limit`: that many pictures, evenly spread. `rank` adds caption/recall@k: the place of the
     right caption among all distinct captions of the split, by log-probability. `views`: how many
     of each picture, clip or sound are looked at to tell its class (`classes.evaluate`). `features`
-    is a run of CLIP, by whose vectors drawn pictures are measured (`drawings.evaluate`).
-    Raises: UserError.
+    is a run of CLIP, by whose vectors drawn pictures are measured, and `clip` one that keeps one
+    `among` so many drawn for each caption (`drawings.evaluate`). Raises: UserError.
     """
     trained = open_trained(run)
     data = trained.config.data
@@ -68,27 +71,26 @@ def evaluate(
     data = replace(data, test=data.test if split == "test" else split)
     trained = trained._replace(config=replace(trained.config, data=data))
     source = sources.open_source(data, data.test, trained.take.needs)
-    measured = measure_of(trained, ranking, views, features)(trained, source, limit)
+    further = {"rank": rank, "views": views, "features": features, "clip": clip, "among": among}
+    measured = measure_of(trained, further)(trained, source, limit)
     save(trained.path, split, measured)
     write_report(run)
     return measured.figures
 
 
-def measure_of(trained: Trained, ranking: bool, views: int, features: Path | None) -> Evaluate:
+def measure_of(trained: Trained, further: Mapping[str, Any]) -> Evaluate:
     """Raises: UserError for what its model is not asked."""
     config = trained.config
     found = EVALUATORS.get(type(config.loss)) or EVALUATORS.get(type(config.model), texts.evaluate)
-    if views != 1 and found is not classes.evaluate:
-        raise UserError(f"--views {views}: for classes; this run is trained for something else")
-    if ranking and found is not texts.evaluate:
-        raise UserError("--rank: for captions; this run is trained for something else")
-    if features is not None:
-        if found is not drawings.evaluate:
-            raise UserError(f"--features {features}: for pictures that are drawn, by this run none")
-        return partial(drawings.evaluate, features=open_trained(features))
-    if found is classes.evaluate:
-        return partial(classes.evaluate, views=views)
-    return partial(texts.evaluate, ranking=ranking) if found is texts.evaluate else found
+    given = {}
+    for name, value in further.items():
+        asked, default, what = FURTHER[name]
+        if value == default:
+            continue
+        if found is not asked:
+            raise UserError(f"--{name} is for {what}: this run is trained for something else")
+        given[name] = open_trained(value) if isinstance(value, Path) else value
+    return partial(found, **given)
 
 
 EVALUATORS: dict[type, Evaluate] = {
@@ -108,6 +110,15 @@ EVALUATORS: dict[type, Evaluate] = {
     VideoMae: probe.evaluate,
 }
 """By the loss, or else the model: what is measured instead of captions and answers."""
+
+FURTHER: dict[str, tuple[Evaluate, Any, str]] = {
+    "rank": (texts.evaluate, False, "captions"),
+    "views": (classes.evaluate, 1, "classes"),
+    "features": (drawings.evaluate, None, "pictures that are drawn"),
+    "clip": (drawings.evaluate, None, "pictures that are drawn"),
+    "among": (drawings.evaluate, 1, "pictures that are drawn"),
+}
+"""What only some are asked: by which evaluator, what stands for not asked, and for what it is."""
 
 
 def save(run: Path, split: str, measured: Measured) -> None:

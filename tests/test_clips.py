@@ -114,10 +114,10 @@ def test_events(root: Path, files: dict[str, Path], capsys: pytest.CaptureFixtur
     assert all(event["label"] in clip.KINDS for each in clips for event in each["true"])
     assert sum(len(each["true"]) for each in clips) >= len(clips)
     assert "Clips of test" in (run / "report.html").read_text()
-    with pytest.raises(UserError, match="views 2: for classes"):
+    with pytest.raises(UserError, match="--views is for classes"):
         evaluate.evaluate(run, views=2)
-    with pytest.raises(UserError, match="--rank: for captions"):
-        evaluate.evaluate(run, ranking=True)
+    with pytest.raises(UserError, match="--rank is for captions"):
+        evaluate.evaluate(run, rank=True)
     evaluate.evaluate(run, limit=3)  # fewer than are shown
     assert len(json.loads((run / "examples.json").read_text())["clips"]) == 3
     capsys.readouterr()

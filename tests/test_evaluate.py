@@ -93,7 +93,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def figures(run):
-    return evaluate(run, "test", ranking=True)
+    return evaluate(run, "test", rank=True)
 
 
 def one_by_one(run: Path):

@@ -2,17 +2,18 @@
 it is measured how near they are to real ones and to their captions."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress, islice
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mlm_jax.choosing import best, seen, told
 from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.records import BadRecord, Record, Source
-from mlm_jax.drawing import draw, meeting, read_prompts
+from mlm_jax.drawing import Pixels, draw, read_prompts
 from mlm_jax.evaluators import Measured
 from mlm_jax.evaluators.pictures import clip_score, fid, kid, nearest, r_precision
 from mlm_jax.metrics import Figure
@@ -25,40 +26,71 @@ SAMPLES = 8  # pictures of one prompt, whose places are compared
 TRAINING = 10_000  # training pictures among which the nearest is sought
 COMPARED = 100  # pictures for which it is
 SHOWN = 16
+Make = Callable[[Sequence[str]], Pixels]
 
 
 def evaluate(
-    trained: Trained, source: Source, limit: int | None, features: Trained | None = None
+    trained: Trained,
+    source: Source,
+    limit: int | None,
+    *,
+    features: Trained | None = None,
+    clip: Trained | None = None,
+    among: int = 1,
 ) -> Measured:
     """One picture, or clip, for a caption of each record. Raises: UserError.
 
     Of the world each is held against its caption (`graded`). With `features`, a run of CLIP,
-    pictures of anything are measured by its vectors (`by_features`).
+    pictures of anything are measured by its vectors (`by_features`). With `clip`, another, `among`
+    pictures are drawn for each caption, and that counts which it finds nearest (`drawn/among`).
     """
-    config = trained.config
-    sense = config.model.sense
-    if features is not None and sense == "video":
-        raise UserError(f"--features: of pictures, and {trained.path} draws clips")
+    if trained.config.model.sense == "video" and (features or clip):
+        raise UserError(f"--features and --clip: of pictures, and {trained.path} draws clips")
+    if (clip is None) != (among == 1) or among < 1:
+        raise UserError(f"--among {among}: pictures, at least 2, of which --clip RUN keeps one")
+
+    def make(prompts: Sequence[str]) -> Pixels:
+        if clip is None:
+            return draw(trained, prompts, seed=trained.config.seed)
+        return best(trained, clip, prompts, among=among, seed=trained.config.seed)
+
     asked = asked_of(source, limit)
     if features is None:
-        asked = [record for record in asked if gradable(record, sense)]
-        if not asked:
-            raise UserError(
-                f"{config.data.name}: no captions of the world that could be drawn"
-                " (--features RUN measures pictures of others, by a run of CLIP)"
-            )
-        prompts = [record.captions[0] for record in asked]
-        return graded(trained, source, prompts, draw(trained, prompts, seed=config.seed))
-    asked, pictures = comparable(trained, features, asked)
-    prompts = [record.captions[0] for record in asked]
-    real, told = meeting(features, prompts, pictures)  # what it refuses it does before the drawing
-    made = draw(trained, prompts, seed=config.seed)
-    seen, _ = meeting(features, prompts, made)
-    of_world = np.array([gradable(record, sense) for record in asked])
-    measured = Measured({})
-    if of_world.any():
-        measured = graded(trained, source, [*compress(prompts, of_world)], made[of_world])
-    return measured._replace(figures=measured.figures | by_features(seen, real, told))
+        measured = held(trained, source, asked, make)
+    else:
+        measured = compared(trained, source, asked, make, features)
+    if clip is not None:
+        measured.figures["drawn/among"] = Figure(among, among, among, len(asked))
+    return measured
+
+
+def held(trained: Trained, source: Source, records: Sequence[Record], make: Make) -> Measured:
+    """Those of the world, held against their captions. Raises: UserError where there are none."""
+    prompts = [each.captions[0] for each in records if gradable(each, trained.config.model.sense)]
+    if not prompts:
+        raise UserError(
+            f"{trained.config.data.name}: no captions of the world that could be drawn"
+            " (--features RUN measures pictures of others, by a run of CLIP)"
+        )
+    return graded(trained, source, prompts, make(prompts))
+
+
+def compared(
+    trained: Trained, source: Source, records: Sequence[Record], make: Make, features: Trained
+) -> Measured:
+    """All that both runs can read, by the vectors of CLIP; those of the world held against their
+    captions too. Raises: UserError."""
+    records, pictures = comparable(trained, features, records)
+    prompts = [each.captions[0] for each in records]
+    # what it refuses it does before the drawing
+    words, real = told(features, prompts), seen(features, pictures)
+    made = make(prompts)
+    figures = by_features(seen(features, made), real, words)
+    of_world = np.array([gradable(each, trained.config.model.sense) for each in records])
+    if not of_world.any():
+        return Measured(figures)
+    measured = graded(trained, source, [*compress(prompts, of_world)], made[of_world])
+    return measured._replace(figures=measured.figures | figures)
 
 
 def asked_of(source: Source, limit: int | None) -> list[Record]:
@@ -71,8 +103,8 @@ def asked_of(source: Source, limit: int | None) -> list[Record]:
 def gradable(record: Record, sense: str) -> bool:
     """Whether it is of the world, and a picture, or clip, can be held against its caption."""
     text = record.captions[0]
-    told = story.parse(text) if sense == "video" else language.parse(text).objects
-    return bool(record.truth and told)
+    facts = story.parse(text) if sense == "video" else language.parse(text).objects
+    return bool(record.truth and facts)
 
 
 def comparable(
@@ -157,15 +189,15 @@ def spread(trained: Trained, prompts: Sequence[str]) -> dict[str, Figure]:
 def novelty(trained: Trained, source: Source, pictures: UInt8[np.ndarray, "N H W 3"]) -> Figure:
     data = trained.config.data
     train = sources.open_source(data, data.train, trained.take.needs)
-    known = seen(trained, train, TRAINING)
-    real = nearest(seen(trained, source, len(pictures)), known).distance
+    known = pictures_of(trained, train, TRAINING)
+    real = nearest(pictures_of(trained, source, len(pictures)), known).distance
     made = nearest(pictures, known).distance
     ratio = float(np.median(made) / np.median(real))
     low, high = (float(np.quantile(made, q) / np.median(real)) for q in (0.025, 0.975))
     return Figure(ratio, low, high, len(made))
 
 
-def seen(trained: Trained, source: Source, limit: int) -> UInt8[np.ndarray, "N H W 3"]:
+def pictures_of(trained: Trained, source: Source, limit: int) -> UInt8[np.ndarray, "N H W 3"]:
     rows = loader.eval_records(trained.config.data, source, trained.take, limit=limit)
     return np.stack([arrays["image"] for _, arrays in rows])
 

@@ -55,11 +55,11 @@ SHOWN, WRONG = 16, 8  # pictures in the report
 
 
 def evaluate(
-    trained: Trained, source: Source, limit: int | None, *, ranking: bool = False
+    trained: Trained, source: Source, limit: int | None, *, rank: bool = False
 ) -> Measured:
     """Figures of all captions and answers, with their counts. Raises: UserError.
 
-    `ranking` adds caption/recall@k: the place of the right caption among all distinct captions of
+    `rank` adds caption/recall@k: the place of the right caption among all distinct captions of
     the split, by log-probability.
     """
     count = len(source) if limit is None else min(limit, len(source))
@@ -80,7 +80,7 @@ def evaluate(
         data = trained.config.data
         raise UserError(f"{data.name}: split {data.test!r} has no text that can be evaluated")
     add_baselines(trained, results)
-    if ranking:
+    if rank:
         add_ranks(trained, results, chunks(trained, source, limit))
 
     counts = {picture: total(own) for picture, own in grouped(results)}

@@ -50,12 +50,9 @@ class Clip(nn.Module):
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         """ "image" (B, width), "text" (R, width) of the captions; "scale" and "bias" of logits."""
-        ids, mask = batch["target"], batch["target_mask"]
-        if self.end == "place":
-            ids, mask = self._full(ids, mask)
         return {
             "image": self.see(batch["image"], train=train),
-            "text": self.read(ids, mask, train=train),
+            "text": self.read(batch["target"], batch["target_mask"], train=train),
             **self.logits(train=train),
         }
 
@@ -66,6 +63,8 @@ class Clip(nn.Module):
     def read(
         self, ids: Int[Array, "R N"], mask: Bool[Array, "R N"], *, train: bool = False
     ) -> Float[Array, "R D"]:
+        if self.end == "place":
+            ids, mask = self._full(ids, mask)
         tokens = self.text(ids, mask, train=train)
         return unit(self.text_out(self._at_end(ids, tokens)))
 

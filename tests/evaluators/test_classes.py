@@ -141,8 +141,8 @@ def test_a_classifier_of_texts_learns_is_measured_and_is_handed_back(tmp_path: P
     assert figures["classes/majority"].value < 0.7
     with pytest.raises(UserError, match="views 2: all would be alike"):
         verb.evaluate(tmp_path / "run", views=2)
-    with pytest.raises(UserError, match="--rank: for captions"):
-        verb.evaluate(tmp_path / "run", views=2, ranking=True)
+    with pytest.raises(UserError, match="--rank is for captions"):
+        verb.evaluate(tmp_path / "run", views=2, rank=True)
     kind, _ = export(tmp_path / "run", tmp_path / "out")
     assert kind == "BertForSequenceClassification"
 

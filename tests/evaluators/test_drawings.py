@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax import drawing
+from mlm_jax import choosing
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import sources
 from mlm_jax.data.tokenizers import words
@@ -116,7 +116,7 @@ def test_pictures_are_measured_by_the_vectors_of_clip(
         monkeypatch.setattr(drawings, "draw", draw)
         run = SimpleNamespace(**vars(stand_in(data)), tokenizer=clip.tokenizer)
         run.tokenise = clip.tokenise
-        return drawings.evaluate(run, source, None, clip).figures
+        return drawings.evaluate(run, source, None, features=clip).figures
 
     real = drawn_by(data, "test")
     same = measured(real)
@@ -131,15 +131,16 @@ def test_pictures_are_measured_by_the_vectors_of_clip(
 
     far = measured(noise)
     texts = [source[i].captions[0] for i in range(len(source))]
-    made, told = drawing.meeting(clip, texts, noise(None, texts, seed=0))
-    seen, _ = drawing.meeting(clip, texts, real(None, texts, seed=0))
-    made, seen = 8**0.5 * made, 8**0.5 * seen
-    assert far["features/fid"].value == pytest.approx(fid(made, seen), rel=1e-5)
+    told, scale = choosing.told(clip, texts), 8**0.5
+    made, seen = (choosing.seen(clip, draw(None, texts, seed=0)) for draw in (noise, real))
+    assert far["features/fid"].value == pytest.approx(fid(scale * made, scale * seen), rel=1e-5)
     assert far["features/fid"].value > 1e-2
-    assert far["features/kid"].value == pytest.approx(kid(made, seen).value, rel=1e-5)
+    assert far["features/kid"].value == pytest.approx(
+        kid(scale * made, scale * seen).value, rel=1e-5
+    )
     assert far["features/kid"].low > same["features/kid"].high
     assert far["features/r_precision"] == r_precision(made, told)
-    wanted = 2.5 / 8**0.5 * np.maximum((made * told).sum(1), 0).mean()
+    wanted = 2.5 * np.maximum((made * told).sum(1), 0).mean()
     assert far["features/clip_score"].value == pytest.approx(wanted, rel=1e-5)
     assert far["features/clip_score_real"] == same["features/clip_score_real"]
 
@@ -156,7 +157,48 @@ def test_what_features_cannot_measure_is_left_out_and_told(
     assert pictures.shape == (2, 48, 48, 3)
     assert "2 of 4 captions left out" in capsys.readouterr().err
     with pytest.raises(UserError, match="at least two pictures"):
-        drawings.evaluate(run, source, 1, clip)
+        drawings.evaluate(run, source, 1, features=clip)
     run.config.model.sense = "video"
     with pytest.raises(UserError, match="of pictures, and x draws clips"):
-        drawings.evaluate(run, source, 1, clip)
+        drawings.evaluate(run, source, 1, features=clip)
+    with pytest.raises(UserError, match="of pictures, and x draws clips"):
+        drawings.evaluate(run, source, 1, clip=clip, among=2)
+
+
+def test_the_nearest_of_several_counts(
+    data: Data, clip: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of noise, the real picture and noise again, a perfect judge keeps the real picture."""
+    source = sources.open_source(data, "test", ("image",))
+    real, run = drawn_by(data, "test"), stand_in(data)
+    seeds = []
+
+    def draws(trained: Any, prompts: Any, *, seed: int) -> np.ndarray:
+        seeds.append(seed)
+        right = real(trained, prompts, seed=seed)
+        turn = np.arange(len(prompts)) % 3 == seed
+        return np.where(turn[:, None, None, None], right, np.uint8(seed))
+
+    def judge(clip: Any, pictures: np.ndarray) -> np.ndarray:
+        scene = pictures.reshape(len(pictures), -1).std(1) > 0
+        return np.stack([scene, ~scene], 1).astype(np.float32)
+
+    monkeypatch.setattr(choosing, "draw", draws)
+    monkeypatch.setattr(choosing, "seen", judge)
+    monkeypatch.setattr(choosing, "told", lambda clip, prompts: np.array([[1.0, 0.0]]))
+    monkeypatch.setattr(drawings, "draw", real)  # of the spread
+    figures = drawings.evaluate(run, source, None, clip=clip, among=3).figures
+    assert seeds == [0, 1, 2]
+    assert figures["drawn/passed"].value == 1
+    assert figures["drawn/among"].value == 3
+    few = drawings.evaluate(run, source, None, clip=clip, among=2).figures["drawn/passed"]
+    assert few.value == pytest.approx(2 / 3, abs=1 / few.n)
+
+
+@pytest.mark.parametrize(("clip_given", "among"), [(True, 1), (False, 2), (True, 0)])
+def test_one_of_one_and_several_without_a_judge_are_refused(
+    data: Data, clip: Trained, clip_given: bool, among: int
+) -> None:
+    source = sources.open_source(data, "test", ("image",))
+    with pytest.raises(UserError, match=f"--among {among}: pictures, at least 2"):
+        drawings.evaluate(stand_in(data), source, 1, clip=clip if clip_given else None, among=among)

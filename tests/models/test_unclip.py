@@ -12,12 +12,13 @@ import pytest
 import toy
 
 from mlm_jax import drawing
+from mlm_jax.choosing import ranked
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.decoders.diffusion import How
-from mlm_jax.drawing import Drawing, changed, draw, morph, ranked
+from mlm_jax.drawing import Drawing, changed, draw, morph
 from mlm_jax.encoders import TextEncoder
 from mlm_jax.evaluators import prior as measured
 from mlm_jax.losses import Denoise

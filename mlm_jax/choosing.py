@@ -1,0 +1,84 @@
+"""Of pictures drawn for a text those that a run of CLIP finds nearest (2102.12092, section 2.6)."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from mlm_jax.config import UserError
+from mlm_jax.data.transforms import decode_for
+from mlm_jax.drawing import Pixels, draw, parts_of, read_prompts
+from mlm_jax.generate import Params
+from mlm_jax.models.clip import Clip
+from mlm_jax.trained import Trained
+
+Vectors = Float[np.ndarray, "N E"]
+
+
+def best(
+    trained: Trained, clip: Trained, prompts: Sequence[str], *, among: int, seed: int = 0
+) -> Pixels:
+    """Of `among` pictures of each prompt, of which `draw` makes the first, the nearest.
+
+    Raises: UserError.
+    """
+    words = told(clip, prompts)  # what it refuses it does before the drawing
+    kept = draw(trained, prompts, seed=seed)
+    highest = cosines(seen(clip, kept), words)
+    for turn in range(1, among):
+        made = draw(trained, prompts, seed=seed + turn)
+        scores = cosines(seen(clip, made), words)
+        better = scores > highest
+        kept[better], highest[better] = made[better], scores[better]
+    return kept
+
+
+def ranked(
+    clip: Trained, prompts: Sequence[str], pictures: UInt8[np.ndarray, "N H W 3"]
+) -> Float[np.ndarray, " N"]:
+    """The cosine of each picture and its prompt. Raises: UserError."""
+    return cosines(seen(clip, pictures), told(clip, prompts))
+
+
+def cosines(one: Vectors, other: Vectors) -> Float[np.ndarray, " N"]:
+    found: Float[np.ndarray, " N"] = (one * other).sum(-1)
+    return found
+
+
+def told(clip: Trained, prompts: Sequence[str]) -> Vectors:
+    """The unit vectors of prompts. Raises: UserError."""
+    model = clip_of(clip)
+    rows = read_prompts(clip, prompts)
+    parts = (
+        embed(model, clip.params, "read", rows["target"][here], rows["target_mask"][here])
+        for here in parts_of(len(prompts))
+    )
+    return np.concatenate([*parts])[: len(prompts)]
+
+
+def seen(clip: Trained, pictures: UInt8[np.ndarray, "N H W 3"]) -> Vectors:
+    """The unit vectors of pictures, decoded as it decodes its own. Raises: UserError."""
+    model = clip_of(clip)
+    decode = decode_for(clip.config.data, model.image.size)
+    parts = (
+        embed(model, clip.params, "see", np.stack([decode(each) for each in pictures[here]]))
+        for here in parts_of(len(pictures))
+    )
+    return np.concatenate([*parts])[: len(pictures)]
+
+
+@partial(jax.jit, static_argnames=("model", "method"))
+def embed(model: Clip, params: Params, method: str, *given: Array) -> Float[Array, "N E"]:
+    vectors: Any = model.apply({"params": params}, *given, method=method)
+    return vectors
+
+
+def clip_of(run: Trained) -> Clip:
+    """Raises: UserError."""
+    model = run.config.model
+    if not isinstance(model, Clip):
+        raise UserError(f"{run.path} is a {type(model).__name__}, no Clip that could rank")
+    return model
