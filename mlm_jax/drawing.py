@@ -141,14 +141,14 @@ def by_codes(
     model: Dalle, params: Params, batch: Batch, how: Drawing, key: Array, begun: Any
 ) -> UInt8[Array, "N *T H W 3"]:
     codes = written(model, params, batch["target"], how.codes, key, begun)
-    return levels(model.codes.apply({"params": params["codes"]}, codes, method="decode_codes"))
+    return levels(model.apply({"params": params}, codes, method="decode_codes"))
 
 
 def written(
     model: Dalle, params: Params, ids: Int[Array, "N M"], how: How, key: Array, begun: Any = None
 ) -> Int[Array, "N codes"]:
     """The codes that follow each caption; of `begun` pictures the first half is given."""
-    count = int(np.prod(model.codes.eyes.grid))
+    count = int(np.prod(model.grid))
     text = model.filled(jnp.asarray(ids))
     given = jnp.zeros((len(text), 0), jnp.int32)
     if begun is not None:

@@ -153,6 +153,23 @@ def test_of_begun_pictures_the_first_half_is_kept(params: Any) -> None:
     assert not np.array_equal(given, codes_of(params, GREEDY)[:, :2])
 
 
+def test_of_begun_clips_the_first_frames_are_kept(params: Any) -> None:
+    decoder = MODEL.decoder.clone(length=LENGTH + 2 * PLACES, grid=(2, 2, 2))
+    model = MODEL.clone(decoder=decoder, frames=2)
+    table = params["decoder"]["words"]["positions"]["table"]
+    places = jnp.concatenate([table, 0.5 - table[LENGTH:]])
+    words = {**params["decoder"]["words"], "positions": {"table": places}}
+    params = {**params, "decoder": {**params["decoder"], "words": words}}
+    clips = jnp.stack([PICTURES, PICTURES[::-1]], axis=1)
+    found = written(model, params, IDS, GREEDY, KEY, clips)
+    assert found.shape == (3, 2 * PLACES)
+    coder = {"params": params["codes"]}
+    first = MODEL.codes.apply(coder, PICTURES, method="encode_codes")
+    np.testing.assert_array_equal(found[:, :PLACES], first)
+    pixels = drawing.by_codes(model, params, {"target": IDS}, Drawing(GREEDY), KEY, clips)
+    assert pixels.shape == (3, 2, 4, 4, 3)
+
+
 # --- pictures ---
 
 PROMPTS = ["it is red", "it is blue", "it is green"]

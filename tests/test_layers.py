@@ -13,6 +13,7 @@ from mlm_jax.layers import (
     MLP,
     Attention,
     Block,
+    Causal,
     ConvStem,
     Norm,
     PatchStem,
@@ -20,9 +21,7 @@ from mlm_jax.layers import (
     Positions,
     Tokens,
     Transformer,
-    causal_mask,
     concatenate,
-    prefix_mask,
     transformer,
 )
 from mlm_jax.layers.attention import rotate
@@ -50,9 +49,10 @@ def rows(mask: jax.Array) -> list[str]:
 
 
 def test_masks_are_these_matrices() -> None:
-    assert rows(causal_mask(3)) == ["100", "110", "111"]
-    assert rows(prefix_mask(2, 4)) == ["1100", "1100", "1110", "1111"]
-    assert rows(prefix_mask(0, 2)) == ["10", "11"]
+    assert rows(Causal().looks(range(3))) == ["100", "110", "111"]
+    assert rows(Causal(2).looks(range(4))) == ["1100", "1100", "1110", "1111"]
+    assert rows(Causal(2).looks(range(1))) == ["11"]
+    assert rows(Causal().looks(range(1, 3))) == ["110", "111"]
 
 
 def test_tokens_for_rows_and_concatenated() -> None:
@@ -83,12 +83,16 @@ def brute(p: dict, x: np.ndarray, source: np.ndarray, looks: np.ndarray, groups:
 
 
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("groups", [1, 2])
-def test_attention_equals_brute_force(groups: int) -> None:
+@pytest.mark.parametrize(("groups", "piece"), [(1, 5), (2, 5), (1, 2), (2, 3)])
+def test_attention_equals_brute_force(
+    groups: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one piece, and in several, of which the last is short."""
+    monkeypatch.setattr("mlm_jax.layers.attention.PIECE", piece)
     x, real = normal(2, 5, 8), jnp.array([[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]], bool)
     attention = Attention(heads=4, groups=groups)
     params = wide(attention.init(KEY, x, [Tokens(x, real)])["params"])
-    ours = attention.apply({"params": params}, x, [Tokens(x, real)], causal_mask(5))
+    ours = attention.apply({"params": params}, x, [Tokens(x, real)], Causal())
     looks = np.asarray(real)[:, None, :] & np.tril(np.ones((5, 5), bool))
     np.testing.assert_allclose(ours, brute(params, x, x, looks, groups), atol=2e-5)
 
@@ -239,7 +243,7 @@ def test_gates_are_shut_at_the_start_and_then_open() -> None:
 
 @pytest.mark.slow
 def test_scanned_and_rematerialised_layers_equal_unrolled_ones() -> None:
-    x, mask = every(normal(2, 3, 8)), causal_mask(3)
+    x, mask = every(normal(2, 3, 8)), Causal()
     image, words = every(normal(1, 4, 8, seed=1)), every(normal(2, 2, 8, seed=2))
     read = {"memory": (image, words), "gated": (words,)}
     plain = Transformer(8, 2, Block(heads=2))
@@ -313,6 +317,11 @@ def test_positions_on_a_grid_start_as_waves_of_column_and_row() -> None:
         x, y = angles[:2], angles[2:]
         wave = [*np.sin(x), *np.cos(x), *np.sin(y), *np.cos(y)]
         np.testing.assert_allclose(place, 2 * 2**0.5 * np.array(wave), atol=0.1)
+    clips = Positions(13, grid=(2, 2, 3), rms=2.0)
+    frames = clips.init(KEY, jnp.zeros((1, 13, 8)))["params"]["table"][1:].reshape(2, 6, 8)
+    for time, frame in enumerate(frames - table[1:]):
+        wave = [f(time * 100.0**-i) for i in (0, 0.5, 1, 1.5) for f in (np.sin, np.cos)]
+        np.testing.assert_allclose(frame, np.tile(2 * 2**-0.5 * np.array(wave), (6, 1)), atol=0.2)
     with pytest.raises(ValueError, match="width 6: places on a grid need a multiple of 4"):
         Positions(6, grid=(2, 3)).init(KEY, jnp.zeros((1, 6, 6)))
 

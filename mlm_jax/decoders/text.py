@@ -1,5 +1,6 @@
 """Text decoder: GPT, reading what was fused."""
 
+import math
 from dataclasses import field
 from typing import Literal
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mlm_jax.fusion import Fused
-from mlm_jax.layers import Tokens, Transformer, WordHead, Words, concatenate, prefix_mask
+from mlm_jax.layers import Causal, Tokens, Transformer, WordHead, Words, concatenate
 from mlm_jax.layers.embed import grid_places
 from mlm_jax.layers.tokens import every
 from mlm_jax.layers.words import Unsaid, word_norm
@@ -19,8 +20,9 @@ class TextDecoder(nn.Module):
 
     `fused.prefix` stands before the words and looks at all of itself; the words look at it and
     back at themselves. `fused.memory` and `fused.gated` are read inside the blocks.
-    Where the last of its places are those of a picture on a `grid` (height, width) they begin as
-    such (see `Positions`), and rotary positions are turned by row and column (see `grid_of_text`);
+    Where the last of its places are those of a picture on a `grid` (height, width), or of a clip on
+    one with frames before, they begin as such (see `Positions`), and rotary positions are turned by
+    row and column (see `grid_of_text`);
     all rows are then of one length, without a prefix.
     `head` "bert" has BERT's layers before the output matrix (BLIP's decoder, arXiv:2201.12086).
     With `pieces` training leaves the logits to the loss, that many words of a row at a time.
@@ -33,7 +35,7 @@ class TextDecoder(nn.Module):
     head: Literal["tied", "bert"] = "tied"
     body: Transformer = field(default_factory=Transformer)
     pieces: int = 0
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
 
     def setup(self) -> None:
         block = self.body.block
@@ -88,7 +90,7 @@ class TextDecoder(nn.Module):
             first = self.prefix(fused.prefix.x)
             tokens = concatenate(Tokens(first, fused.prefix.mask), tokens)
             prefix = first.shape[1]
-        looks = None if later else prefix_mask(prefix, tokens.x.shape[1])
+        looks = None if later else Causal(prefix)
         out = self.body(
             tokens,
             looks,
@@ -108,12 +110,15 @@ class TextDecoder(nn.Module):
         return jnp.take(grid_of_text(self.length, self.grid), places, axis=0, mode="clip")
 
 
-def grid_of_text(length: int, grid: tuple[int, int]) -> Float[Array, "N 2"]:
+def grid_of_text(length: int, grid: tuple[int, ...]) -> Float[Array, "N 2"]:
     """Column and row of the places of a picture, from 0; the words before it lie on the diagonal.
+
+    Of a clip they are the same in every frame: what a code finds there is what was there before.
 
     Two words before two by two codes are (-2, -2), (-1, -1), (0, 0), (1, 0), (0, 1), (1, 1), as in
     M-RoPE (Qwen2-VL, arXiv:2409.12191, section 2.1), which puts the picture before the words.
     """
-    picture = grid_places(*grid)
+    *time, height, width = grid
+    picture = jnp.tile(grid_places(height, width), (math.prod(time), 1))
     before = jnp.arange(len(picture) - length, 0, dtype=picture.dtype)[:, None]
     return jnp.concatenate([jnp.repeat(before, 2, axis=1), picture])

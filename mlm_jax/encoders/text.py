@@ -6,7 +6,7 @@ from dataclasses import field
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mlm_jax.layers import Tokens, Transformer, Words, causal_mask
+from mlm_jax.layers import Causal, Tokens, Transformer, Words
 from mlm_jax.layers.words import word_norm
 
 
@@ -39,7 +39,7 @@ class TextEncoder(nn.Module):
     ) -> Tokens:
         """`memory` is read by cross-attention in every block (BLIP, arXiv:2201.12086)."""
         x = self.words(ids, types=types, train=train)
-        looks = causal_mask(ids.shape[1]) if self.causal else None
+        looks = Causal() if self.causal else None
         return self.body(Tokens(x, mask), looks, memory=memory, train=train)
 
     def attend(self, x: Float[Array, "B N D"]) -> Float[Array, "B N V"]:

@@ -7,7 +7,7 @@ width, T frames, C channels, V vocabulary.
 from mlm_jax.layers.attention import Attention
 from mlm_jax.layers.embed import ConvStem, PatchStem, Positions, TubeletStem
 from mlm_jax.layers.pool import Pool
-from mlm_jax.layers.tokens import Tokens, causal_mask, concatenate, prefix_mask
+from mlm_jax.layers.tokens import Causal, Tokens, concatenate
 from mlm_jax.layers.transformer import MLP, SIZES, Block, Norm, Transformer, transformer
 from mlm_jax.layers.words import WordHead, Words
 
@@ -16,6 +16,7 @@ __all__ = [
     "SIZES",
     "Attention",
     "Block",
+    "Causal",
     "ConvStem",
     "Norm",
     "PatchStem",
@@ -26,8 +27,6 @@ __all__ = [
     "TubeletStem",
     "WordHead",
     "Words",
-    "causal_mask",
     "concatenate",
-    "prefix_mask",
     "transformer",
 ]

@@ -12,11 +12,12 @@ class Positions(nn.Module):
     """A learned vector for each of `length` places, added.
 
     Where the last places lie on a `grid` (height, width) they start as sines and cosines of row and
-    column, of root mean square `rms`, so that left and right need not be discovered place by place.
+    column, of root mean square `rms`, so that left and right need not be discovered place by place;
+    on one of (frames, height, width) those of the frame are added, half as strong.
     """
 
     length: int
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
     rms: float = 0.5
 
     @nn.compact
@@ -36,7 +37,11 @@ class Positions(nn.Module):
         table = nn.initializers.normal(0.02)(key, shape)
         if self.grid is None:
             return table
-        grid = self.rms * sine_cosine(*self.grid, shape[1])
+        *time, height, width = self.grid
+        grid = self.rms * sine_cosine(height, width, shape[1])
+        if time:
+            frames = self.rms * 2**-0.5 * jnp.asarray(sines(time[0], shape[1]))
+            grid = (frames[:, None] + grid).reshape(-1, shape[1])
         return table.at[-len(grid) :].add(grid.astype(table.dtype))
 
 

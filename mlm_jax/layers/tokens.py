@@ -1,5 +1,6 @@
-"""Tokens, the one currency between encoders, fusions and decoders; and masks over them."""
+"""Tokens, the one currency between encoders, fusions and decoders; and which look at which."""
 
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -44,18 +45,18 @@ def concatenate(*parts: Tokens) -> Tokens:
     )
 
 
-def causal_mask(length: int) -> Bool[Array, "N N"]:
-    """Row looks at column: itself and all before it.
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Causal:
+    """Who looks at whom: the first `prefix` tokens at all of themselves, the rest at all before."""
 
-    causal_mask(3) -> 100 / 110 / 111
-    """
-    return prefix_mask(0, length)
+    prefix: int = 0
 
+    def looks(self, rows: range) -> Bool[Array, "N M"]:
+        """Row looks at column, up to the last column that any of `rows` looks at.
 
-def prefix_mask(prefix: int, length: int) -> Bool[Array, "N N"]:
-    """Row looks at column: the prefix at all of itself, the rest at everything before it.
-
-    prefix_mask(2, 4) -> 1100 / 1100 / 1110 / 1111
-    """
-    row, column = jnp.arange(length)[:, None], jnp.arange(length)
-    return (column <= row) | (column < prefix)
+        Causal(2).looks(range(4)) -> 1100 / 1100 / 1110 / 1111
+        """
+        row = jnp.arange(rows.start, rows.stop)[:, None]
+        column = jnp.arange(max(rows.stop, self.prefix))
+        return (column <= row) | (column < self.prefix)

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mlm_jax.layers.attention import Attention
-from mlm_jax.layers.tokens import Tokens, for_rows
+from mlm_jax.layers.tokens import Causal, Tokens, for_rows
 from mlm_jax.sharding import spread
 
 # name -> width, depth, heads: ViT (arXiv:2010.11929, table 1) and DeiT; tiny is ours, for two cores
@@ -118,7 +118,7 @@ class Block(nn.Module):
     def __call__(
         self,
         tokens: Tokens,
-        mask: Bool[Array, "N N"] | None = None,
+        causal: Causal | None = None,
         memory: Sequence[Tokens] = (),
         gated: Sequence[Tokens] = (),
         places: Float[Array, "N axes"] | None = None,
@@ -158,7 +158,7 @@ class Block(nn.Module):
             def read(y: Array) -> Array:
                 if sources:
                     return attention(y, sources, cross=True)
-                return attention(y, [Tokens(y, tokens.mask)], mask, places=places)
+                return attention(y, [Tokens(y, tokens.mask)], causal, places=places)
 
             return residual(name, x, read, gate)
 
@@ -199,7 +199,7 @@ class Transformer(nn.Module):
     def __call__(
         self,
         tokens: Tokens,
-        mask: Bool[Array, "N N"] | None = None,
+        causal: Causal | None = None,
         *,
         memory: Sequence[Tokens] = (),
         gated: Sequence[Tokens] = (),
@@ -214,11 +214,11 @@ class Transformer(nn.Module):
         if self.layers == "unrolled":
             for i in range(self.depth):
                 block = make(**settings(self.block), name=f"block_{i}")
-                tokens = block(tokens, mask, memory, gated, places, train, condition)
+                tokens = block(tokens, causal, memory, gated, places, train, condition)
         else:
             scan = nn.scan(
                 lambda block, carry, _: (
-                    block(carry, mask, memory, gated, places, train, condition),
+                    block(carry, causal, memory, gated, places, train, condition),
                     None,
                 ),
                 variable_axes={"params": 0, "cache": 0, "attention": 0, "nudge": 0},

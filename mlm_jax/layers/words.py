@@ -67,7 +67,7 @@ class Words(nn.Module):
     length: int
     width: int
     types: int = 0
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
     norm: Literal["none", "layer", "rms"] = "none"
     eps: float = 1e-6
     dropout: float = 0.0

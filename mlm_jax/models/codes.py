@@ -1,6 +1,6 @@
 """An autoencoder of pictures, or clips, through codes: the first stage of DALL-E (2102.12092)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
 
@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mlm_jax.decoders.codes import CodeDecoder, CodeEncoder, Quantised, Quantiser
+from mlm_jax.layers.convolutions import over_frames
 
 
 class Codes(nn.Module):
     """Pixels -> encoder -> quantiser -> decoder -> pixels.
 
-    Of clips the encoder stands in `video`, of pictures in `image`; one of the two is None.
+    Of clips the encoder stands in `video`, of pictures in `image`; one of the two is None. Codes of
+    pictures code a clip frame by frame (arXiv:2304.08818, section 3).
     """
 
     image: CodeEncoder | None = field(default_factory=CodeEncoder)
@@ -56,10 +58,20 @@ class Codes(nn.Module):
 
     def encode_codes(self, shown: Array) -> Int[Array, "B N"]:
         """The codes of each picture, or clip, in row-major order, times first."""
-        codes = self.quantise(shown).codes
+        codes = self._each(lambda x: self.quantise(x).codes, shown)
         return codes.reshape(len(codes), -1)
+
+    def encode_vectors(self, shown: Array) -> Float[Array, "B *grid C"]:
+        """The vectors of the codes."""
+        return self._each(lambda x: self.quantise(x).vectors, shown)
 
     def decode_codes(self, codes: Int[Array, "B N"]) -> Float[Array, "B *T H W 3"]:
         """Pixels from 0 to 1."""
-        grid = codes.reshape(len(codes), *self.eyes.grid)
-        return jnp.clip(self.decoder(self.quantiser.look_up(grid)), 0, 1)
+        return self.decode_vectors(self.quantiser.look_up(codes.reshape(-1, *self.eyes.grid)))
+
+    def decode_vectors(self, vectors: Float[Array, "B *grid C"]) -> Float[Array, "B *T H W 3"]:
+        """Pixels from 0 to 1, of vectors of codes."""
+        return jnp.clip(self._each(self.decoder, vectors), 0, 1)
+
+    def _each(self, way: Callable[[Array], Array], x: Array) -> Array:
+        return over_frames(x, way) if self.sense == "image" else way(x)

@@ -8,16 +8,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder
 from mlm_jax.fusion import Fused
 from mlm_jax.models.codes import Codes
+from mlm_jax.models.painter import Canvas
 
 
 class Dalle(nn.Module):
     """A caption of `length` tokens and the codes of its picture, or clip, as one text.
+
+    Clips are coded by codes of clips, or with `frames` by those of pictures, frame after frame
+    (VideoGPT's order, arXiv:2104.10157, section 3.2).
 
     The ids of words are under `words`, those of codes begin there. A shorter caption is filled up
     with `pad_id`, which is a word like any other (section 2.1), so that each place of the picture
@@ -29,20 +33,26 @@ class Dalle(nn.Module):
     decoder: TextDecoder = field(default_factory=lambda: TextDecoder(1128, 168))
     words: int = 128
     length: int = 24
+    frames: int = 0
     pad_id: int = 0
     dropped: float = 0.1
 
     @property
     def image(self) -> CodeEncoder | None:
-        return self.codes.image
+        return None if self.frames else self.codes.image
 
     @property
-    def video(self) -> CodeEncoder | None:
-        return self.codes.video
+    def video(self) -> Canvas | CodeEncoder | None:
+        return Canvas(self.codes.eyes.size, self.frames) if self.frames else self.codes.video
 
     @property
     def sense(self) -> str:
-        return self.codes.sense
+        return "video" if self.frames else self.codes.sense
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Rows and columns of codes, of clips frames before them."""
+        return (self.frames, *self.codes.eyes.grid) if self.frames else self.codes.eyes.grid
 
     def setup(self) -> None:
         need = self.words + self.codes.quantiser.size
@@ -51,7 +61,9 @@ class Dalle(nn.Module):
                 f"{self.words} words and {self.codes.quantiser.size} codes: decoder.vocab is"
                 f" {self.decoder.vocab}, and must be {need}"
             )
-        grid = self.codes.eyes.grid
+        if self.frames and self.codes.sense == "video":
+            raise ValueError(f"frames {self.frames}: of codes of pictures; its codes are of clips")
+        grid = self.grid
         exact = self.length + math.prod(grid)
         if self.decoder.grid and (self.decoder.grid, self.decoder.length) != (grid, exact):
             raise ValueError(
@@ -62,9 +74,9 @@ class Dalle(nn.Module):
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
         """ "words" (R, M - 1, words), "codes" (R, N, K): logits, float32, of the words after the
         first and of the codes; and the codes that are "wanted" (R, N)."""
+        codes = jax.lax.stop_gradient(self.codes.encode_codes(batch[self.sense]))
         if self.is_initializing():
-            self.codes(batch)  # their decoder has parameters too
-        codes = jax.lax.stop_gradient(self.codes.encode_codes(batch[self.codes.sense]))
+            self.decode_codes(codes)  # their decoder has parameters too
         text = self.filled(batch["target"])
         if train and self.dropped:
             hide = jax.random.uniform(self.make_rng("mask"), (len(text), 1)) < self.dropped
@@ -86,6 +98,11 @@ class Dalle(nn.Module):
         if room < 0:
             raise ValueError(f"captions of {ids.shape[1]} tokens, model.length is {self.length}")
         return jnp.pad(ids, [(0, 0), (0, room)], constant_values=self.pad_id)
+
+    def decode_codes(self, codes: Int[Array, "R N"]) -> Float[Array, "R *T H W 3"]:
+        """Pixels from 0 to 1."""
+        vectors = self.codes.quantiser.look_up(codes.reshape(-1, *self.grid))
+        return self.codes.decode_vectors(vectors)
 
     def hidden(self, ids: Int[Array, "R N"]) -> Int[Array, "R N"]:
         """bos alone."""

@@ -3,7 +3,7 @@
 Each of its parts stands alone: text encoder, net, schedule, what is predicted, sampler, guidance.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -74,8 +74,7 @@ class Painter(nn.Module):
 
     With `codes`, an earlier run held still, it is not pixels that are noised but the vectors of
     their codes, and what is painted is the picture of the codes that are nearest in the end (latent
-    diffusion, arXiv:2112.10752; told a vector of CLIP, arXiv:2310.03502). Codes of pictures code a
-    clip frame by frame (arXiv:2304.08818, section 3).
+    diffusion, arXiv:2112.10752; told a vector of CLIP, arXiv:2310.03502).
 
     In training a share `dropped` of the rows is told nothing, for guidance without a classifier
     (arXiv:2207.12598, algorithm 1): one learned token for their text, one learned vector for their
@@ -176,14 +175,10 @@ class Painter(nn.Module):
         codes = self.codes
         if codes is None:
             return from_pixels(pixels)
+        vectors = codes.encode_vectors(pixels)
         if self.is_initializing():  # their decoder has parameters too
-            self._each(codes, lambda shown: codes({codes.sense: shown})["pixels"], pixels)
-        vectors = self._each(codes, lambda shown: codes.quantise(shown).vectors, pixels)
+            codes.decode_vectors(vectors)
         return jax.lax.stop_gradient(codes.quantiser.normalised(vectors))
-
-    def _each(self, codes: Codes, way: Callable[[Array], Array], x: Array) -> Array:
-        """The `way` of each frame where codes are those of pictures, else of what is painted."""
-        return way(x) if codes.sense == self.sense else over_frames(x, way)
 
     # --- what is told ---
 
@@ -263,12 +258,7 @@ class Painter(nn.Module):
         codes = self.codes
         if codes is None:
             return jnp.clip((made + 1) / 2, 0, 1)
-
-        def decoded(vectors: Array) -> Array:
-            found = codes.quantiser.nearest(vectors)
-            return codes.decode_codes(found.reshape(len(found), -1))
-
-        return self._each(codes, decoded, made)
+        return codes.decode_vectors(codes.quantiser.look_up(codes.quantiser.nearest(made)))
 
     def unpaint(
         self, pixels: Num[Array, "B *T H W 3"], batch: Mapping[str, Any], how: How

@@ -62,7 +62,7 @@ def test_flash_path_untouched(
     called = []
     monkeypatch.setattr(
         "mlm_jax.layers.attention.attend",
-        lambda query, key, value, looks: called.append(1) or jnp.zeros_like(query),
+        lambda query, key, value, real, causal: called.append(1) or jnp.zeros_like(query),
     )
     model.apply({"params": params}, asked.batch)
     assert len(called) == 2 + 1 + 2 + 4

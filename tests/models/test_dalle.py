@@ -209,9 +209,35 @@ def test_clips() -> None:
     assert out["codes"].shape == (2, 2 * PLACES, COUNT)
 
 
+def test_clips_by_codes_of_pictures() -> None:
+    """Frame after frame, each as a picture by itself."""
+    decoder = TextDecoder(WORDS + COUNT, LENGTH + 3 * PLACES, grid=(3, 2, 2), body=BODY)
+    model = replace(MODEL, frames=3, decoder=decoder)
+    clips = jax.random.randint(KEY, (2, 3, 4, 4, 3), 0, 256).astype(jnp.uint8)
+    batch = {**BATCH, "video": clips}
+    out, variables = jax.jit(model.init_with_output)(KEY, batch)
+    assert model.image is None
+    assert (model.sense, model.video.frames, model.video.size) == ("video", 3, (4, 4))
+    coder = {"params": variables["params"]["codes"]}
+    frames = [CODES.apply(coder, clips[:, t], method="encode_codes") for t in range(3)]
+    np.testing.assert_array_equal(out["wanted"], jnp.concatenate(frames, axis=1))
+    pixels = model.apply(variables, out["wanted"], method="decode_codes")
+    assert pixels.shape == clips.shape
+    last = CODES.apply(coder, frames[2], method="decode_codes")
+    np.testing.assert_allclose(pixels[:, 2], last, atol=1e-5)
+    coded = Codes(None, replace(CODES.image, frames=3), CODES.quantiser)
+    with pytest.raises(ValueError, match="frames 3: of codes of pictures"):
+        jax.eval_shape(replace(model, codes=coded).init, KEY, batch)
+    wrong = replace(model, decoder=replace(decoder, grid=(2, 2)))
+    with pytest.raises(ValueError, match=r"the codes lie on \(3, 2, 2\) after 5 words"):
+        jax.eval_shape(wrong.init, KEY, batch)
+
+
 def test_words_lie_on_the_diagonal_before_the_picture() -> None:
     columns_rows = [(-2, -2), (-1, -1), (0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]
     np.testing.assert_array_equal(grid_of_text(8, (2, 3)), columns_rows)
+    again = columns_rows + columns_rows[2:]
+    np.testing.assert_array_equal(grid_of_text(14, (2, 2, 3)), again)
 
 
 def test_rotary_positions_turn_by_row_and_column() -> None:

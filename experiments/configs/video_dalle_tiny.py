@@ -1,0 +1,41 @@
+"""A small VideoGPT draws clips of the embedded world: a caption, then codes of frame after frame.
+
+python experiments/train.py --config codes_tiny
+python experiments/train.py --config video_dalle_tiny
+python experiments/generate.py --run runs/video_dalle_tiny --prompt "a red star turns" --out drawn
+"""
+
+import math
+from dataclasses import replace
+
+from experiments.configs.codes_tiny import codes
+from mlm_jax.config import Config, Data, Optim, Stage
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.layers import transformer
+from mlm_jax.losses import Drawn
+from mlm_jax.models.dalle import Dalle
+
+WORDS, LENGTH, FRAMES = 64, 12, 8
+grid = (FRAMES, *codes.eyes.grid)
+config = Config(
+    model=Dalle(
+        codes,
+        TextDecoder(
+            WORDS + codes.quantiser.size,
+            LENGTH + math.prod(grid),
+            grid=grid,
+            body=transformer("tiny", rotary=10.0, qk_norm=True),
+        ),
+        words=WORDS,
+        length=LENGTH,
+        frames=FRAMES,
+    ),
+    loss=Drawn(),
+    data=Data("clips/one_short", batch=8, captions=1, questions=0, target_length=LENGTH),
+    optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=100, b2=0.98, ema=0.99),
+    codes=Stage("runs/codes_tiny"),
+    steps=4_000,
+)
+tiny = replace(
+    config, data=replace(config.data, name="clips/one_tiny", batch=4), codes=Stage(), steps=2
+)
