@@ -34,10 +34,12 @@ def main(argv: Sequence[str]) -> int:
         print(__doc__, *(f"{row.name:<16} {row.source}" for row in TABLE), "", sep="\n")
     hardware = changed(find(own.hardware), own.egress, own.loss)
     config, run = command.cli(rest, "plan.py")
-    from mlm_jax.planner.compiler import simulate  # after the command line
+    from mlm_jax import stages  # after the command line
+    from mlm_jax.planner.compiler import simulate
     from mlm_jax.planner.program import read
     from mlm_jax.planner.report import Plan, largest, text
 
+    config = stages.resolve(config, run)
     simulate(config)
     print("compiling the step: a large model takes minutes", file=sys.stderr)
     plan = Plan(run.name, config.precision, hardware, read(config))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers as policies
@@ -27,6 +28,7 @@ from mlm_jax.paths import named, nested
 
 Trees = dict[str, Any]
 TREES = ("params", "opt", "ema")
+NO_MESH = jax.sharding.Mesh(np.empty((), object), ())
 WATCHED = "test/loss"
 """The number by which one step is better than another: the lower."""
 
@@ -273,12 +275,14 @@ def fitted(wanted: Trees, step: int, info: dict[str, Any]) -> Trees:
 def restore_params(run: Path) -> tuple[int, Any]:
     """Step and parameters (nested dicts of arrays) of the newest whole checkpoint of a run.
 
-    The moving average, where the run keeps one. Raises: UserError if there is no whole checkpoint.
+    The moving average, where the run keeps one; on one device, whatever mesh is set. Raises:
+    UserError if there is no whole checkpoint.
     """
     folder = run / "checkpoints"
     found = steps(folder)
     for step in reversed(found):
-        saved = read(folder, step, parameters)
+        with jax.set_mesh(NO_MESH):
+            saved = read(folder, step, parameters)
         if isinstance(saved, Saved):
             return step, next(iter(saved.trees.values()))
         warn(folder, step, saved)

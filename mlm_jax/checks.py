@@ -63,6 +63,8 @@ def contradictions(config: Config) -> Iterator[str]:
     parts = config.optim.accumulate
     if parts > 1 and isinstance(config.loss, Contrastive | CaptionMatch):
         yield f"optim.accumulate {parts}: a contrastive loss compares the whole batch"
+    if parts > 1 and getattr(getattr(model, "quantiser", None), "kind", "") == "vq":
+        yield f"optim.accumulate {parts}: the codebook of vq is renewed by the whole batch"
     if data.batch % max(parts, 1):
         yield f"data.batch {data.batch} is not divisible by optim.accumulate {parts}"
     text: Any = getattr(model, "text", None)

@@ -32,6 +32,8 @@ class Feed:
     take: Take
     source: Source
     share: tuple[int, int]
+    unit: int = 1
+    """Pictures of a batch are a multiple of it."""
 
     def batches(self, start: int, stop: Stop) -> Iterator[Batch]:
         """Batches from number `start` on: of several processes, the rows that this one holds."""
@@ -40,11 +42,18 @@ class Feed:
         return in_step(stream, stop)
 
     def held_out(self) -> list[Batch]:
-        """The same config.eval_examples pictures of data.test each time, or all if fewer."""
+        """The same pictures of data.test each time: as many whole batches as make
+        config.eval_examples, or all there are. Raises: UserError."""
         data = self.config.data
         source = sources.open_source(data, data.test, self.take.needs)
         count = min(self.config.eval_examples, len(source))
-        data = replace(data.plain, batch=min(data.batch, count))
+        batch = min(data.batch, count) // self.unit * self.unit
+        if not batch:
+            raise UserError(
+                f"data.test {data.test!r} has {len(source)} pictures for {self.unit} devices:"
+                " --eval-every 0, or more pictures"
+            )
+        data = replace(data.plain, batch=batch)
         stream = in_step(self._stream(data, source, 0, 0), Stop())
         return [next(stream) for _ in range(count // data.batch)]
 
@@ -85,9 +94,9 @@ def in_step(batches: Iterator[Batch], stop: Stop) -> Iterator[Batch]:
 
 def open_feed(config: Config, run: Run, mesh: jax.sharding.Mesh) -> Feed:
     given = senses(config)
-    if "image" in given:
-        keep_preprocessor(config.data, given["image"].size, run.path)
-        config = replace(config, data=with_kept(config.data, run.path))
+    for eyes in (given[key] for key in ("image", "video") if key in given):
+        keep_preprocessor(config.data, eyes.size, run.path)
+    config = replace(config, data=with_kept(config.data, run.path))
     source = sources.open_source(config.data, config.data.train, given)
     if run.tokenizer.exists():
         tokenizer = tokenizers.load(run.tokenizer)
@@ -101,7 +110,15 @@ def open_feed(config: Config, run: Run, mesh: jax.sharding.Mesh) -> Feed:
     known = open_labels(config, run, source)
     spans = isinstance(config.loss, Spans)
     take = take_for(config.data, given, known.classes if known and spans else ())
-    return Feed(config, tokenizer, None if spans else known, take, source, sharding.share(mesh))
+    return Feed(
+        config,
+        tokenizer,
+        None if spans else known,
+        take,
+        source,
+        sharding.share(mesh),
+        sharding.rows_apart(mesh),
+    )
 
 
 def check_hidden(config: Config, tokenizer: Tokenizer) -> None:

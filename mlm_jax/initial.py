@@ -16,10 +16,11 @@ from jaxtyping import Float
 
 from mlm_jax import checkpoint, pretrained
 from mlm_jax.config import Init, UserError, flat, read, to_json
-from mlm_jax.encoders import ImageEncoder
+from mlm_jax.encoders import AudioEncoder, ImageEncoder, VideoEncoder
 from mlm_jax.paths import matches, named, nested, require_matches, rolled, unrolled
 
 Leaves = dict[str, Any]
+Senses = ImageEncoder | VideoEncoder | AudioEncoder
 FREE = ("type", "size", "length", "vocab", "depth", "dropout", "layers", "remat", "labels")
 """Fields that may differ without a change of what a parameter means."""
 TABLES = ("positions/table", "positions_again/table")
@@ -127,47 +128,65 @@ def hint(path: str) -> str:
 # --- other sizes ---
 
 
-def eyes_of(path: str, model: Any) -> ImageEncoder | None:
-    """The image encoder of whose places `path` is the table; None where it is none."""
+def eyes_of(path: str, model: Any) -> Senses | None:
+    """The encoder of whose places `path` is the table; None where it is a text's, or of times."""
+    if not path.endswith(TABLES) or path.endswith("time_positions/table"):
+        return None
     top = path.partition("/")[0]
     part = getattr(model, "image" if top == "positions" else top, None)  # those of MAE's decoder
-    return part if path.endswith(TABLES) and isinstance(part, ImageEncoder) else None
+    return part if isinstance(part, Senses) else None
 
 
-def same_places(ours: ImageEncoder | None, theirs: ImageEncoder | None) -> bool:
+def same_places(ours: Senses | None, theirs: Senses | None) -> bool:
     """Not of 2 x 8 patches and of 4 x 4, whose tables have one shape."""
     if ours is None or theirs is None:
         return True
-    return (ours.extra, ours.grid) == (theirs.extra, theirs.grid)
+    return layout(ours) == layout(theirs)
+
+
+def layout(eyes: Senses) -> tuple[Any, ...]:
+    grid = getattr(eyes, "grid", ())
+    if isinstance(eyes, VideoEncoder) and eyes.positions == "apart":
+        grid = grid[1:]  # times have a table of their own
+    return eyes.extra, grid
 
 
 def fit(
     path: str,
     array: np.ndarray,
     shape: Sequence[int],
-    ours: ImageEncoder | None,
-    theirs: ImageEncoder | None,
+    ours: Senses | None,
+    theirs: Senses | None,
 ) -> np.ndarray | None:
     """The array in another shape where that has a meaning, or None.
 
-    Places of a picture are resampled to another grid; of those of a text the first are taken.
+    Places of a picture are resampled to another grid; of those of a text, or of a sound that lies
+    in time alone, the first are taken.
     """
     if not path.endswith(TABLES):
         return None
-    if ours is not None and theirs is not None:
+    if isinstance(ours, ImageEncoder) and isinstance(theirs, ImageEncoder):
         if not set(ours.extra) <= set(theirs.extra) or array.shape[1] != shape[1]:
             return None
         rows = [array[theirs.extra.index(name)] for name in ours.extra]
         grid = array[len(theirs.extra) :].reshape(*theirs.grid, -1)
         return np.concatenate([*(row[None] for row in rows), resample(grid, ours.grid)])
-    if shape[0] < array.shape[0] and shape[1:] == array.shape[1:]:
+    if (
+        all(map(in_a_row, (ours, theirs)))
+        and shape[0] < array.shape[0]
+        and shape[1:] == array.shape[1:]
+    ):
         return array[: shape[0]]
     return None
 
 
-def told(shape: Sequence[int], eyes: ImageEncoder | None) -> str:
+def in_a_row(eyes: Senses | None) -> bool:
+    return eyes is None or (isinstance(eyes, AudioEncoder) and eyes.stem == "conv")
+
+
+def told(shape: Sequence[int], eyes: Senses | None) -> str:
     """A shape, and what its rows are where they are places of a picture."""
-    if eyes is None:
+    if not isinstance(eyes, ImageEncoder):
         return str(shape)
     rows, columns = eyes.grid
     return f"{shape} ({', '.join([*eyes.extra, f'{rows} x {columns} patches'])})"

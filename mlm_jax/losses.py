@@ -272,6 +272,7 @@ class Rebuilt:
 class Drawn:
     """Cross-entropy in nats of the words of a caption and of the codes of its picture.
 
+    Means over the words of each caption, then over captions, and over codes.
     `text` is the share of the words in the loss (arXiv:2102.12092, section 2.2: an eighth). Words
     that were hidden for guidance count like the others, which are then guessed from bos. Metrics:
     `words` and `codes`, the two by themselves.
@@ -282,7 +283,8 @@ class Drawn:
     def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         find = optax.softmax_cross_entropy_with_integer_labels
         target, real = batch["target"][:, 1:], jnp.asarray(batch["target_mask"][:, 1:], jnp.float32)
-        words = (find(outputs["words"], target) * real).sum() / jnp.maximum(real.sum(), 1)
+        nats = (find(outputs["words"], target) * real).sum(1) / jnp.maximum(real.sum(1), 1)
+        words = nats.mean()
         codes = find(outputs["codes"], outputs["wanted"]).mean()
         loss = self.text * words + (1 - self.text) * codes
         return loss, {"words": words, "codes": codes}

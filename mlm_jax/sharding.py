@@ -110,9 +110,14 @@ def describe(mesh: jax.sharding.Mesh) -> str:
     return " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
 
 
+def rows_apart(mesh: jax.sharding.Mesh) -> int:
+    """Among how many devices the pictures of a batch are shared out."""
+    return int(mesh.shape["data"] * mesh.shape["fsdp"])
+
+
 def check_batch(config: "Config", mesh: jax.sharding.Mesh) -> None:
     """Raises: UserError if the pictures of a step, or of validation, cannot be shared out."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = rows_apart(mesh)
     sizes = {"data.batch": (config.data.batch, parts * config.optim.accumulate)}
     if config.eval_every:
         sizes["eval_examples"] = (min(config.eval_examples, config.data.batch), parts)

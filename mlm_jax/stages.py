@@ -10,6 +10,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import jax
+import numpy as np
+
 from mlm_jax.checkpoint import restore_params
 from mlm_jax.config import Config, UserError, read
 from mlm_jax.data import tokenizers
@@ -92,6 +95,8 @@ def with_stages(config: Config, params: dict[str, Any]) -> dict[str, Any]:
     for name in STAGES:
         if run := getattr(config, name).run:
             _, part = restore_params(Path(run))
+            # held by no device, as the others may lie on many
+            part = jax.tree.map(np.asarray, part)
             params = put_params(params, place_of(config.model, name), part)
     return params
 

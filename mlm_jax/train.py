@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Int
 
 from mlm_jax import optim, processes, sharding, stages
-from mlm_jax.checkpoint import WATCHED, Checkpoints, Saved, size
+from mlm_jax.checkpoint import WATCHED, Checkpoints, Saved, size, steps
 from mlm_jax.config import Config, UserError, to_json
 from mlm_jax.decoders.codes import AVERAGES
 from mlm_jax.feed import Feed, open_feed
@@ -268,12 +268,13 @@ def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
 
 def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
     shapes, tx, begin = prepare(config, next(feed.batches(0, Stop())))
-    run.require_space((config.keep + config.keep_best + 1) * size(shapes))
     saved = checkpoints.restore(trees(shapes))
     start = saved.step if saved else 0
     if start >= config.steps:
         print(f"{run.path} is finished: {start} steps. Another --run begins anew.")
         return 0
+    more = config.keep + config.keep_best - len(steps(run.checkpoints))
+    run.require_space((max(more, 0) + 1) * size(shapes))
     state = resumed(saved, shapes) if saved else begin()
     tests = feed.held_out() if config.eval_every else []
     step, validate = make_step(config, tx), make_validate(config)

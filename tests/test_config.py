@@ -11,7 +11,9 @@ import pytest
 from mlm_jax import checks, command
 from mlm_jax import config as configs
 from mlm_jax.config import Config, Data, Optim, UserError
-from mlm_jax.losses import Caption
+from mlm_jax.decoders.codes import Quantiser
+from mlm_jax.losses import Caption, Rebuilt
+from mlm_jax.models.codes import Codes
 from mlm_jax.models.multimodal import Multimodal
 
 WORDS = {"world": 76, "clips": 55}
@@ -211,6 +213,15 @@ def test_shared_module_in_an_experiment_is_refused(tmp_path: Path) -> None:
         ({"steps": 0}, "steps is 0: at least 1"),
         ({"keep_best": 1, "eval_every": 300, "save_every": 400}, "eval_every 300 must divide"),
         ({"optim": Optim(accumulate=3)}, "data.batch 64 is not divisible by optim.accumulate 3"),
+        (
+            {
+                "model": Codes(quantiser=Quantiser("vq")),
+                "loss": Rebuilt(),
+                "data": Data(captions=0, questions=0),
+                "optim": Optim(accumulate=2),
+            },
+            "optim.accumulate 2: the codebook of vq is renewed by the whole batch",
+        ),
         ({"optim": Optim(lr=float("nan"))}, "optim.lr is nan"),
         ({"optim": Optim(ema=1.0)}, "optim.ema is 1.0: at least 0 and under 1"),
         ({"optim": Optim(lr_scale=(("image", 0.0),))}, "optim.lr_scale image is 0.0"),

@@ -14,12 +14,13 @@ from mlm_jax import train
 from mlm_jax.checkpoint import restore_params
 from mlm_jax.config import Init, UserError
 from mlm_jax.decoders import TextDecoder
-from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.encoders import ImageEncoder, TextEncoder, VideoEncoder
 from mlm_jax.fusion import Fusion
 from mlm_jax.initial import resample, start_from
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.models.mae import Mae
 from mlm_jax.models.multimodal import Multimodal
+from mlm_jax.models.video import Video
 from mlm_jax.models.vit import Vit
 from mlm_jax.paths import named, rolled, unrolled
 from mlm_jax.pretrained import load
@@ -106,6 +107,32 @@ def test_as_many_places_in_another_grid() -> None:
     other = replace(wide, image=ImageEncoder((4, 12), 4, class_token=True, distillation_token=True))
     with pytest.raises(UserError, match=r"class_token, distillation_token, 1 x 3 patches\), there"):
         start(replace(other, image=replace(other.image, body=body())), "ViTForImageClassification")
+
+
+@pytest.mark.parametrize(
+    ("size", "frames", "kept"),
+    [((8, 8), 2, ()), ((4, 8), 2, None), ((4, 16), 2, None), ((8, 8), 1, ("time",))],
+)
+def test_places_of_clips_are_those_of_one_grid(
+    size: tuple[int, int], frames: int, kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of 4 x 4 pixels has the first rows of one of 8 x 8 by number, not by place."""
+    rng = np.random.default_rng(0)
+
+    def clips(size: tuple[int, int], frames: int) -> tuple[Any, Any]:
+        model = Video(VideoEncoder(frames, size, 4, kind="factorised", body=body(), time=body()))
+        batch = {"video": jax.ShapeDtypeStruct((1, frames, *size, 3), jnp.uint8)}
+        shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+        return model, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+
+    source, params = clips((8, 8), 2)
+    monkeypatch.setattr("mlm_jax.initial.open_source", lambda _: (source, params, ()))
+    if kept is None:
+        with pytest.raises(UserError, match=r"shapes do not fit:\n  video/positions/table is"):
+            start_from(Init("elsewhere"), *clips(size, frames))
+        return
+    _, listing = start_from(Init("elsewhere"), *clips(size, frames))
+    assert listing.resized == tuple(f"video/{name}_positions/table" for name in kept)
 
 
 def test_the_places_of_a_masked_autoencoder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,20 @@ def test_padding_of_the_text_is_never_read(fused_model: tuple[Multimodal, Any]) 
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["gated", "prefix"])
+def test_more_padding_turns_nothing(kind: str) -> None:
+    """What stands before the words is as far from them in a batch with a longer text."""
+    model = small(kind)
+    block = replace(model.decoder.body.block, rotary=100.0)
+    model = model.clone(decoder=model.decoder.clone(body=replace(model.decoder.body, block=block)))
+    batch = make_batch()
+    batch |= {"text_mask": batch["text_mask"] & (jnp.arange(6) < 4)}
+    params = opened(jax.jit(model.init)(KEY, batch)["params"])
+    narrow = batch | {name: batch[name][:, :4] for name in ("text", "text_mask")}
+    a, b = logits(model, params, narrow), logits(model, params, batch)
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_the_decoder_sees_the_past_only(fused_model: tuple[Multimodal, Any]) -> None:
     model, params = fused_model
     batch = make_batch()

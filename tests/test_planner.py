@@ -231,6 +231,12 @@ def test_causal_attention_is_counted_in_full_and_what_is_useless_of_it_apart() -
     assert whole - causal == pytest.approx(817.18e9, rel=2e-3)
 
 
+def test_nothing_looks_back_alone_in_a_masked_autoencoder() -> None:
+    whole, causal = model_flops(load("mae_tiny:tiny"))
+    assert whole > 0
+    assert causal == 0
+
+
 def test_flops_of_the_multimodal_model_are_those_of_the_closed_form() -> None:
     config = load("vit_base")
     data = replace(config.data, batch=1, captions=1, questions=0)

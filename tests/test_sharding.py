@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -11,12 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy
 from jax.sharding import PartitionSpec
 
+from mlm_jax import config as configs
+from mlm_jax import run as runs
 from mlm_jax import sharding
 from mlm_jax.config import Config, Data, Mesh, Optim, UserError, load, names
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.feed import open_feed
 from mlm_jax.fusion import Fusion
 from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import (
@@ -286,6 +291,23 @@ def test_a_batch_that_does_not_divide() -> None:
         sharding.check_batch(parts, mesh)
     with pytest.raises(UserError, match=r"eval_examples 6 is not divisible by .* = 8: 8$"):
         sharding.check_batch(replace(config, eval_examples=6), mesh)
+
+
+@pytest.mark.usefixtures("eight")
+def test_a_small_test_split_is_validated_in_batches_that_divide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of six pictures four, on four devices; on eight it is said, before the first step."""
+    monkeypatch.setattr(configs, "PACKAGES", ("mlm_jax", "toy"))
+    folder = toy.write_pictures(tmp_path / "pictures")
+    config = toy.config(folder, mesh=Mesh(2, 2, 2))
+    config = replace(config, data=replace(config.data, batch=8))
+    with runs.open_run(tmp_path / "run", config) as run:
+        feed = open_feed(config, run, sharding.make_mesh(config.mesh))
+        assert [len(batch["image"]) for batch in feed.held_out()] == [4]
+        feed = replace(feed, unit=8)
+        with pytest.raises(UserError, match=r"data.test 'test' has 6 pictures for 8 devices"):
+            feed.held_out()
 
 
 @pytest.mark.usefixtures("eight")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import toy
 
-from mlm_jax import checkpoint, stages
+from mlm_jax import checkpoint, sharding, stages
 from mlm_jax.checkpoint import restore_params
-from mlm_jax.config import Config, Data, Optim, Stage, UserError, read
+from mlm_jax.config import Config, Data, Mesh, Optim, Stage, UserError, read
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder, Quantiser
 from mlm_jax.drawing import Drawing, draw
@@ -26,6 +26,7 @@ from mlm_jax.models.painter import Painter
 from mlm_jax.models.prior import AutoregressivePrior
 from mlm_jax.models.unclip import Unclip
 from mlm_jax.paths import named
+from mlm_jax.run import read_metrics
 from mlm_jax.train import train
 from mlm_jax.trained import open_trained
 
@@ -111,6 +112,20 @@ def params_at(run: Path, step: int) -> Any:
     saved = checkpoint.read(run / "checkpoints", step, checkpoint.on_one_device)
     assert not isinstance(saved, str)
     return saved.trees
+
+
+def test_it_begins_on_several_devices(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharding, "devices", lambda: jax.devices()[:4])
+    config = replace(made.drawer(made.codes), mesh=Mesh(data=2, fsdp=2))
+    assert train(config, tmp_path / "run") == 0
+    alone, shared = (read_metrics(run) for run in (made.dalle, tmp_path / "run"))
+    for one, two in zip(alone, shared, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    kept = named(params_at(tmp_path / "run", 2)["params"]["codes"])
+    for path, leaf in named(restore_params(made.codes)[1]).items():
+        np.testing.assert_array_equal(kept[path], leaf, err_msg=path)
 
 
 def test_the_run_holds_the_model_of_the_run_before(made: Made) -> None:

@@ -26,7 +26,7 @@ from mlm_jax.checkpoint import restore_params, steps
 from mlm_jax.config import Config, Optim, UserError
 from mlm_jax.data import loader, sources, tokenizers
 from mlm_jax.data.transforms import Take, decode_for
-from mlm_jax.losses import Caption
+from mlm_jax.losses import Caption, Drawn
 from mlm_jax.paths import named
 from mlm_jax.train import State, train
 
@@ -97,6 +97,20 @@ def test_accumulated_parts_equal_the_whole_batch() -> None:
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), *grads)
     assert int(parts.step) == 1
+
+
+def test_captions_of_any_length_count_alike_in_parts() -> None:
+    """Words are averaged by caption, so that parts with fewer words weigh as much as others."""
+    rng = np.random.default_rng(0)
+    batch = toy.batch(8, texts=1)
+    words, codes = rng.normal(size=(8, 6, 16)), rng.normal(size=(8, 4, 5))
+    said = {"words": words, "codes": codes, "wanted": rng.integers(0, 5, (8, 4))}
+    whole = Drawn()(said, batch)[0]
+    halves = [
+        Drawn()(*({key: array[part] for key, array in tree.items()} for tree in (said, batch)))[0]
+        for part in (slice(2), slice(2, 4), slice(4, 6), slice(6, 8))
+    ]
+    assert float(whole) == pytest.approx(float(np.mean(halves)), rel=1e-5)
 
 
 def test_parts_draw_their_own_dropout() -> None:
@@ -364,6 +378,22 @@ def test_too_little_space_is_refused_before_training(
     with pytest.raises(UserError, match="Make room, lower --keep"):
         train(toy.config(folder), tmp_path / "run")
     assert steps(tmp_path / "run" / "checkpoints") == []
+
+
+def test_what_the_run_holds_already_is_not_asked_for_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for one checkpoint more is enough to go on where all that are kept are there."""
+    config = toy.config(folder)
+    assert train(config, tmp_path / "run") == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    shutil.copytree(tmp_path / "run" / "checkpoints" / "8", tmp_path / "run" / "checkpoints" / "2")
+    asked = []
+    monkeypatch.setattr(runs.Run, "require_space", lambda self, need: asked.append(need))
+    assert train(config, tmp_path / "run") == 0
+    assert train(config, tmp_path / "new") == 0
+    once, whole = asked
+    assert whole == 4 * once
 
 
 def test_a_checkpoint_of_other_code_is_refused(folder: Path, finished: Path) -> None:

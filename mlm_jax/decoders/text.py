@@ -96,18 +96,29 @@ class TextDecoder(nn.Module):
             looks,
             memory=fused.memory,
             gated=fused.gated,
-            places=self._turned(places[0], prefix),
+            places=self._turned(places[0], prefix, cached, later),
             train=train,
         )
         return out.x[:, prefix:]
 
-    def _turned(self, places: Int[Array, "N"], prefix: int) -> Float[Array, "N 2"] | None:
-        """What rotary positions turn by, where there is a grid."""
-        if self.grid is None or not self.body.block.rotary:
+    def _turned(
+        self, places: Int[Array, "N"], prefix: int, cached: bool, later: bool
+    ) -> Float[Array, "M axes"] | None:
+        """What rotary positions turn by: the words from 0 on, what stands before them back from -1.
+
+        So the padding at the end of a prefix moves nothing that is read.
+        """
+        if not self.body.block.rotary:
             return None
-        if prefix:
-            raise ValueError("a prefix has no place on a grid: rotary 0, or no grid")
-        return jnp.take(grid_of_text(self.length, self.grid), places, axis=0, mode="clip")
+        if self.grid is not None:
+            if prefix:
+                raise ValueError("a prefix has no place on a grid: rotary 0, or no grid")
+            return jnp.take(grid_of_text(self.length, self.grid), places, axis=0, mode="clip")
+        start = self.get_variable("cache", "turn") if later else jnp.zeros((), jnp.int32)
+        if cached:
+            self.put_variable("cache", "turn", start + len(places))
+        turned = jnp.concatenate([-1 - jnp.arange(prefix), start + jnp.arange(len(places))])
+        return turned.astype(jnp.float32)[:, None]
 
 
 def grid_of_text(length: int, grid: tuple[int, ...]) -> Float[Array, "N 2"]:

@@ -1,6 +1,9 @@
 """The one attention of the project: self, cross, grouped, rotary, cached."""
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import flax.linen as nn
 import jax
@@ -9,8 +12,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mlm_jax.layers.tokens import Causal, Tokens, for_rows
 
-PIECE = 256
+PIECE = ContextVar("PIECE", default=256)
 """Rows of a causal text that attend at a time on a CPU."""
+
+
+@contextmanager
+def in_one_piece() -> Iterator[None]:
+    """As other hardware attends, for those who plan for it on a CPU."""
+    before = PIECE.set(sys.maxsize)
+    try:
+        yield
+    finally:
+        PIECE.reset(before)
 
 
 class Attention(nn.Module):
@@ -157,7 +170,7 @@ def attend(
         weights = weigh(query[:, :, rows.start : rows.stop], key[:, :, :seen], looks)
         return mix(weights, value[:, :, :seen])
 
-    step = PIECE if causal else count
+    step = PIECE.get() if causal else count
     pieces = (range(start, min(start + step, count)) for start in range(0, count, step))
     return jnp.concatenate([read(rows) for rows in pieces], axis=1)
 

@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding
 
 from mlm_jax import sharding
 from mlm_jax.config import Config, from_json, senses, to_json
+from mlm_jax.layers.attention import in_one_piece
 from mlm_jax.losses import Classes, Spans
 from mlm_jax.train import State, make_step, prepare
 
@@ -106,7 +107,7 @@ def here(config: Config, options: dict[str, str | bool] = OPTIONS) -> str:
     """For the devices there are."""
     mesh = sharding.make_mesh(config.mesh)
     state, batch, step = parts(config, mesh)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), in_one_piece():
         return step.lower(state, batch).compile(options).as_text() or ""
 
 

@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from mlm_jax import sharding
 from mlm_jax.config import Config
+from mlm_jax.layers.attention import in_one_piece
 from mlm_jax.planner import hlo
 from mlm_jax.planner.collectives import Collective, collectives
 from mlm_jax.planner.compiler import apart, example, here, initial, parts
@@ -136,7 +137,8 @@ def model_flops(config: Config) -> tuple[float, float]:
         return config.loss(outputs, batch)
 
     key = jax.random.key(0)
-    traced = jax.make_jaxpr(forward)(initial(config), batch)
+    with in_one_piece():
+        traced = jax.make_jaxpr(forward)(initial(config), batch)
     return 3 * counted(traced.jaxpr), 3 * causal_flops(config, batch)
 
 
@@ -173,7 +175,7 @@ def causal_flops(config: Config, batch: Mapping[str, Any]) -> float:
     """Half of the self-attention of what looks back alone, forward: 4 n^2 d a layer, in full."""
     decoder: Any = getattr(config.model, "decoder", None)
     text: Any = getattr(config.model, "text", None)
-    readers = [(decoder.body, -1)] if decoder is not None else []
+    readers = [(decoder.body, -1)] if hasattr(decoder, "vocab") else []  # not one of MAE
     readers += [(text.body, 0)] if getattr(text, "causal", False) else []
     total = 0.0
     for rows_of in (batch, batch.get("also", {})):

@@ -81,6 +81,12 @@ def test_outputs_and_the_parts_it_is_made_of(params: Any) -> None:
     np.testing.assert_array_equal(out["wanted"], coded)
 
 
+def test_texts_that_are_not_so_many_for_each_picture_are_refused() -> None:
+    three = {name: jnp.concatenate([x, x[:1]]) for name, x in BATCH.items() if name != "image"}
+    with pytest.raises(ValueError, match="3 rows of text for 2 pictures"):
+        jax.eval_shape(MODEL.init, KEY, {**BATCH, **three})
+
+
 def test_no_gradient_reaches_the_codes(params: Any) -> None:
     @jax.jit
     @jax.grad
@@ -270,7 +276,7 @@ def test_loss_weighs_words_and_codes() -> None:
         words, np.asarray(BATCH["target"])[:, 1:, None], 2
     ).squeeze(-1)
     real = np.array([[1, 1, 1], [1, 1, 0]])
-    of_words = (nats * real).sum() / 5
+    of_words = ((nats * real).sum(1) / [3, 2]).mean()
     of_codes = (np.log(np.exp(codes).sum(-1)) - np.take_along_axis(codes, wanted[..., None], 2)
                 .squeeze(-1)).mean()  # fmt: skip
     for share in (0.125, 0.0, 1.0):
