@@ -23,7 +23,7 @@ from jaxtyping import Array, UInt32
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mlm_jax import processes
-from mlm_jax.config import UserError
+from mlm_jax.config import UserError, read_json
 from mlm_jax.paths import named, nested
 
 Trees = dict[str, Any]
@@ -124,9 +124,10 @@ class Checkpoints:
         failed; earlier steps stay whole.
         """
         trees = copied(trees)
-        info = seal(json.loads(json.dumps({**info, "arrays": manifest(trees)})))
-        items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
         metrics = None if watched is None else {WATCHED: watched}
+        info = {**info, **(metrics or {}), "arrays": manifest(trees)}
+        info = seal(json.loads(json.dumps(info)))
+        items = {name: ocp.args.PyTreeSave(tree) for name, tree in trees.items()}
         try:
             self.manager.save(
                 step,
@@ -275,18 +276,33 @@ def fitted(wanted: Trees, step: int, info: dict[str, Any]) -> Trees:
 def restore_params(run: Path) -> tuple[int, Any]:
     """Step and parameters (nested dicts of arrays) of the newest whole checkpoint of a run.
 
-    The moving average, where the run keeps one; on one device, whatever mesh is set. Raises:
+    Of the best, where the run keeps the best (`keep_best`). The moving average, where the run keeps one; on one device, whatever mesh is set. Raises:
     UserError if there is no whole checkpoint.
     """
     folder = run / "checkpoints"
     found = steps(folder)
-    for step in reversed(found):
+    for step in best_first(folder, found) if keeps_best(run) else reversed(found):
         with jax.set_mesh(NO_MESH):
             saved = read(folder, step, parameters)
         if isinstance(saved, Saved):
             return step, next(iter(saved.trees.values()))
         warn(folder, step, saved)
     raise none_good(folder, found)
+
+
+def keeps_best(run: Path) -> bool:
+    return (run / "config.json").exists() and bool(read_json(run).get("keep_best"))
+
+
+def best_first(folder: Path, found: Sequence[int]) -> list[int]:
+    """The lowest WATCHED first, then those of which it is not known, the newest of them first."""
+    infos = {step: read_info(folder.absolute() / str(step)) for step in reversed(found)}
+    known = {
+        step: float(info[WATCHED])
+        for step, info in infos.items()
+        if not isinstance(info, str) and WATCHED in info
+    }
+    return [*sorted(known, key=known.__getitem__), *(step for step in infos if step not in known)]
 
 
 def parameters(info: dict[str, Any]) -> Trees:

@@ -163,6 +163,11 @@ def test_the_best_are_kept_besides_the_newest(tmp_path: Path) -> None:
         checkpoints.save(step, trees(step), {}, loss)
     checkpoints.close()
     assert steps(tmp_path / "checkpoints") == [1, 2, 4]
+    assert restore_params(tmp_path)[0] == 4
+    (tmp_path / "config.json").write_text('{"keep_best": 2}')
+    assert restore_params(tmp_path)[0] == 1
+    damage(tmp_path, 1)
+    assert restore_params(tmp_path)[0] == 2
 
 
 def test_another_model_is_told_from_damage(run: Path) -> None:
