@@ -276,8 +276,8 @@ def fitted(wanted: Trees, step: int, info: dict[str, Any]) -> Trees:
 def restore_params(run: Path) -> tuple[int, Any]:
     """Step and parameters (nested dicts of arrays) of the newest whole checkpoint of a run.
 
-    Of the best, where the run keeps the best (`keep_best`). The moving average, where the run keeps one; on one device, whatever mesh is set. Raises:
-    UserError if there is no whole checkpoint.
+    Of the best, where the run keeps the best (`keep_best`). The moving average, where the run
+    keeps one; on one device, whatever mesh is set. Raises: UserError if none is whole.
     """
     folder = run / "checkpoints"
     found = steps(folder)
