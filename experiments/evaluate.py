@@ -1,6 +1,8 @@
 """Evaluate a trained run; figures go to the screen, evaluation.json and report.html of the run.
 
 python experiments/evaluate.py --run runs/vit_tiny [--split test|novel] [--json FILE] [--limit N]
+
+Captions: --rank. Classes: --views N. Pictures drawn: --features RUN, and --clip RUN with --among N.
 """
 
 import sys
@@ -28,15 +30,17 @@ class Arguments:
     json: Path | None = None
     """Write the figures there too."""
     rank: bool = False
-    """Rank all distinct captions of the split for every picture: caption/recall@k. Slow."""
+    """Captions: rank all distinct ones of the split for every picture, caption/recall@k. Slow."""
     features: Path | None = None
-    """A run of CLIP, by whose vectors drawn pictures are measured too: FID, KID, CLIP score."""
+    """Drawing: a run of CLIP, whose vectors compare with real pictures: FID, KID, CLIP score."""
     clip: Path | None = None
-    """A run of CLIP: of --among pictures drawn for each caption that counts which it finds nearest.
-    """
+    """Drawing: a run of CLIP; of --among pictures for each caption only the one it finds nearest
+    counts."""
     among: int = 1
+    """Drawing: pictures for each caption, at least 2, with --clip."""
     views: int = 1
-    """Classes by so many views of each picture, clip or sound, varied as in training but one."""
+    """Classes: average over this many looks, the first as it is, the others augmented as in
+    training."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,6 +1,8 @@
 """What a published checkpoint holds: family, model, tensors and sizes.
 
 python experiments/inspect_weights.py PATH [--tensors]
+
+PATH is a folder with config.json and safetensors or flax_model.msgpack.
 """
 
 import sys

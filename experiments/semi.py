@@ -47,6 +47,7 @@ TEACHERS: dict[Method, Method] = {
     "unfiltered": "labelled", "filtered": "labelled", "rounds": "filtered"
 }  # fmt: skip
 FIGURES = ("caption/facts_f1", "caption/wholly_right")
+SETTINGS = ("config", "unlabelled", "keep", "steps", "limit")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Arguments:
     fractions: tuple[int, ...] = (1, 10, 100)
     """Percent of train that have captions; of 100 there is nothing else to learn from."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Every cell is trained once with each."""
     unlabelled: int = 6_000
     """Pictures without captions, those of train that come after the labelled ones."""
     keep: float = 0.5
@@ -95,6 +97,7 @@ class Experiment:
 
     def __init__(self, given: Arguments, config: Config):
         self.given, self.config = given, config
+        self.settings = {key: getattr(given, key) for key in SETTINGS}
         given.out.mkdir(parents=True, exist_ok=True)
 
     def path(self, fraction: int, method: Method, seed: int) -> Path:
@@ -105,7 +108,7 @@ class Experiment:
         path, data = self.path(fraction, method, seed), self.config.data
         done = path / "cell.json"
         if done.exists():
-            return json.loads(done.read_text())
+            return self.kept(done)
         labelled, unlabelled = self.splits(fraction)
         config, kept = replace(self.config, seed=seed), {}
         if method == "labelled":
@@ -129,8 +132,17 @@ class Experiment:
             raise KeyboardInterrupt
         figures = evaluate(path, "test", limit=self.given.limit, name=data.name)
         values = {name: figure.value for name, figure in figures.items()}
-        row = {"seed": seed, "figures": values, "pseudo": kept}
+        row = {"seed": seed, "figures": values, "pseudo": kept, "settings": self.settings}
         write(done, json.dumps(row, indent=2) + "\n")
+        return row
+
+    def kept(self, path: Path) -> dict[str, Any]:
+        """A cell that was done before. Raises: UserError if it was with other settings."""
+        row: dict[str, Any] = json.loads(path.read_text())
+        for key, value in self.settings.items():
+            was = row.get("settings", {}).get(key, "unknown")
+            if was != value:
+                raise UserError(f"{path}: its {key} is {was}, not {value}: name another --out")
         return row
 
     def splits(self, fraction: int) -> tuple[str, str]:

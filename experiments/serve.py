@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
-        raise UserError(f'{error.name} is missing: pip install "mlm_jax[demo]"') from error
+        raise UserError(f"{error.name} is missing: pip install -e '.[demo]' brings it") from error
     from mlm_jax import prompts
     from mlm_jax.serving.answering import Playground
     from mlm_jax.serving.batching import sizes_to

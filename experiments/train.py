@@ -1,6 +1,8 @@
 """Train an experiment; a run that exists is gone on with.
 
 python experiments/train.py --config vit_tiny [--run DIR] [--steps N] [--optim.lr 3e-4 ...]
+python experiments/train.py --config vit_tiny:tiny    2 steps on the smallest data, to try it
+python experiments/train.py --config vit_tiny --help  every key
 """
 
 import sys

@@ -50,7 +50,7 @@ def opened(file: File, key: str, where: str) -> Iterator[Any]:
 def needed(module: str, where: str) -> None:
     """Raises: UserError where an extra is not installed."""
     if module not in sys.modules:
-        raise UserError(f"{where}: needs {module}, which pip install 'mlm_jax[media]' brings")
+        raise UserError(f"{where}: needs {module}, which pip install -e '.[media]' brings")
 
 
 def alone(stream: Any, key: str, where: str) -> None:
