@@ -11,7 +11,7 @@ python experiments/generate.py --run runs/dalle_tiny --prompt "a red circle" --n
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,22 @@ from mlm_jax import command
 from mlm_jax.config import SENSES, UserError
 
 EVENTS, CLASSES = 10, 5  # how many are shown where --n does not say
+AMONG = 32  # how many are drawn where --among does not say
+
+DRAWN = ("clip", "to", "guidance", "sampler", "steps", "told", "blocked", "watermark")
+NEEDED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(DRAWN, ("out",)),
+    **dict.fromkeys(("question", "answers"), SENSES),
+    "among": ("clip",),
+    "out": ("prompt",),
+}
+"""By the option: those without all of which it would be passed over."""
+UNREAD = {
+    "out": ("question", "answers", "messages", "method", "beams"),
+    "to": ("clip", "video"),
+    "messages": ("question", "prompt", "answers"),
+}
+"""By the option: those that would be passed over beside it."""
 
 
 @dataclass(frozen=True)
@@ -44,36 +60,41 @@ class Arguments:
     """Left out: a caption."""
     answers: tuple[str, ...] = ()
     """Choose among these; the probability is then shared out among them."""
-    method: Literal["greedy", "sample", "beam"] = "greedy"
+    method: Literal["greedy", "sample", "beam"] | None = None
+    """None: greedy."""
     temperature: float = 1.0
     """Sampling: divides the logits."""
     top_k: int = 0
     """Sampling: among this many of the likeliest words; 0 = all."""
     top_p: float = 1.0
     """Sampling: among the likeliest words that have this probability between them."""
-    beams: int = 4
+    beams: int | None = None
+    """None: 4."""
     n: int = 1
     """How many texts, which for more than one need --method sample or beam; classes, or events;
     or pictures."""
     seed: int = 0
     """Sampling, and drawing."""
     out: Path | None = None
-    """Drawing: a new folder for pictures (PNG) or clips (GIF), and a sheet of all of them. With an
-    --image, or a --video, its first half is kept and the rest drawn anew; DALL-E 2 varies it."""
+    """Drawing: a new folder for pictures (PNG) or clips (GIF, and MP4 where PyAV is installed), and
+    a sheet of all of them. With an --image, or a --video, its first half is kept and the rest drawn
+    anew; DALL-E 2 varies it."""
     guidance: float | None = None
     """Drawing: how much the prompt counts; 1 is as learnt. 2 for codes, 3 for painting."""
-    sampler: Literal["ddpm", "ddim", "dpm++2m", "heun"] = "dpm++2m"
-    """Drawing by diffusion."""
-    steps: int = 30
-    """Drawing by diffusion."""
-    told: Literal["prior", "text"] = "prior"
-    """Drawing by DALL-E 2: by the prior's guess, or by CLIP's vector of the prompt itself."""
+    sampler: Literal["ddpm", "ddim", "dpm++2m", "heun"] | None = None
+    """Drawing by diffusion; None: dpm++2m."""
+    steps: int | None = None
+    """Drawing by diffusion; None: 30."""
+    told: Literal["prior", "text"] | None = None
+    """Drawing by DALL-E 2: by the prior's guess (None as well), or by CLIP's vector of the prompt
+    itself."""
     to: str = ""
     """Drawing by DALL-E 2: --n pictures on the way from --prompt to this prompt; with an --image,
     which --prompt tells, from that picture towards what this prompt tells instead."""
     clip: Path | None = None
     """Drawing: a run of CLIP; of --among pictures the --n that it finds nearest to the prompt."""
-    among: int = 32
+    among: int | None = None
+    """None: 32."""
     blocked: Path | None = None
     """Drawing: a list of words that are refused, in place of the project's own."""
     watermark: bool = True
@@ -99,7 +120,11 @@ def main(argv: Sequence[str]) -> int:
         words = unknown(trained.tokenizer, text)
         if words:
             print(f"note: {given.run} has never seen: {', '.join(words)}", file=sys.stderr)
-    how = How(given.method, given.temperature, given.top_k, given.top_p, given.beams)
+    how = but_for(
+        How(temperature=given.temperature, top_k=given.top_k, top_p=given.top_p),
+        method=given.method,
+        beams=given.beams,
+    )
     files = {key: path for key in SENSES if (path := getattr(given, key)) is not None}
     if files and isinstance(trained.config.loss, Spans):
         for event in watch_for_events(trained, files)[: given.n if given.n > 1 else EVENTS]:
@@ -126,41 +151,31 @@ def main(argv: Sequence[str]) -> int:
 
 def refuse_unread(given: Arguments) -> None:
     """Raises: UserError for what would be passed over in silence."""
-    shown = any(getattr(given, key) is not None for key in SENSES)
-    if given.out is not None and (given.question or given.answers or given.messages):
-        raise UserError("--out is for what is drawn: no --question, --answers or --messages")
-    if given.out is not None and not given.prompt:
-        raise UserError("--out is for what is drawn: --prompt says what")
-    if given.out is None and (given.clip is not None or given.to):
-        raise UserError("--clip and --to are about what is drawn, into --out")
-    if given.to and (given.clip is not None or given.video is not None):
-        raise UserError("--to goes from a --prompt to another, without --clip or a --video")
-    if shown and given.prompt and given.out is None:
+    said = {each.name for each in fields(given) if getattr(given, each.name) != each.default}
+    for one, others in NEEDED.items():
+        if one in said and said.isdisjoint(others):
+            raise UserError(f"{option(one)} needs {' or '.join(map(option, others))}")
+    for one, others in UNREAD.items():
+        for other in others:
+            if said >= {one, other}:
+                raise UserError(f"{option(one)} reads no {option(other)}")
+    if "prompt" in said and "out" not in said and not said.isdisjoint(SENSES):
         raise UserError("--prompt is for a model of text alone, which takes no --image")
-    if not shown and (given.question or given.answers):
-        raise UserError("--question and --answers are about an --image, a --video or an --audio")
-    if given.messages is not None and (given.question or given.prompt or given.answers):
-        raise UserError("--messages say all that is said: no --question, --answers or --prompt")
+    if given.n < 1 or (given.to and given.n < 2):
+        raise UserError(f"--n is {given.n}: at least {2 if given.to else 1}")
+
+
+def option(name: str) -> str:
+    return "--no-watermark" if name == "watermark" else f"--{name}"
 
 
 def draw_into(out: Path, given: Arguments, trained: Any) -> int:
     """Draw --n pictures of the prompt into a folder. Raises: UserError."""
-    from mlm_jax import choosing, drawing, gallery, prompts
-    from mlm_jax.decoders import diffusion
-    from mlm_jax.generate import How
-    from mlm_jax.trained import look, open_trained
+    from mlm_jax import choosing, drawing
+    from mlm_jax.trained import look
 
-    gallery.require_new(out)
-    refused = prompts.read_words(given.blocked or prompts.LIST)
-    if why := prompts.blocked(f"{given.prompt}; {given.to}", refused):
-        raise UserError(f"--prompt: {why}")
-    plain = drawing.Drawing()
-    how = drawing.Drawing(
-        How("sample", given.temperature, given.top_k, given.top_p,
-            guidance=or_else(given.guidance, plain.codes.guidance)),
-        diffusion.How(given.sampler, given.steps, or_else(given.guidance, plain.paint.guidance)),
-        told=given.told,
-    )  # fmt: skip
+    how = how_to_draw(given)
+    clip = refuse_undrawn(out, given, trained)
     files = {key: path for key in SENSES if (path := getattr(given, key)) is not None}
     shown = next(iter(look(trained, files).values())) if files else None
     if given.to:
@@ -170,32 +185,78 @@ def draw_into(out: Path, given: Arguments, trained: Any) -> int:
         pictures = way(trained, given.prompt, given.to, given.n, how=how)
         texts = [f"{given.prompt} -> {given.to}"] * given.n
         return hang(out, given, texts, pictures, asdict(how))
-    count = max(given.among, given.n) if given.clip else given.n
+    count = given.n if clip is None else max(AMONG if given.among is None else given.among, given.n)
     begun = None if shown is None else shown[None].repeat(count, axis=0)
     texts = [given.prompt] * count
     pictures = drawing.draw(trained, texts, how=how, seed=given.seed, begun=begun)
-    if given.clip is not None:
-        scores = choosing.ranked(open_trained(given.clip), texts, pictures)
+    if clip is not None:
+        scores = choosing.ranked(clip, texts, pictures)
         pictures = pictures[(-scores).argsort(kind="stable")[: given.n]]
     settings = asdict(how) | {"clip": str(given.clip or ""), "among": count}
     return hang(out, given, texts[: given.n], pictures, settings)
+
+
+def refuse_undrawn(out: Path, given: Arguments, trained: Any) -> Any:
+    """The run of --clip, if any. Raises: UserError for what would fail after the drawing."""
+    from mlm_jax import choosing, drawing, gallery, prompts
+    from mlm_jax.trained import open_trained
+
+    gallery.require_new(out)
+    refused = prompts.read_words(given.blocked or prompts.LIST)
+    if why := prompts.blocked(f"{given.prompt}; {given.to}", refused):
+        raise UserError(f"--prompt: {why}")
+    drawing.drawer_of(trained)
+    model = trained.config.model
+    if given.watermark:
+        gallery.require_room(getattr(model, model.sense).takes.shape)
+    if given.clip is None:
+        return None
+    if model.sense == "video":
+        raise UserError(f"--clip is for pictures, and {trained.path} draws clips")
+    clip = open_trained(given.clip)
+    choosing.told(clip, [given.prompt])
+    return clip
+
+
+def how_to_draw(given: Arguments) -> Any:
+    """Raises: UserError."""
+    from mlm_jax.drawing import Drawing
+
+    plain = Drawing()
+    words = {"temperature": given.temperature, "top_k": given.top_k, "top_p": given.top_p}
+    return but_for(
+        plain,
+        codes=but_for(plain.codes, guidance=given.guidance, **words),
+        paint=but_for(
+            plain.paint, sampler=given.sampler, steps=given.steps, guidance=given.guidance
+        ),
+        told=given.told,
+    )
+
+
+def but_for(settings: Any, **given: Any) -> Any:
+    """The settings, and in their place what is given and not None."""
+    return replace(settings, **{key: value for key, value in given.items() if value is not None})
 
 
 def hang(
     out: Path, given: Arguments, texts: Sequence[str], pictures: Any, settings: dict[str, Any]
 ) -> int:
     from mlm_jax import gallery
+    from mlm_jax.provenance import can_film
 
-    mark = given.watermark
     paths = gallery.hang(
-        out, given.run, texts, pictures, seed=given.seed, settings=settings, mark=mark
+        out,
+        given.run,
+        texts,
+        pictures,
+        seed=given.seed,
+        settings=settings,
+        mark=given.watermark,
+        films=can_film(),
     )
     print(*paths, sep="\n")
     return 0
-
-
-def or_else(value: float | None, default: float) -> float:
-    return default if value is None else value
 
 
 def read_messages(path: Path) -> Any:

@@ -27,7 +27,7 @@ from mlm_jax.trained import Trained, unknown
 Pixels = UInt8[np.ndarray, "N *T H W 3"]
 Batch = dict[str, Array]
 
-BATCH = 32  # drawn at a time
+BATCH = 32  # drawn at a time, at most
 TURNED = 0.5  # of the way to what texts differ by: as far as a picture is changed
 
 
@@ -75,10 +75,14 @@ def draw(
     return np.concatenate(drawn)[: len(prompts)]
 
 
-def parts_of(count: int) -> Iterator[Int[np.ndarray, "BATCH"]]:
-    """BATCH places at a time, the last one again where there are no more."""
-    for start in range(0, count, BATCH):
-        yield np.arange(start, start + BATCH).clip(max=count - 1)
+def parts_of(count: int) -> Iterator[Int[np.ndarray, "rows"]]:
+    """BATCH places at a time, the last one again where there are no more.
+
+    Of fewer a power of two, so that few sizes are compiled: 3 -> 0 1 2 2.
+    """
+    rows = min(BATCH, 1 << (count - 1).bit_length())
+    for start in range(0, count, rows):
+        yield np.arange(start, start + rows).clip(max=count - 1)
 
 
 def with_room(drawer: jax.stages.Wrapped, *given: Any) -> Array:
@@ -89,7 +93,7 @@ def with_room(drawer: jax.stages.Wrapped, *given: Any) -> Array:
     if needed > room:
         raise UserError(
             f"{lowered.out_info.shape[0]} pictures, drawn at a time, take {needed / 2**30:.2g} GiB,"
-            f" and there are {room / 2**30:.2g}: a smaller model, or with --to a smaller --n"
+            f" and there are {room / 2**30:.2g}: a smaller model, or a smaller --n"
         )
     pixels: Array = drawer(*given)
     return pixels
@@ -105,15 +109,19 @@ def memory() -> int:
 
 def drawer_of(trained: Trained, begun: bool = False) -> jax.stages.Wrapped:
     """Raises: UserError."""
-    kind = type(trained.config.model)
-    if kind not in DRAWERS:
-        raise UserError(f"{trained.path} is a {kind.__name__}, which draws nothing")
     first = trained.config.model
     while isinstance(first, Cascade):
         first = first.base
+    if type(first) not in DRAWERS:
+        raise UserError(f"{trained.path}: a {type(first).__name__} draws nothing")
+    if isinstance(first, Painter) and first.enlarges > 1:
+        raise UserError(
+            f"{trained.path} enlarges {first.enlarges} times: it draws as the upsampler of a"
+            " Cascade"
+        )
     if begun and isinstance(first, Painter):
         raise UserError(f"{trained.path} paints by a Painter: it draws from words alone")
-    return DRAWERS[kind]
+    return DRAWERS[type(trained.config.model)]
 
 
 def read_prompts(trained: Trained, prompts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -193,7 +201,12 @@ def by_painting(
 
 
 def painted(
-    model: Painter, params: Params, noise: Array, batch: Batch, how: Drawing, key: Array | None
+    model: Painter,
+    params: Params,
+    noise: Array,
+    batch: Batch,
+    how: Drawing,
+    key: Array | None = None,
 ) -> UInt8[Array, "N *T H W 3"]:
     return levels(model.apply({"params": params}, noise, batch, how.paint, key, method="paint"))
 
@@ -238,10 +251,11 @@ def morph(
     """`count` pictures on the way from one vector to the other, all from the same noise.
 
     Each end is a prompt, or a picture as `look` gives it (2204.06125, sections 3.2 and 3.3).
-    Raises: UserError where the model does not paint by vectors.
+    Raises: UserError where the model does not paint by vectors, or its sampler brings in noise.
     """
-    model, how = painting_by_vectors(trained), how or Drawing()
-    guess, first, later = jax.random.split(jax.random.key(seed), 3)
+    how = how or Drawing()
+    model = painting_by_vectors(trained, how)
+    guess, first = jax.random.split(jax.random.key(seed))
     find = jax.jit(vector_of, static_argnames=("model", "how"))
     told = [
         read_prompts(trained, [end]) if isinstance(end, str) else end[None] for end in (one, other)
@@ -249,7 +263,7 @@ def morph(
     start, end = (find(model.prior, trained.params["prior"], each, how, guess) for each in told)
     vectors = between(start, end, jnp.linspace(0, 1, count))
     noise = jax.random.normal(first, model.painter.noise)
-    return from_one_noise(trained, noise, vectors, how, later)
+    return from_one_noise(trained, noise, vectors, how)
 
 
 def changed(
@@ -267,9 +281,10 @@ def changed(
     is painted from the noise that the picture itself is made of (2204.06125, section 3.3). Raises:
     UserError where the model does not paint by vectors, or its sampler has no way back.
     """
-    model, how = painting_by_vectors(trained), how or Drawing()
-    if how.paint.fresh or how.paint.threshold:
-        raise UserError(f"--sampler {how.paint.sampler} brings in noise: a picture has none then")
+    how = how or Drawing()
+    model = painting_by_vectors(trained, how)
+    if how.paint.threshold:
+        raise UserError(f"threshold {how.paint.threshold}: no way leads back from it to noise")
 
     @jax.jit
     def find(params: Params, shown: Array, texts: Batch) -> tuple[Array, Array]:
@@ -283,26 +298,23 @@ def changed(
     return from_one_noise(trained, noise, vectors, how)
 
 
-def painting_by_vectors(trained: Trained) -> Unclip:
-    """Raises: UserError."""
+def painting_by_vectors(trained: Trained, how: Drawing) -> Unclip:
+    """The model, where all that it paints can be from one noise. Raises: UserError."""
     model = trained.config.model
     if not isinstance(model, Unclip):
         raise UserError(f"{trained.path} is a {type(model).__name__}: no vectors to go between")
+    if how.paint.fresh:
+        raise UserError(f"--sampler {how.paint.sampler} brings in noise on the way: none with --to")
     return model
 
 
 def from_one_noise(
-    trained: Trained,
-    noise: Array,
-    vectors: Float[Array, "N E"],
-    how: Drawing,
-    key: Array | None = None,
+    trained: Trained, noise: Array, vectors: Float[Array, "N E"], how: Drawing
 ) -> Pixels:
-    """`key` is that of noise that comes in on the way."""
     paint = jax.jit(painted, static_argnames=("model", "how"))
     noise = jnp.broadcast_to(noise, (len(vectors), *noise.shape))
     told, params = {"embedding": vectors}, trained.params["painter"]
-    return np.asarray(with_room(paint, trained.config.model.painter, params, noise, told, how, key))
+    return np.asarray(with_room(paint, trained.config.model.painter, params, noise, told, how))
 
 
 # --- small, then large ---

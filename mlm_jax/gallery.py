@@ -9,7 +9,7 @@ import numpy as np
 from mlm_jax import watermark
 from mlm_jax.config import UserError
 from mlm_jax.drawing import Pixels
-from mlm_jax.provenance import facts_of, sheet, write_gif, write_png
+from mlm_jax.provenance import facts_of, sheet, write_gif, write_mp4, write_png
 from mlm_jax.world.clip import RATE
 
 COLUMNS = 4
@@ -22,6 +22,15 @@ def require_new(out: Path) -> None:
         raise UserError(f"--out {out} is in use: it must be a new or an empty folder")
 
 
+def require_room(shape: tuple[int, ...]) -> None:
+    """Raises: UserError where a picture, or clip, of this shape is too small for the mark."""
+    if min(shape[-3:-1]) < watermark.GRID:
+        raise UserError(
+            f"pictures of {shape[-3:-1]} are too small for the invisible mark, which needs"
+            f" {watermark.GRID} pixels a side: --no-watermark leaves it out"
+        )
+
+
 def hang(
     out: Path,
     run: Path,
@@ -31,10 +40,15 @@ def hang(
     seed: int,
     settings: Mapping[str, Any],
     mark: bool = True,
+    films: bool = False,
 ) -> list[Path]:
-    """Write 000.png, 001.png, ... (of clips .gif) and sheet.png. Raises: UserError."""
+    """Write 000.png, 001.png, ... (of clips .gif, with `films` .mp4 besides) and sheet.png.
+
+    Raises: UserError.
+    """
     require_new(out)
     if mark:
+        require_room(pictures.shape)
         pictures = np.stack([marked(picture) for picture in pictures])
     out.mkdir(parents=True, exist_ok=True)
     clips = pictures.ndim == 5
@@ -44,6 +58,9 @@ def hang(
         paths.append(out / f"{i:03}.{'gif' if clips else 'png'}")
         if clips:
             write_gif(paths[-1], list(picture), RATE, facts)
+            if films:
+                paths.append(paths[-1].with_suffix(".mp4"))
+                write_mp4(paths[-1], list(picture), RATE, facts)
         else:
             write_png(paths[-1], picture, facts)
     facts = facts_of(run, "; ".join(dict.fromkeys(prompts)), seed=seed, settings=settings)
@@ -53,12 +70,7 @@ def hang(
 
 
 def marked(picture: np.ndarray) -> np.ndarray:
-    """With the invisible mark, each frame of a clip by itself; too small a picture bears none."""
-    if min(picture.shape[-3:-1]) < watermark.GRID:
-        raise UserError(
-            f"pictures of {picture.shape[-3:-1]} are too small for the invisible mark, which needs"
-            f" {watermark.GRID} pixels a side: --no-watermark leaves it out"
-        )
+    """With the invisible mark, each frame of a clip by itself."""
     if picture.ndim == 3:
         return watermark.mark(picture)
     return np.stack([watermark.mark(frame) for frame in picture])

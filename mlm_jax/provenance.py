@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -107,6 +108,11 @@ def write_gif(path: Path, frames: Sequence[Picture], rate: float, facts: Facts) 
         )
 
 
+def can_film() -> bool:
+    """Whether PyAV is installed, and has the encoder of `write_mp4`."""
+    return "av" in sys.modules and "libx264" in av.codecs_available
+
+
 def write_mp4(path: Path, frames: Sequence[Picture], rate: float, facts: Facts) -> None:
     """H.264; a row or column is repeated where the number is odd. Raises: UserError."""
     needed("av", str(path))
@@ -114,7 +120,10 @@ def write_mp4(path: Path, frames: Sequence[Picture], rate: float, facts: Facts) 
     even = [np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), "edge") for frame in frames]
     with new(path) as part, av.open(str(part), "w", format="mp4") as out:
         out.metadata["comment"] = json.dumps(facts)
-        stream = out.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        # of 96 marked frames of the world 93 bear their mark at the usual 23, at 17 all
+        stream = out.add_stream(
+            "libx264", rate=Fraction(rate).limit_denominator(1000), options={"crf": "17"}
+        )
         stream.height, stream.width, stream.pix_fmt = *even[0].shape[:2], "yuv420p"
         for frame in even:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))

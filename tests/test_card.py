@@ -114,7 +114,7 @@ def test_what_does_not_draw(bare):
 
 
 def test_what_is_named_is_there():
-    assert all(hasattr(drawing, name) for name in DRAW)
+    assert {kind.__name__ for kind in drawing.DRAWERS} == {*DRAW}
     assert not any(map(is_own, SYNTHETIC))
     fields = Config.__dataclass_fields__
     assert set(STAGES) == {name for name, each in fields.items() if each.type in (Stage, "Stage")}

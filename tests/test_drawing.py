@@ -15,13 +15,15 @@ from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder, Quantiser
-from mlm_jax.drawing import Drawing, draw, read_prompts, written
+from mlm_jax.drawing import Drawing, draw, parts_of, read_prompts, written
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Drawn
+from mlm_jax.models.cascade import Cascade
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.dalle import Dalle
+from mlm_jax.models.painter import Canvas, Painter
 from mlm_jax.paths import map_named
 from mlm_jax.trained import Trained
 
@@ -204,6 +206,16 @@ def test_many_prompts_are_drawn_a_few_at_a_time(trained: Trained) -> None:
     np.testing.assert_array_equal(whole, np.concatenate(alone))
 
 
+def test_no_more_are_drawn_than_the_next_power_of_two(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "BATCH", 8)
+    parts = {count: [part.tolist() for part in parts_of(count)] for count in (1, 3, 9)}
+    assert parts == {1: [[0]], 3: [[0, 1, 2, 2]], 9: [[*range(8)], [8] * 8]}
+    many = draw(trained, [*PROMPTS, *PROMPTS[:2], *PROMPTS], seed=3)
+    np.testing.assert_array_equal(draw(trained, PROMPTS, seed=3), many[:3])
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
@@ -221,9 +233,16 @@ def test_prompts_that_cannot_be_drawn_are_named(
 
 
 def test_what_draws_nothing_is_named(trained: Trained) -> None:
-    config = replace(trained.config, model=MODEL.codes.clone(parent=None))
-    with pytest.raises(UserError, match="run is a Codes, which draws nothing"):
-        draw(trained._replace(config=config), PROMPTS)
+    codes = MODEL.codes.clone(parent=None)
+    upsampler = Painter(Canvas((8, 8)), text=None, enlarges=2)
+    for model, message in (
+        (codes, "run: a Codes draws nothing"),
+        (Cascade(codes, upsampler), "run: a Codes draws nothing"),
+        (upsampler, "run enlarges 2 times: it draws as the upsampler of a Cascade"),
+    ):
+        config = replace(trained.config, model=model)
+        with pytest.raises(UserError, match=message):
+            draw(trained._replace(config=config), PROMPTS)
 
 
 def test_what_memory_cannot_hold_is_refused_before_it_is_drawn(

@@ -22,7 +22,7 @@ BATCH = 64
 
 def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     """Cosines with the picture's vector: of what is imagined; beside it of the caption's own vector
-    and of what is imagined for the next caption. Raises: UserError."""
+    and of what is imagined for the next caption, if the batch has another. Raises: UserError."""
     pairs = loader.eval_pairs(trained.config.data, source, trained.tokenizer, trained.take, limit)
     rows = (arrays for pair, arrays in pairs if pair.kind == CAPTION)
     counts: list[dict[str, float]] = []
@@ -32,24 +32,19 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
             key: np.stack([row[key] for row in whole]) for key in ("image", "target", "target_mask")
         }
         seed = jax.random.fold_in(jax.random.key(trained.config.seed), len(counts))
-        real, own, said = compared(trained.config.model, trained.params, batch, seed)
-        found = {"imagined": said, "caption": own, "another": np.roll(said, 1, axis=0)}
-        cosines = {name: np.asarray((real * each).sum(-1)) for name, each in found.items()}
-        counts += [
-            {"pictures": 1.0, **{name: float(each[i]) for name, each in cosines.items()}}
-            for i in range(len(part))
-        ]
+        vectors = compared(trained.config.model, trained.params, batch, seed)
+        real, own, said = (np.asarray(each)[: len(part)] for each in vectors)
+        found = {"imagined": said, "caption": own}
+        if len(part) > 1:
+            found["another"] = np.roll(said, -1, axis=0)
+        columns = {name: (real * each).sum(-1) for name, each in found.items()}
+        columns |= {f"{name} rows": np.ones(len(part)) for name in found}
+        counts += [{name: float(c[i]) for name, c in columns.items()} for i in range(len(part))]
     if not counts:
         raise UserError(f"{trained.config.data.name} has no captions")
-    return Measured(
-        bootstrap(
-            counts,
-            {
-                f"prior/{name}": Ratio(name, "pictures", "pictures")
-                for name in ("imagined", "caption", "another")
-            },
-        )
-    )
+    names = [name for name in ("imagined", "caption", "another") if name in counts[0]]
+    ratios = {f"prior/{name}": Ratio(name, f"{name} rows", f"{name} rows") for name in names}
+    return Measured(bootstrap(counts, ratios))
 
 
 @partial(jax.jit, static_argnames="model")

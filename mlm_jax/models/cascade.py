@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from mlm_jax.decoders.diffusion import How
+from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Canvas, Painter, smaller
 from mlm_jax.models.unclip import Unclip
 
@@ -42,8 +43,10 @@ class Cascade(nn.Module):
         if self.upsampler.text is not None or self.upsampler.embedding:
             raise ValueError("the upsampler is told the smaller picture alone: text None")
         eyes: Any = getattr(self.base, self.sense, None)
-        if eyes is None or not hasattr(self.base, "sense"):
-            raise ValueError(f"the base is a {type(self.base).__name__}: it draws no {self.sense}")
+        draws = isinstance(self.base, (Dalle, Painter, Unclip, Cascade))
+        if eyes is None or not draws or getattr(self.base, "enlarges", 1) > 1:
+            kind = type(self.base).__name__
+            raise ValueError(f"the base is a {kind}: it draws no {self.sense} from words")
         *time, height, width, _ = eyes.takes.shape
         factor, large = self.upsampler.enlarges, self.upsampler.canvas.takes.shape
         if factor == 1 or (*time, factor * height, factor * width, 3) != large:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder
 from mlm_jax.fusion import Fused
+from mlm_jax.layers.tokens import for_rows
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.painter import Canvas
 
@@ -81,7 +82,7 @@ class Dalle(nn.Module):
         if train and self.dropped:
             hide = jax.random.uniform(self.make_rng("mask"), (len(text), 1)) < self.dropped
             text = jnp.where(hide, self.hidden(text), text)
-        codes = jnp.repeat(codes, len(text) // len(codes), axis=0)
+        codes = for_rows(len(text), codes)
         ids = jnp.concatenate([text, self.words + codes], axis=1)
         logits: Any = self.decoder(ids[:, :-1], Fused(), train=train)
         last = self.length - 1

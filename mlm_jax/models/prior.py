@@ -73,7 +73,8 @@ class Prior(nn.Module):
 
 
 class Caption(nn.Module):
-    """Words and text vector as tokens of `width`; rows that are `hidden` are told nothing."""
+    """Words and text vector as tokens of `width`; rows that are `hidden` are told nothing,
+    not even how many words there are."""
 
     width: int
 
@@ -86,7 +87,9 @@ class Caption(nn.Module):
         told.append(nn.Dense(self.width, name="text")(text)[:, None])
         x = jnp.concatenate(told, axis=1)
         x = jnp.where(hidden[:, None, None], nothing.astype(x.dtype), x)
-        return Tokens(x, jnp.pad(words.mask, [(0, 0), (0, 1)], constant_values=True))
+        mask = jnp.pad(words.mask, [(0, 0), (0, 1)], constant_values=True)
+        first = jnp.arange(x.shape[1]) == 0
+        return Tokens(x, jnp.where(hidden[:, None], first, mask))
 
 
 # --- diffusion ---

@@ -41,6 +41,8 @@ class Unclip(nn.Module):
         width, embedding = self.prior.clip.width, self.painter.embedding
         if width != embedding:
             raise ValueError(f"CLIP's vectors are {width} wide, painter.embedding is {embedding}")
+        if self.painter.enlarges > 1:
+            raise ValueError(f"painter.enlarges is {self.painter.enlarges}: there is no small one")
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         """What `Painter` gives."""

@@ -5,7 +5,6 @@ many objects, every attribute that is stated, every relation. A clip passes when
 happens in it is what the prompt tells, in its order.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,25 +15,13 @@ from jaxtyping import UInt8
 from mlm_jax.metrics import Figure, Ratio, bootstrap
 from mlm_jax.world import grade, story, watch
 from mlm_jax.world.grade import UNKNOWN, agreement, find, is_true
-from mlm_jax.world.language import (
-    BEGIN,
-    RELATION_OF,
-    SHAPE_OF,
-    Facts,
-    Told,
-    noun,
-    parse,
-)
+from mlm_jax.world.language import Facts, Told, noun, parse
 from mlm_jax.world.pairing import Pairs, best_pairs, rising
-from mlm_jax.world.scene import COLOURS, SIZES, Object
+from mlm_jax.world.scene import Object
 from mlm_jax.world.story import Act
 
 NUMBERS = ("one", "two", "three", "more")
 KINDS = (*NUMBERS, *(f"{number} related" for number in NUMBERS))
-FILLERS = frozenset(
-    ["there", "is", "are", "the", "picture", "shows", "we", "see", "and", "of", "object", "objects"]
-)
-KNOWN = {*FILLERS, *BEGIN, *SIZES, *COLOURS, *SHAPE_OF, *" ".join(RELATION_OF.values()).split()}
 
 
 class Place(NamedTuple):
@@ -91,12 +78,6 @@ class ClipGrade:
 
 
 # ---- prompts
-
-
-def unknown_words(prompt: str) -> tuple[str, ...]:
-    """The words, and numbers in figures, that captions of the world do not have, each once."""
-    words = re.findall(r"\w+", prompt.lower())
-    return tuple(dict.fromkeys(word for word in words if word not in KNOWN))
 
 
 def kind_of(facts: Facts) -> str:

@@ -74,6 +74,17 @@ def test_remembered_pictures_are_seen_as_such(data: Data, monkeypatch: pytest.Mo
     assert figures["drawn/nearest"].value == pytest.approx(0, abs=1e-3)
 
 
+def test_of_pictures_that_were_learnt_from_it_is_not_said_how_new_they_are(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their own nearest is themselves: there is no distance to hold any against."""
+    monkeypatch.setattr(drawings, "draw", drawn_by(data, "train"))
+    source = sources.open_source(data, "train", ("image",))
+    figures = drawings.evaluate(stand_in(data), source, 8).figures
+    assert figures["drawn/passed"].value == 1
+    assert "drawn/nearest" not in figures
+
+
 def test_pictures_of_another_prompt_fail(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     right = drawn_by(data, "test")
     monkeypatch.setattr(

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +11,14 @@ import toy
 
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data.tokenizers import words
+from mlm_jax.decoders.codes import CodeEncoder
 from mlm_jax.decoders.denoiser import DiffusionTransformer
 from mlm_jax.decoders.diffusion import How
 from mlm_jax.drawing import DRAWERS, Drawing, by_enlarging, by_painting, draw
 from mlm_jax.encoders import TextEncoder
 from mlm_jax.losses import Denoise
 from mlm_jax.models.cascade import Cascade
+from mlm_jax.models.codes import Codes
 from mlm_jax.models.painter import Canvas, Painter
 from mlm_jax.trained import Trained
 
@@ -64,15 +65,14 @@ def test_what_the_base_draws_is_enlarged(params: Any, tmp_path: Path) -> None:
 
     rows = [trained.tokenise("", text, "") for text in texts]
     told = {key: jnp.stack([row[key] for row in rows]) for key in ("target", "target_mask")}
-    told = jax.tree.map(lambda x: jnp.repeat(x, jnp.array([1, 31]), axis=0), told)
     below, first, later = jax.random.split(jax.random.fold_in(jax.random.key(3), 0), 3)
     small = by_painting(BASE, params["base"], told, HOW, below, None)
-    noise = jax.random.normal(first, (32, 16, 16, 3))
+    noise = jax.random.normal(first, (2, 16, 16, 3))
     plain = How("ddim", steps=2)
     made = MODEL.upsampler.apply(
         {"params": params["upsampler"]}, noise, {"small": small}, plain, later, method="paint"
     )
-    np.testing.assert_allclose(large, np.asarray(made)[:2] * 255, atol=0.51)
+    np.testing.assert_allclose(large, np.asarray(made) * 255, atol=0.51)
 
     with pytest.raises(UserError, match="draws from words alone"):
         draw(trained, texts, how=HOW, begun=np.asarray(BATCH["image"])[:2])
@@ -85,12 +85,8 @@ def test_pictures_are_reduced_to_the_mean_of_their_squares() -> None:
     np.testing.assert_allclose(reduced, wanted, atol=0.51)
 
 
-class Given(nn.Module):
+class Given(Painter):
     """Draws what it is given."""
-
-    image: Canvas = Canvas((8, 8))
-
-    sense = "image"
 
 
 def test_a_picture_to_begin_with_is_reduced_for_the_base(
@@ -101,7 +97,7 @@ def test_a_picture_to_begin_with_is_reduced_for_the_base(
     monkeypatch.setattr(
         Cascade, "enlarge", lambda self, small, noise, how, key: seen.append(small) or noise
     )
-    model = MODEL.clone(base=Given())
+    model = MODEL.clone(base=Given(Canvas((8, 8))))
     shown = np.asarray(BATCH["image"])[:2]
     with jax.disable_jit():
         by_enlarging(model, {**params, "base": {}}, {}, HOW, KEY, BATCH["image"][:2])
@@ -124,6 +120,14 @@ def test_a_picture_to_begin_with_is_reduced_for_the_base(
 def test_an_upsampler_must_fit_the_base(upsampler: Painter, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         jax.eval_shape(MODEL.clone(upsampler=upsampler).init, KEY, BATCH)
+
+
+@pytest.mark.parametrize(
+    "base", [Codes(CodeEncoder((8, 8))), painter(8, text=None, enlarges=2), toy.clip()]
+)
+def test_a_base_draws_from_words(base: Any) -> None:
+    with pytest.raises(ValueError, match=rf"a {type(base).__name__}: it draws no image from words"):
+        jax.eval_shape(MODEL.clone(base=base).init, KEY, BATCH)
 
 
 def test_a_base_is_built_by_captions() -> None:

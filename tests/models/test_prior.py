@@ -1,5 +1,6 @@
 """The prior that writes vectors as codes, one axis after the other."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from scipy.stats import norm  # jax depends on scipy
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.diffusion import How
 from mlm_jax.losses import Coded
-from mlm_jax.models.prior import AutoregressivePrior, PriorWriter
+from mlm_jax.models.prior import AutoregressivePrior, DiffusionPrior, Prior, PriorNet, PriorWriter
 
 KEY = jax.random.key(0)
 AXES, CODES = 8, 16
@@ -104,6 +105,21 @@ def test_clip_gets_no_gradient(params: Any) -> None:
     grads = jax.jit(jax.grad(loss))(params)
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["clip"]))
     assert any(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["net"]))
+
+
+@pytest.mark.parametrize(
+    ("prior", "said"),
+    [(PRIOR, "codes"), (DiffusionPrior(toy.clip(), net=PriorNet(toy.body())), "predicted")],
+)
+def test_of_a_hidden_caption_not_even_the_length_is_told(prior: Prior, said: str) -> None:
+    hidden = prior.clone(dropped=1.0)
+    bound = partial(hidden.apply, {"params": toy.stirred(hidden, BATCH, 0.1)}, train=True)
+    short = {**BATCH, "target_mask": BATCH["target_mask"].at[:, 3:].set(False)}
+    one, other = (jax.jit(bound)(batch, rngs={"mask": KEY}) for batch in (BATCH, short))
+    np.testing.assert_allclose(one[said], other[said], atol=1e-6)
+    told: Any = jax.jit(prior.apply)({"params": toy.stirred(prior, BATCH, 0.1)}, BATCH)
+    less: Any = jax.jit(prior.apply)({"params": toy.stirred(prior, BATCH, 0.1)}, short)
+    assert np.abs(told[said] - less[said]).max() > 1e-3, "of one that is not it is"
 
 
 def test_a_decoder_that_is_too_short_is_refused() -> None:

@@ -148,6 +148,8 @@ def test_what_does_not_fit_is_said() -> None:
         jax.eval_shape(MODEL.clone(painter=PAINTER.clone(image=Canvas((16, 16)))).init, KEY, batch)
     with pytest.raises(ValueError, match=r"painter\.embedding is 4"):
         jax.eval_shape(MODEL.clone(painter=PAINTER.clone(embedding=4)).init, KEY, batch)
+    with pytest.raises(ValueError, match=r"painter\.enlarges is 2"):
+        jax.eval_shape(MODEL.clone(painter=PAINTER.clone(enlarges=2)).init, KEY, batch)
 
 
 # --- as it is drawn with ---
@@ -171,6 +173,15 @@ def test_the_same_seed_draws_the_same_and_a_picture_is_varied(trained: Trained) 
     varied = draw(trained, prompts, how=HOW, begun=begun)
     assert (varied != draw(trained, prompts, how=HOW, begun=begun[::-1])).any()
     np.testing.assert_array_equal(varied, draw(trained, prompts[::-1], how=HOW, begun=begun))
+
+
+def test_pictures_of_a_few_prompts_are_the_first_of_more(trained: Trained) -> None:
+    """To rounding, though fewer are painted at a time; with noise that comes in on the way."""
+    how = replace(HOW, paint=How("ddpm", steps=2, guidance=2.0))
+    texts = ["it is red", "it is blue", "it is green"]
+    few, many = (draw(trained, each, how=how, seed=3) for each in (texts, [*texts, *texts, *texts]))
+    assert np.abs(few.astype(int) - many[:3]).max() <= 1
+    assert (few != many[3:6]).any()
 
 
 def test_the_way_begins_and_ends_where_it_should(trained: Trained) -> None:
@@ -207,6 +218,11 @@ def test_a_picture_is_changed_by_the_difference_of_two_texts(trained: Trained) -
     noisy = replace(HOW, paint=How("ddpm", steps=3))
     with pytest.raises(UserError, match="--sampler ddpm brings in noise"):
         changed(trained, "it is red", "it is blue", 3, picture=picture, how=noisy)
+    cut = replace(HOW, paint=How("ddim", steps=3, threshold=0.9))
+    with pytest.raises(UserError, match=r"threshold 0\.9: no way leads back"):
+        changed(trained, "it is red", "it is blue", 3, picture=picture, how=cut)
+    with pytest.raises(UserError, match="--sampler ddpm brings in noise"):
+        morph(trained, "it is red", "it is blue", 3, how=noisy)
 
 
 def test_more_on_the_way_than_memory_holds_are_refused(
@@ -256,5 +272,18 @@ def test_the_prior_is_measured_beside_the_captions_own_vectors(
     read: Any = bound(make_batch(), method="read")
     own = float(np.mean(np.sum(np.asarray(seen) * np.asarray(read), axis=1)))
     assert figures["prior/caption"].value == pytest.approx(own, abs=1e-5)
-    assert figures["prior/imagined"].n == 4
-    assert abs(figures["prior/imagined"].value) <= 1
+    key = jax.random.fold_in(jax.random.key(prior.config.seed), 0)
+    imagined = np.asarray(bound(make_batch(), Drawing().prior, key, method="imagine"))
+    for name, said in (("imagined", imagined), ("another", imagined[[1, 2, 3, 0]])):
+        wanted = float(np.mean(np.sum(np.asarray(seen) * said, axis=1)))
+        assert figures[f"prior/{name}"].value == pytest.approx(wanted, abs=1e-5)
+        assert figures[f"prior/{name}"].n == 4
+    monkeypatch.setattr(measured, "BATCH", 3)  # the last caption is alone
+    monkeypatch.setattr(measured.loader, "eval_pairs", lambda *_: iter(rows))
+    figures = measured.evaluate(prior, None, None).figures
+    assert (figures["prior/imagined"].n, figures["prior/another"].n) == (4, 3)
+    three = imagined[:3]
+    wanted = float(np.mean(np.sum(np.asarray(seen)[:3] * three[[1, 2, 0]], axis=1)))
+    assert figures["prior/another"].value == pytest.approx(wanted, abs=1e-5)
+    monkeypatch.setattr(measured.loader, "eval_pairs", lambda *_: iter(rows[:1]))
+    assert {*measured.evaluate(prior, None, None).figures} == {"prior/imagined", "prior/caption"}

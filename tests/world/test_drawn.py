@@ -12,7 +12,6 @@ from mlm_jax.world.drawn import (
     grade_clip,
     grade_picture,
     spread,
-    unknown_words,
 )
 from mlm_jax.world.pairing import pairings
 from mlm_jax.world.render import play, render
@@ -145,12 +144,6 @@ def test_anything_can_be_graded():
     assert not grade_picture(blotches, long).passed
     with pytest.raises(ValueError, match="no object of the world"):
         grade_picture(blotches, "the weather in spring")
-
-
-def test_words_that_the_world_does_not_have():
-    for i in range(200):
-        assert unknown_words(draw(i)[1]) == ()
-    assert unknown_words("Two dogs, 2 red Circles; dogs on größe") == ("dogs", "2", "on", "größe")
 
 
 def test_pairings():
