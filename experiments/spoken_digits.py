@@ -52,7 +52,7 @@ def read(path: Path) -> list[Spoken]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {key: arrays[key] for key in KEYS}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged one raises almost anything
         raise UserError(f"{path}: {error}; accepted: an .npz of {', '.join(KEYS)}") from error
     low, high = (found[key].astype(np.uint16) for key in ("delta_lo", "delta_hi"))
     pcm = np.cumsum((low | high << 8).view(np.int16), dtype=np.int16)

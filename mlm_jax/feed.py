@@ -142,7 +142,7 @@ def open_labels(config: Config, run: Run, source: Source) -> Labels | None:
     if not isinstance(config.loss, Classes | Spans):
         return None
     if not run.classes.exists():
-        labels.save(run.classes, labels.classes_of(source))
+        labels.save(run.classes, labels.classes_of(source, isinstance(config.loss, Spans)))
     known = labels.load(run.classes)
     check_labels(config, len(known))
     return Labels(known, getattr(config.model, "taught", False))

@@ -134,7 +134,7 @@ def watch_for_events(trained: Trained, files: Mapping[str, Path]) -> list[Happen
     names = labels.load(trained.path / "classes.json")
     return [
         Happened(names[each.label], each.start * seconds, each.end * seconds, each.score)
-        for each in spans(np.asarray(score)[0], np.asarray(span)[0])
+        for each in spans(np.asarray(score)[0, :, : len(names)], np.asarray(span)[0])
     ]
 
 

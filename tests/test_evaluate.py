@@ -237,7 +237,7 @@ def test_captions_that_no_program_grades_have_the_scores_of_captions(run, figure
 def test_limit_and_splits(run):
     few = evaluate(run, "train[:50%]", limit=3)
     assert few["caption/exact"].n == 3
-    assert (run / "evaluation_train_50.json").exists()
+    assert (run / "evaluation_train%5B%3A50%25%5D.json").exists()
     with pytest.raises(UserError, match="no split 'novel'"):
         evaluate(run, "novel")
 

@@ -10,17 +10,20 @@ import jax.numpy as jnp
 import pytest
 import toy
 
-from mlm_jax import evaluate, train
+from mlm_jax import evaluate, sharding, train
 from mlm_jax.checks import check
 from mlm_jax.config import UserError
-from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.encoders import ImageEncoder, TextEncoder, VideoEncoder
 from mlm_jax.export import export
+from mlm_jax.feed import open_feed
 from mlm_jax.layers import Block, Tokens, Transformer
 from mlm_jax.losses import Caption, Classes, Contrastive, Hidden, Match
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.blip import BlipMatcher
+from mlm_jax.models.video import Video
 from mlm_jax.models.vit import Vit
 from mlm_jax.pretrained.pixels import load_pixels
+from mlm_jax.run import open_run
 
 BODY = Transformer(16, 1, Block(heads=2))
 
@@ -46,6 +49,22 @@ def test_a_run_keeps_its_image_processor(tmp_path: Path) -> None:
     evaluate.evaluate(run)
     export(run, tmp_path / "out")
     assert int(load_pixels(tmp_path / "out").resample) == 0
+
+
+def test_a_run_of_clips_keeps_it_as_well(tmp_path: Path) -> None:
+    folder, size = toy.write_pictures(tmp_path / "data"), {"height": 8, "width": 8}
+    names = [f"{i}.png" for i in range(4)]
+    (folder / "data.jsonl").write_text(json.dumps({"video": names, "label": "a"}) + "\n")
+    own = {"image_processor_type": "ViTImageProcessor", "size": size, "resample": 0}
+    (folder / "preprocessor_config.json").write_text(json.dumps(own))
+    eyes = VideoEncoder(frames=2, size=toy.SIZE, patch=4, body=replace(BODY))
+    config = toy.config(folder, model=Video(eyes, labels=1), loss=Classes())
+    clips = replace(config.data, captions=0, questions=0, preprocessor=str(folder))
+    with open_run(tmp_path / "run", replace(config, data=clips)) as run:
+        feed = open_feed(replace(config, data=clips), run, sharding.make_mesh(config.mesh))
+    assert feed.config.data.preprocessor == str(tmp_path / "run")
+    assert int(load_pixels(tmp_path / "run").resample) == 0
+    assert feed.take.video.decode.published == load_pixels(tmp_path / "run")
 
 
 def retrieval() -> BlipMatcher:

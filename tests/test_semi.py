@@ -50,6 +50,39 @@ def test_what_cannot_work_is_refused_before_any_run(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ("--steps 3", "steps is 2, not 3"),
+        ("--keep 0.4", "keep is 0.5, not 0.4"),
+        ("--unlabelled 21", "unlabelled is 20, not 21"),
+        ("--limit 9", "limit is 8, not 9"),
+        ("--config match_tiny", "config is match_tiny:tiny, not match_tiny"),
+    ],
+)
+def test_a_cell_of_other_settings_is_refused(tmp_path: Path, changed: str, told: str) -> None:
+    out = tmp_path / "semi"
+    settings = {"config": "match_tiny:tiny", "unlabelled": 20, "keep": 0.5, "steps": 2, "limit": 8}
+    done = {"seed": 0, "figures": dict.fromkeys(semi.FIGURES, 0.5), "pseudo": {}}
+    for name in (
+        "50-labelled-0",
+        "50-unfiltered-0",
+        "50-filtered-0",
+        "50-rounds-0",
+        "100-labelled-0",
+    ):
+        (out / name).mkdir(parents=True)
+        whole = done | {"settings": settings}
+        (out / name / "cell.json").write_text(json.dumps(whole))
+    assert semi.main(["--out", str(out), *TINY]) == 0
+    name, value = changed.split()
+    with pytest.raises(UserError, match=rf"50-labelled-0.cell\.json.*{told}.*--out"):
+        semi.main(["--out", str(out), *TINY, name, value])
+    (out / "50-labelled-0" / "cell.json").write_text(json.dumps(done))
+    with pytest.raises(UserError, match="config is unknown, not match_tiny:tiny"):
+        semi.main(["--out", str(out), *TINY])
+
+
 @pytest.mark.slow
 def test_every_cell_is_run_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

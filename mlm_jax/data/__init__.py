@@ -9,7 +9,7 @@ The one table of a batch. Of image, video and audio those are there that the mod
 | image       | uint8 | B H W 3   | RGB, 0 to 255; normalised on the device                       |
 | video       | uint8 | B T H W 3 | frames evenly spread over the time of a clip                  |
 | audio       | int16 | B S       | one channel, model.audio.mel.rate samples a second            |
-| audio_length | int32 | B        | how many of them are the sound; silence follows               |
+| audio_length | int32 | B        | where among them the sound ends; silence follows              |
 | text        | int32 | R N       | the question, or CAPTION_PROMPT; padded with the pad id       |
 | text_mask   | bool  | R N       | True at the tokens of the text                                |
 | target      | int32 | R M       | bos, the tokens of the answer or caption, eos; padded         |

@@ -40,8 +40,8 @@ def read_frames(
     with opened(file, "video", where) as container:
         stream = pictures_of(container, where)
         told = told_of(container, stream)
-        far = told.length > FAR * count
-        span = span_of(file, told, far, where)
+        span = span_of(file, told, told.length > FAR * count, where)
+        far = span.length * span.unit > FAR * count  # some do not say how long they are
         middles = [Fraction(2 * i + 1, 2 * count) for i in range(count)]
         wanted = [math.floor(span.begin + middle * span.length) for middle in middles]
         if far:

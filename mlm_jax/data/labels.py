@@ -10,6 +10,8 @@ import numpy as np
 
 from mlm_jax.data.records import BadRecord, DataError, Record, Source
 
+DIGITS = 4_300  # of a whole number, the most that Python reads
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -36,22 +38,29 @@ class Labels:
         return {name: number for number, name in enumerate(self.classes)}
 
 
-def classes_of(source: Source) -> tuple[str, ...]:
-    """The names that the data tell, or else those that occur, in order. Raises: DataError."""
-    classes = source.classes or tuple(ordered(set(source.labels())))
-    if not classes:
+def classes_of(source: Source, events: bool = False) -> tuple[str, ...]:
+    """The names that the data tell, or else those that occur, in order. Raises: DataError.
+
+    Those of the records, or of the `events` in them.
+    """
+    found = {*source.labels(events)} if events or not source.classes else {*source.classes}
+    if not found and events:
+        raise DataError("the data have no events; accepted: a column of them, which is named by"
+                        " --data.fields.events (of prepared sets it is not read)")  # fmt: skip
+    if not found:
         raise DataError("the data have no labels; accepted: a column of them, which is named by"
                         " --data.fields.label")  # fmt: skip
-    return classes
+    return source.classes if found <= {*source.classes} else tuple(ordered(found))
 
 
 def ordered(names: Iterable[str]) -> list[str]:
     """By the alphabet; whole numbers before, by their value."""
-    return sorted(names, key=lambda name: (0, int(name), "") if is_number(name) else (1, 0, name))
+    return sorted(names, key=lambda name: (0, int(name), name) if is_number(name) else (1, 0, name))
 
 
 def is_number(name: str) -> bool:
-    return name.isascii() and name.removeprefix("-").isdigit()
+    """Of so many digits as Python reads."""
+    return name.isascii() and name.removeprefix("-").isdigit() and len(name) <= DIGITS
 
 
 def save(path: Path, classes: tuple[str, ...]) -> None:

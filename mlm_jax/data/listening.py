@@ -29,7 +29,10 @@ class Listen:
     def __call__(
         self, record: Record, rng: np.random.Generator | None = None
     ) -> dict[str, np.ndarray]:
-        """audio int16 (samples,), and audio_length, at which it ends; raises BadRecord."""
+        """audio int16 (samples,), and audio_length, at which it ends; raises BadRecord.
+
+        Where it was made to begin later, the silence before it counts as heard.
+        """
         wave = read_sound(record.audio, self.samples, self.rate, record.key)
         start = 0
         if rng is not None and (self.speed or self.tone or self.noise):

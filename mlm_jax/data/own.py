@@ -115,9 +115,12 @@ class Rows:
         for entry in self.entries:
             yield from texts_of(tuple(entry.captions), tuple(entry.questions))
 
-    def labels(self) -> Iterator[str]:
+    def labels(self, events: bool = False) -> Iterator[str]:
         for entry in self.entries:
-            yield from [entry.label] if entry.label else [event.label for event in entry.events]
+            if events:
+                yield from (event.label for event in entry.events)
+            elif entry.label:
+                yield entry.label
 
 
 def open_own(data: Data, part: Part, needs: Collection[str] = ("image",)) -> Rows:
@@ -131,9 +134,9 @@ def open_own(data: Data, part: Part, needs: Collection[str] = ("image",)) -> Row
     fields = Fields() if path.is_dir() else data.fields
     kinds = tuple(key for key in SENSES if key in needs)
     rows: list[Row] = list(_rows(path, data.texts, kinds, broken))
-    total = len(rows) + len(broken)
     if "{split}" not in data.name:
         rows = _of_split(rows, path, part, fields.split, broken)
+    total = len(rows) + len(broken)
     folder = path if path.is_dir() else path.parent
     add = _add_texts if data.texts else _add_labels
     entries = _group(rows, path, fields, places, broken, add, kinds)
@@ -200,7 +203,7 @@ def _group(
 ) -> list[Entry]:
     """Gather rows by what they name, in the order in which that first occurs.
 
-    Where no `kinds` are needed a row that names no picture stands for itself.
+    Where no `kinds` are needed by all that they name; a row that names none stands for itself.
     """
     numbered = any(isinstance(place, Arrays) for place in places)
     entries: dict[tuple[Names, ...], Entry] = {}
@@ -208,10 +211,10 @@ def _group(
         where = f"{path}:{row}"
         try:
             number = row - 1 if numbered and isinstance(row, int) else None
-            alone = not kinds and column(values, fields.image) is None
+            named = [key for key in SENSES if column(values, getattr(fields, key)) is not None]
             files = {
                 key: _names(values, where, key, getattr(fields, key), number)
-                for key in kinds or ("image",) * (not alone)
+                for key in kinds or named
             }
             key = tuple(files.values()) or ((where,),)
             entry = entries.get(key, Entry(files if kinds else {}))

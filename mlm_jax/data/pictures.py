@@ -181,10 +181,10 @@ def _load_images(path: Path) -> np.ndarray:
         with np.load(path, allow_pickle=False) as arrays:
             if "images" not in arrays:
                 raise DataError(f"{path}: no key 'images' but {sorted(arrays)}; {accepted}")
-            images = arrays["images"]
+            images = np.asarray(arrays["images"])  # bytes where it is no array
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged one raises almost anything
         raise DataError(f"{path}: {error}; {accepted}") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise DataError(f"{path}: 'images' is {images.dtype} {list(images.shape)}; {accepted}")

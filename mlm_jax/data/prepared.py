@@ -183,7 +183,11 @@ class Prepared:
                 continue
             yield from texts_of(captions, questions)
 
-    def labels(self) -> Iterator[str]:
+    def labels(self, events: bool = False) -> Iterator[str]:
+        """The events of the world alone are read: the names of all their kinds."""
+        if events:
+            yield from clip.KINDS if self.truth == TRUTH["clips"] else ()
+            return
         for index in range(len(self)):
             try:
                 label, _ = self._labels(self._parse(index, self.rest_parser, None), index)

@@ -104,8 +104,8 @@ class Source(Protocol):
     def corpus(self) -> Iterator[str]:
         """Every caption, question and answer, without reading pictures."""
 
-    def labels(self) -> Iterator[str]:
-        """The label of every record that has one, and of its events, without reading pictures."""
+    def labels(self, events: bool = False) -> Iterator[str]:
+        """The label of every record that has one, or those of its events, without its files."""
 
 
 def texts_of(captions: tuple[str, ...], questions: tuple[Question, ...]) -> Iterator[str]:

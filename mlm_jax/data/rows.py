@@ -2,8 +2,8 @@
 
 import gzip
 import json
-import math
 import re
+import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from mlm_jax.data.pictures import SUFFIXES as PICTURES
 from mlm_jax.data.records import BadRecord, DataError, Event, Question
 
 SUFFIXES = {"image": PICTURES, "video": VIDEO_SUFFIXES, "audio": SOUND_SUFFIXES + VIDEO_SUFFIXES}
+MAX_LINE = 64 << 20
 _NUMBERS = (bool, int, float)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -31,7 +32,7 @@ def read_jsonl(path: Path, broken: dict[str, str]) -> Iterator[tuple[int, dict[s
             value = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:
             broken[f"{path}:{row}"] = f"row: invalid UTF-8 at byte {error.start}; accepted: UTF-8"
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # of a number of 5,000 digits the former
             broken[f"{path}:{row}"] = f"row: invalid JSON ({error}); accepted: one object a line"
         else:
             if isinstance(value, dict):
@@ -61,7 +62,10 @@ def read_rows(path: Path, keys: set[str]) -> list[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            yield from stream
+            for row, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), 1):
+                if len(line) > MAX_LINE:
+                    raise DataError(f"{path}:{row}: over {MAX_LINE:,} bytes, the most accepted")
+                yield line
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
@@ -231,7 +235,7 @@ def parse_rate(row: Mapping[str, Any], where: str, key: str) -> float:
 def _is_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value)
+    return abs(value) <= sys.float_info.max
 
 
 def _question(

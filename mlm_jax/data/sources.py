@@ -36,8 +36,8 @@ def open_source(data: Data, split: str, needs: Collection[str] = ("image",)) -> 
         raise DataError(f"{data.name}: split {split!r} has no usable rows{_first(source)}")
     if len(source.broken) > data.max_broken * source.rows:
         raise DataError(
-            f"{data.name}: {len(source.broken)} of {source.rows} rows of {split!r} are broken, "
-            f"more than --data.max-broken {data.max_broken:g}{_first(source)}"
+            f"{data.name}: {len(source.broken)} of {source.rows} rows that {split!r} is taken from "
+            f"are broken, more than --data.max-broken {data.max_broken:g}{_first(source)}"
         )
     return source
 
@@ -51,18 +51,20 @@ def _first(source: Source) -> str:
 def read_source(data: Data, split: str, needs: Collection[str] = ("image",)) -> Source:
     """Open a split without judging how much of it is broken; `broken` holds what was left out."""
     if is_own(data.name):
-        parts: list[Source] = [open_own(data, part, needs) for part in parse(split)]
-        return parts[0] if len(parts) == 1 else Joined(parts)
+        parts = parse(split)
+        opened: list[Source] = [open_own(data, part, needs) for part in parts]
+        return opened[0] if len(parts) == 1 else Joined(opened, [part.name for part in parts])
     return open_prepared(data, split, needs)
 
 
 class Joined:
-    """Several sources one after the other: split "a+b"."""
+    """Several sources one after the other: split "a+b". Parts of one of `names` share its rows."""
 
-    def __init__(self, parts: Sequence[Source]):
+    def __init__(self, parts: Sequence[Source], names: Sequence[str]):
         self.parts = parts
+        good = {n: part.rows - len(part.broken) for n, part in zip(names, parts, strict=True)}
         self.broken = {where: text for part in parts for where, text in part.broken.items()}
-        self.rows = sum(part.rows for part in parts)
+        self.rows = sum(good.values()) + len(self.broken)
         self.places = [(part, i) for part in parts for i in range(len(part))]
         self.classes = parts[0].classes
 
@@ -81,6 +83,6 @@ class Joined:
         for part in self.parts:
             yield from part.corpus()
 
-    def labels(self) -> Iterator[str]:
+    def labels(self, events: bool = False) -> Iterator[str]:
         for part in self.parts:
-            yield from part.labels()
+            yield from part.labels(events)

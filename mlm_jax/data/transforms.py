@@ -148,7 +148,7 @@ class Take:
             if label not in self.events:
                 known = f"one of the {len(self.events)} classes of the training split"
                 raise BadRecord(record.key, "events", f"{label!r}; accepted: {known}")
-            if not 0 <= start < end or end > seconds * (1 + 1e-3) + 0.05:
+            if not 0 <= start < min(end, seconds) or end > seconds * (1 + 1e-3) + 0.05:
                 inside = f"0 <= start < end <= {seconds:.3f}, the length of the clip in seconds"
                 raise BadRecord(
                     record.key, "events", f"{label!r} from {start} to {end}; accepted: {inside}"
@@ -167,7 +167,7 @@ def take_for(data: Data, senses: Mapping[str, Any], events: tuple[str, ...] = ()
     image, video, audio = (senses.get(key) for key in SENSES)
     return Take(
         image=image and decode_for(data, image.size),
-        video=video and Watch(video.frames, Decode(video.size, data.resize)),
+        video=video and Watch(video.frames, decode_for(data, video.size)),
         audio=audio and Listen(audio.samples, audio.mel.rate, data.speed, data.tone, data.noise),
         shift=Shift(data.shift),
         events=events,

@@ -98,8 +98,9 @@ def with_classes(config: Config) -> tuple[Take, Labels | None]:
     take = take_for(config.data, senses(config))
     if not isinstance(config.loss, Classes | Spans):
         return take, None
-    classes = classes_of(read_source(config.data, config.data.train, take.needs))
-    if isinstance(config.loss, Spans):
+    spans = isinstance(config.loss, Spans)
+    classes = classes_of(read_source(config.data, config.data.train, take.needs), spans)
+    if spans:
         return take_for(config.data, senses(config), classes), None
     return take, Labels(classes, getattr(config.model, "taught", False))
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from mlm_jax.config import senses
+from mlm_jax.config import UserError, senses
 from mlm_jax.data import labels, loader, sources
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source
@@ -43,7 +43,7 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     config = trained.config
     ((sense, eyes),) = senses(config).items()
     train = sources.open_source(config.data, config.data.train, (sense,))
-    classes = labels.classes_of(train)
+    classes = labels.classes_of(train, events=False)
     known = read(trained, train, classes, LABELLED)
     asked = read(trained, source, classes, limit)
     fresh = jax.jit(config.model.init)(jax.random.key(config.seed), {sense: known.shown[:1]})
@@ -65,8 +65,11 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
 
 
 def read(trained: Trained, source: Source, classes: tuple[str, ...], limit: int | None) -> Pictures:
+    """Those that have a label. Raises: UserError where none has."""
     known, take = Labels(classes), trained.take
     rows = list(loader.eval_labelled(trained.config.data, source, take, known, limit))
+    if not rows:
+        raise UserError(f"{trained.config.data.name}: nothing with a label")
     return Pictures(*(np.stack([row[key] for row in rows]) for key in (*take.needs, "label")))
 
 

@@ -38,7 +38,7 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     rows = loader.eval_labelled(data, source, trained.take_events(classes), None, limit)
     for batch, count in batches(rows):
         score, span = (np.asarray(x) for x in detect(model, trained.params, batch))
-        said += [spans(score[i], span[i]) for i in range(count)]
+        said += [spans(score[i, :, : len(classes)], span[i]) for i in range(count)]
         some = min(count, SHOWN - len(pictures))
         pictures += [shown_as({"video": batch["video"][i]}) for i in range(some)]
         true += [
@@ -53,7 +53,8 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
         ]
     if not any(true):
         raise UserError(
-            f"{data.name}: no events; accepted: a column of them (--data.fields.events)"
+            f"{data.name}: no events; accepted: a column of them in rows of your own"
+            " (--data.fields.events; of prepared sets it is not read)"
         )
     clips = [
         {"image": picture, "said": by_label(classes, said[i]), "true": by_label(classes, true[i])}

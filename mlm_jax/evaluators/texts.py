@@ -63,6 +63,8 @@ def evaluate(
     the split, by log-probability.
     """
     count = len(source) if limit is None else min(limit, len(source))
+    if count < 1:
+        raise UserError(f"--limit {limit}: at least 1")
     chosen = {(i * count // SHOWN) * len(source) // count for i in range(SHOWN)}
 
     results: list[Result] = []

@@ -305,6 +305,22 @@ def test_of_ten_hours_only_what_is_asked_for_is_read(tmp_path, name):
         assert near[1] == min(near) < 50
 
 
+@pytest.mark.parametrize("name", ["live.mkv", "live.webm"])
+def test_a_long_file_that_does_not_say_how_long_it_is(tmp_path, monkeypatch, name):
+    times = [0.5 * i for i in range(200)]
+    codec = "libx264" if name == "live.mkv" else "libvpx-vp9"
+    path = film(tmp_path / name, codec, times=times, options={"g": "4"}, container={"live": "1"})
+    with av.open(str(path)) as container:
+        assert container.duration is None
+    went: list[int] = []
+    monkeypatch.setattr(reader, "went", lambda *args, go=reader.went: (went.append(1), go(*args)))
+    assert seen(path, 4) == to_be_seen(path, 4)
+    assert len(went) >= 4
+    went.clear()
+    assert seen(path, 40) == to_be_seen(path, 40)
+    assert not went
+
+
 # ---- videos that are none
 
 
@@ -402,7 +418,7 @@ def test_too_many_pixels(tmp_path, monkeypatch, films):
 def test_an_extra_that_is_missing_is_named(films, monkeypatch, module):
     monkeypatch.delitem(sys.modules, module)
     files = {"av": films["b_frames.mp4"], "soundfile": encoded(np.zeros(100))}
-    said = f"here: needs {module}, which pip install 'mlm_jax\\[media\\]' brings"
+    said = f"here: needs {module}, which pip install -e '\\.\\[media\\]' brings"
     with pytest.raises(UserError, match=said) as caught:
         read_sound(files[module], 100, 8_000, "here")
     assert not isinstance(caught.value, BadRecord)  # which would be skipped

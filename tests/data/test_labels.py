@@ -14,7 +14,7 @@ from conftest import encoded, picture
 
 from mlm_jax.config import Data, Fields
 from mlm_jax.data import labels
-from mlm_jax.data.labels import Labels, classes_of
+from mlm_jax.data.labels import Labels, classes_of, ordered
 from mlm_jax.data.loader import eval_labelled, train_batches
 from mlm_jax.data.records import DataError
 from mlm_jax.data.sources import open_source
@@ -39,6 +39,12 @@ def test_texts_and_whole_numbers_are_classes_in_order(own: Callable) -> None:
     assert [record.label for record in source] == ["b", "10", "a", "9", "b"]
     assert classes_of(source) == ("9", "10", "a", "b")
     assert not source[0].captions
+
+
+def test_the_order_is_that_of_the_names_alone() -> None:
+    names = ["b", "1", "01", "-1", "001", "9" * 5_000, "a", "1" * 4_000]
+    right = ["-1", "001", "01", "1", "1" * 4_000, "9" * 5_000, "a", "b"]
+    assert ordered(names) == ordered(names[::-1]) == right
 
 
 def test_batches_have_pictures_and_labels_alone(own: Callable) -> None:
@@ -162,6 +168,8 @@ def test_a_set_of_tfds(tmp_path: Path, field: str, classes: tuple, first: set) -
     known = Data("animals", str(tmp_path), fields=Fields(label=field), captions=0, questions=0)
     source = open_source(known, "train")
     assert classes_of(source) == classes
+    with pytest.raises(DataError, match=r"no events.*prepared"):
+        classes_of(source, events=True)
     assert {record.label for record in source} == set(source.labels()) == first
 
 

@@ -3,6 +3,7 @@
 import io
 import logging
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import soundfile
 from conftest import encoded, picture
 from test_clip_files import film, marked, number, tone
 
+from mlm_jax import sharding
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import containers, loader, validate
-from mlm_jax.data.labels import Labels, classes_of
+from mlm_jax.data.labels import Labels, classes_of, load
 from mlm_jax.data.listening import Listen
 from mlm_jax.data.own import Shots
 from mlm_jax.data.records import DataError, Event, Record
@@ -22,9 +24,11 @@ from mlm_jax.data.tokenizers import build
 from mlm_jax.data.transforms import Decode, Take, Watch, take_for
 from mlm_jax.encoders import AudioEncoder, VideoEncoder
 from mlm_jax.encoders.audio import LogMel
+from mlm_jax.feed import open_feed
 from mlm_jax.losses import Classes, Spans
 from mlm_jax.models.audio import Audio
-from mlm_jax.models.video import Events
+from mlm_jax.models.video import Events, Video
+from mlm_jax.run import open_run
 
 EYES = VideoEncoder(frames=4, size=(48, 64), patch=16)
 EARS = AudioEncoder(samples=1_000, mel=LogMel(rate=8_000, window=256, hop=80, fft=256, mels=8))
@@ -69,11 +73,53 @@ def test_rows_name_a_video_its_pictures_or_a_sound(own, tmp_path):
     assert (second.label, second.rate, len(second.video)) == ("3", 5, 10)
     assert isinstance(third.video, bytes)
     assert sorted(source.labels()) == ["3", "x", "x"]
+    assert list(source.labels(events=True)) == ["up", "7"]
     watch = Watch(5, Decode((48, 64)))
     for record, shown in zip(source, ([5, 15, 25, 35, 45], [1, 3, 5, 7, 9]) * 2, strict=False):
         frames, seconds = watch(record)
         assert [number(frame) for frame in frames] == shown
         assert seconds == 2
+
+
+def test_the_classes_are_of_the_records_or_of_their_events(own):
+    both = {"video": "a.mp4", "label": "Fall", "events": [["Sitting", 0, 1]]}
+    source = read_source(data(own([both, {"video": "b.mp4", "label": "ADL"}])), "train", ["video"])
+    assert classes_of(source) == classes_of(source, events=False) == ("ADL", "Fall")
+    assert classes_of(source, events=True) == ("Sitting",)
+    for row, events, field in (
+        ({"label": "Fall"}, True, "events"),
+        ({"events": [["up", 0, 1]]}, False, "label"),
+    ):
+        source = read_source(data(own([{"video": "a.mp4", **row}])), "train", ["video"])
+        with pytest.raises(DataError, match=rf"have no .*--data\.fields\.{field}"):
+            classes_of(source, events=events)
+
+
+def test_a_run_takes_the_classes_that_its_loss_asks_for(own, tmp_path):
+    events = Config(Events(EYES, labels=2), Spans(), data(tmp_path))
+    classes = Config(Video(EYES, labels=2), Classes(), data(tmp_path))
+    row = {"video": "a.mp4", "label": "Fall", "events": [["Sitting", 0, 1]]}
+
+    def known(config: Config, row: dict, run: str) -> tuple[str, ...]:
+        config = replace(config, data=data(own([row])))
+        with open_run(tmp_path / run, config) as opened:
+            open_feed(config, opened, sharding.make_mesh(config.mesh))
+        return load(tmp_path / run / "classes.json")
+
+    assert known(events, row, "a") == ("Sitting",)
+    assert known(classes, row, "b") == ("Fall",)
+    with pytest.raises(DataError, match=r"no events.*--data\.fields\.events"):
+        known(events, {"video": "a.mp4", "label": "Fall"}, "c")
+
+
+def test_where_no_file_is_read_rows_of_one_still_belong_together(own):
+    for kind in ("image", "video", "audio"):
+        asked = [{kind: f"{i // 2}.x", "question": "a?", "answers": str(i)} for i in range(6)]
+        told = Data(str(own(asked)), max_broken=1.0)
+        parts = [read_source(told, "train[:60%]", needs) for needs in ((), (kind,))]
+        assert parts[0].entries[0].files == {}
+        assert [part.where(0) for part in parts] == [parts[1].where(0)] * 2
+        assert [len(part) for part in parts] == [2, 2]
 
 
 def test_a_gif_is_a_clip_and_another_picture_one_frame(own, tmp_path):
@@ -133,7 +179,7 @@ def test_batches_have_what_the_table_says(own, tmp_path):
     ]
     path = own(rows)
     source = open_source(data(path), "train", BOTH)
-    assert classes_of(source) == ("down", "up")
+    assert classes_of(source, events=True) == ("down", "up")
     take = take_for(data(path, events=3), {"video": EYES, "audio": EARS}, ("down", "up"))
     _, stream = batches(data(path, batch=4), take)
     batch = next(stream)
@@ -181,13 +227,16 @@ VIDEO_ROWS = [
     ({"video": "g.mp4", "events": [["up", 0, 1]] * 9}, "events: 9 events; --data.events 8 accepts"),
     ({"video": "h.mp4", "events": [["up", 0]]}, "events: an event is ['up', 0]; accepted: a list"),
     ({"video": "i.mp4", "events": [["up", 0, float("inf")]]}, "events: the times of 'up' are [0, "),
+    ({"video": "j.mp4", "events": [["up", 0, 10**400]]}, "events: the times of 'up' are [0, 1000"),
+    ({"video": ["0.png", "3.png"], "rate": 10**400}, "rate: 1000"),
+    ({"video": "k.mp4", "events": [["up", 2.01, 2.04]]}, "events: 'up' from 2.01 to 2.04; accept"),
 ]
 
 
 @pytest.fixture
 def clips_that_are_broken(own, tmp_path) -> Path:
     good = film(tmp_path / "good.mp4", container={"movflags": "faststart"}).read_bytes()
-    for name in "abcdefghi":
+    for name in "abcdefghijk":
         (tmp_path / f"{name}.mp4").write_bytes(good)
     (tmp_path / "cut.mp4").write_bytes(good[: len(good) // 2])
     (tmp_path / "text.mp4").write_text("text" * 999)

@@ -214,6 +214,27 @@ def test_other_arrays_are_refused_and_nothing_is_unpickled(tmp_path, monkeypatch
     assert not (tmp_path / "pickle-was-run").exists()
 
 
+@pytest.mark.parametrize("damage", ["deflated", "encrypted", "lying", "no array"])
+def test_damaged_arrays_are_refused(tmp_path, damage):
+    path, header = tmp_path / "a.npz", io.BytesIO()
+    shape = (10**9, 10**6, 10**2, 3) if damage == "lying" else (9, 40, 50, 3)
+    told = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, told)
+    values = np.random.default_rng(0).integers(0, 9, (9, 40, 50, 3), np.uint8).tobytes()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        whole = b"text" if damage == "no array" else header.getvalue() + values
+        archive.writestr("images.npy", whole)
+    data = bytearray(path.read_bytes())
+    if damage == "deflated":
+        data[200:300] = b"\xff" * 100
+    if damage == "encrypted":
+        data[6] |= 1
+        data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.npz.*accepted: an \.npz with key"):
+        open_place(path)
+
+
 def test_what_is_no_place_is_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"")
     (tmp_path / "a.zip").write_bytes(b"no archive")

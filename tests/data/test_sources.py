@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlm_jax.config import Data, Fields
+from mlm_jax.data import rows as reader
 from mlm_jax.data.records import BadRecord, DataError
 from mlm_jax.data.sources import open_source, read_source
 
@@ -195,6 +196,7 @@ BROKEN = [
         "row: invalid UTF-8 at byte 35; accepted: UTF-8",
     ),
     (b'{"image": "0.png", ', "row: invalid JSON (.*); accepted: one object a line"),
+    (b"1" * 5_000, "row: invalid JSON (.*); accepted: one object a line"),
     (b"[1, 2]", "row: a JSON list; accepted: one object a line"),
     (b"[" * 100_000, "row: invalid JSON (.*); accepted: one object a line"),
     ({"captions": "x"}, "image: missing; accepted: the name of a picture file"),
@@ -250,6 +252,36 @@ def test_too_many_broken_rows_stop_the_run(own):
         DataError, match=r"2 of 100 rows.*--data.max-broken 0.019; the first: .*:99"
     ):
         open_source(data(path, max_broken=0.019), "train")
+
+
+def test_broken_rows_are_held_against_those_of_the_split(own):
+    rows = [{"image": f"{i}.png", "captions": "x", "split": "ab"[i < 2]} for i in range(100)]
+    path = own([*rows, {"image": "1.png", "captions": "", "split": "b"}])
+    assert len(open_source(data(path, max_broken=0), "a")) == 98
+    with pytest.raises(DataError, match=r"1 of 3 rows .*'b'.*--data.max-broken 0.3; the first: "):
+        open_source(data(path, max_broken=0.3), "b")
+    assert len(open_source(data(path, max_broken=0.34), "b")) == 2
+    assert open_source(data(path), "a+b").rows == open_source(data(path), "all").rows == 101
+
+
+def test_a_row_counts_once_in_however_many_parts_of_a_split(own):
+    path = own([*[{"image": f"{i}.png", "captions": "x"} for i in range(98)], b"{", b"{"])
+    halves = "train[:50%]+train[50%:]"
+    assert open_source(data(path), halves).rows == 100
+    with pytest.raises(DataError, match=r"2 of 100 rows .*--data.max-broken 0.019"):
+        open_source(data(path, max_broken=0.019), halves)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_line_without_an_end_is_not_read(own, tmp_path, monkeypatch, packed):
+    monkeypatch.setattr(reader, "MAX_LINE", 100)
+    path = own([GOOD, b'{"image": "0.png", "captions": "%s"}' % (b"x" * 100)])
+    if packed:
+        path = tmp_path / "mine.jsonl.gz"
+        path.write_bytes(gzip.compress((tmp_path / "mine.jsonl").read_bytes()))
+    with pytest.raises(DataError, match=rf"{path}:2: over 100 bytes"):
+        open_source(data(path), "train")
+    assert len(list(reader.read_jsonl(own([GOOD, b" " * 99, GOOD]), {}))) == 2
 
 
 @pytest.mark.parametrize("lines", [[], [b""], [b"{"], [{"image": "0.png"}]])

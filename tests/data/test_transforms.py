@@ -23,8 +23,10 @@ from mlm_jax.data.transforms import (
     Tokenise,
     decode_for,
     keep_preprocessor,
+    take_for,
     with_kept,
 )
+from mlm_jax.encoders import VideoEncoder
 
 
 def test_the_right_size_is_left_alone():
@@ -89,6 +91,22 @@ def test_a_run_keeps_the_image_processor_it_began_with(tmp_path):
     keep_preprocessor(data, size, run)
     assert (decode_for(with_kept(data, run), size)(picture(0, 40, 60)) == before).all()
     assert with_kept(Data(), run) == Data()
+
+
+def test_frames_are_prepared_as_pictures_are(tmp_path):
+    own = {"image_processor_type": "ViTImageProcessor", "resample": 0}
+    size = {"size": {"height": 12, "width": 16}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(own | size))
+    data, shots = Data(preprocessor=str(tmp_path)), (picture(0, 40, 60), picture(1, 40, 60))
+    take = take_for(data, {"video": VideoEncoder(frames=2, size=(12, 16), patch=4)})
+    frames = take(Record("rows:1", video=shots, rate=1.0))["video"]
+    one = decode_for(data, (12, 16))
+    assert (frames == [one(shot) for shot in shots]).all()
+    assert not (frames[0] == Decode((12, 16))(shots[0])).all()
+    with pytest.raises(UserError, match=r"makes pictures of \(12, 16\)"):
+        take_for(data, {"video": VideoEncoder(frames=2, size=(16, 16), patch=4)})
+    with pytest.raises(UserError, match="not for video files"):
+        take(Record("rows:1", video=b"a film"))
 
 
 def test_grey_arrays_become_rgb():

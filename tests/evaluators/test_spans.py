@@ -1,15 +1,27 @@
 """Events in time: the loss, the list made of what is said at each time, and its precision."""
 
 import itertools
+import json
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from mlm_jax import trained as trained_
+from mlm_jax.config import Config, Data
+from mlm_jax.data.sources import open_source
+from mlm_jax.data.tokenizers import words
 from mlm_jax.detect import Span, iou, spans
+from mlm_jax.encoders import VideoEncoder
+from mlm_jax.evaluators import spans as spans_
 from mlm_jax.evaluators.spans import IOUS, figures, mean_precision
 from mlm_jax.losses import Spans, overlap, wanted_spans
+from mlm_jax.models.video import Events
+from mlm_jax.trained import Trained
 
 
 def random_clips(seed: int, clips: int = 12) -> tuple[list[list[Span]], list[list[Span]]]:
@@ -118,6 +130,35 @@ def test_of_a_class_those_that_overlap_are_one_event() -> None:
     found = spans(score, span)
     assert [(s.label, s.score) for s in found] == [(0, 0.9), (0, 0.7), (1, 0.6)]
     assert len(spans(score, span, most=2)) == 2
+
+
+def test_a_model_may_have_more_labels_than_there_are_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said of the others is no event."""
+    for i in range(2):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "clip.gif")
+    row = {"video": ["0.png", "1.png"], "rate": 1, "events": [["fall", 0, 1]]}
+    (tmp_path / "data.jsonl").write_text(json.dumps(row))
+    (tmp_path / "classes.json").write_text('["fall"]')
+    data = Data(str(tmp_path), captions=0, questions=0)
+    config = Config(Events(VideoEncoder(frames=2, size=(8, 8), patch=4), labels=3), Spans(), data)
+    trained = Trained(tmp_path, config, words([]), {}, 1)
+    score, span = np.array([[[0.5, 0.9, 0.9]]]), np.full((1, 1, 3, 2), [0.0, 0.5])
+
+    def said(model: Any, params: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
+        rows = len(batch["video"])
+        return score.repeat(rows, 0), span.repeat(rows, 0)
+
+    monkeypatch.setattr(spans_, "detect", said)
+    monkeypatch.setattr(trained_, "detect", said)
+    measured = spans_.evaluate(trained, open_source(data, "train", ["video"]), None)
+    assert measured.figures["events/map"].value == 1
+    (clip,) = measured.details["clips"]
+    assert [each["label"] for each in clip["said"]] == ["fall"]
+    told = trained_.watch_for_events(trained, {"video": tmp_path / "clip.gif"})
+    assert [each.label for each in told] == ["fall"]
 
 
 def test_iou_by_hand() -> None:
