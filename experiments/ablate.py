@@ -4,9 +4,9 @@ python experiments/ablate.py fusion [--seeds 5] [--jobs 2] [--out runs/ablations
     [--only joint prefix] [--limit N] [--budget steps|examples|flops|time] [--tiny]
     [--steps 200 --data.root data ...]
 
-Keys of train.py are set in all variants. The same command goes on with what was stopped; what is
-done is not done again. The result is OUT/report.html, table.md, results.csv and results.json. The
-exit code is 1 where a run failed.
+Keys of train.py are set in all variants. The same command goes on with what was stopped, also with
+more seeds, variants, figures or splits; what is done is not done again. The result is
+OUT/report.html, table.md, results.csv and results.json. The exit code is 1 where a run failed.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from typing import get_args
 from mlm_jax import command
 from mlm_jax.ablation import plan as plans
 from mlm_jax.ablation import runner
+from mlm_jax.ablation.kinds import statistics
 from mlm_jax.ablation.page import as_markdown, report
 from mlm_jax.ablation.plan import Budget, Overrides, Plan
-from mlm_jax.ablation.results import as_csv, as_json, gather, spreads
+from mlm_jax.ablation.results import as_csv, as_json, gather, missing, spreads
 from mlm_jax.ablation.runner import Order, Ready
 from mlm_jax.ablation.statistics import foreseen, warning
 from mlm_jax.config import UserError, load
-from mlm_jax.evaluators.texts import statistics
 from mlm_jax.planner.compiler import simulate
 from mlm_jax.run import lock, write
 
@@ -49,9 +49,14 @@ def run(plan: Plan, order: Order) -> int:
     """Prepare, foresee, run, and write the results whenever a run ended."""
     ready = runner.prepare(plan, order)
     foresee(ready)
+    told: set[str] = set()
 
     def results() -> None:
         found = gather(ready, statistics)
+        new = {*missing(found)} - told
+        told.update(new)
+        for line in new:
+            print(f"warning: {line}", file=sys.stderr, flush=True)
         texts = {"report.html": report, "table.md": as_markdown}
         texts |= {"results.csv": as_csv, "results.json": as_json}
         for name, make in texts.items():

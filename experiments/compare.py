@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     if not given.out.parent.is_dir():
         raise UserError(f"--out {given.out}: there is no folder {given.out.parent}")
     from mlm_jax.ablation.comparison import report, sides  # a typo is answered at once
-    from mlm_jax.evaluators.texts import statistics
+    from mlm_jax.ablation.kinds import statistics
     from mlm_jax.run import write
 
     found = sides(given.runs)

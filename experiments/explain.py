@@ -44,7 +44,8 @@ class Arguments:
     measure: bool = False
     """On pictures of the embedded world that were not seen: do maps show what a word speaks of?"""
     pictures: int = 200
-    """Of the test split; every other sixteen choose how maps are put together, the rest count."""
+    """Of the test split, over 16; every other 16 choose how maps are put together, the rest count.
+    """
     json: Path | None = None
     """Write the measures there too."""
 
@@ -66,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
         return measured(given, trained, methods, out)
     from mlm_jax.explaining.page import explained, page_of
     from mlm_jax.run import write
+    from mlm_jax.terminal import printable
 
     shown = look(trained, {key: p for key in SENSES if (p := getattr(given, key)) is not None})
     taken = []
@@ -75,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         text = page_of(found)
         taken.append(time.monotonic() - begin)
     write(out, text)
-    print(found.text)
+    print(printable(found.text))
     warm = f", then {statistics.median(taken[1:]):.2f} s in the median" if taken[1:] else ""
     print(f"{taken[0]:.1f} s with compiling{warm}; page: {out} ({len(text) >> 10} KiB)")
     return 0
@@ -107,8 +109,8 @@ def refuse_unread(given: Arguments) -> None:
         raise UserError("nothing to explain: --image picture.png, or --measure")
     if not given.measure and given.json is not None:
         raise UserError("--json is for the figures of --measure")
-    if given.times < 1 or given.pictures < 2:
-        raise UserError("--times is at least 1, --pictures at least 2")
+    if given.times < 1:
+        raise UserError("--times is at least 1")
     for name in ("out", "json"):
         path = getattr(given, name)
         if path is not None and not path.absolute().parent.is_dir():

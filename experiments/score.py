@@ -18,7 +18,7 @@ Every figure has a 95 % interval, from pictures drawn again.
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,15 @@ SHOWN = 3  # captions of the best, and of the worst
 LINE = 200  # characters of one
 
 Metric = Literal["coco", "vqa", "retrieval", "pope"]
+SINGLE = ("candidates", "references", "subset", "json", "per_image")
+READ = {
+    "coco": (*SINGLE, "df"),
+    "vqa": SINGLE,
+    "retrieval": ("candidates", "references", "json"),
+    "pope": SINGLE,
+    "pope --objects": ("objects", "absent", "seed", "out"),
+}
+"""Options that are read, by the metric."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +74,34 @@ def main(argv: Sequence[str]) -> int:
         Arguments, args=list(argv), prog="score.py", description=__doc__,
         config=(tyro.conf.FlagCreatePairsOff,),
     )  # fmt: skip
+    refuse_unread(given)
     for name in ("json", "per_image", "out"):
         path = getattr(given, name)
         if path is not None and not path.parent.is_dir():
-            raise UserError(f"--{name.replace('_', '-')} {path}: there is no folder {path.parent}")
+            raise UserError(f"{option(name)} {path}: there is no folder {path.parent}")
     if given.objects is not None:
         return ask(given)
     {"coco": coco, "vqa": vqa, "retrieval": retrieval, "pope": pope}[given.metric](given)
     return 0
 
 
+def refuse_unread(given: Arguments) -> None:
+    """Raises: UserError for what would be passed over in silence."""
+    asks = given.metric == "pope" and given.objects is not None
+    metric = "pope --objects" if asks else given.metric
+    said = [each.name for each in fields(given) if getattr(given, each.name) != each.default]
+    unread = [option(name) for name in said if name not in ("metric", *READ[metric])]
+    if unread:
+        raise UserError(f"--metric {metric} does not read {', '.join(unread)}")
+
+
+def option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def coco(given: Arguments) -> None:
     from mlm_jax.scorers import captions, files
+    from mlm_jax.terminal import printable
 
     references = files.read_references(needed(given, "references"))
     candidates = files.read_candidates(needed(given, "candidates"))
@@ -93,10 +118,8 @@ def coco(given: Arguments) -> None:
     for title, part in (("best", order[:SHOWN]), ("worst", order[SHOWN:][-SHOWN:])):
         print(f"{title} by CIDEr-D")
         for value, name in part:
-            shown = [
-                files.printable(text[:LINE]) for text in (candidates[name], references[name][0])
-            ]
-            print(f"  {value:.3f} {files.printable(name)}: {shown[0]}  (one of {shown[1]})")
+            shown = [printable(text[:LINE]) for text in (candidates[name], references[name][0])]
+            print(f"  {value:.3f} {printable(name)}: {shown[0]}  (one of {shown[1]})")
 
 
 def vqa(given: Arguments) -> None:
@@ -176,9 +199,7 @@ def save(
     if given.json is not None:
         tree = {name: asdict(figure) for name, figure in figures.items()}
         write(given.json, json.dumps(tree, indent=2, allow_nan=False) + "\n")
-    if given.per_image is not None:
-        if rows is None:
-            raise UserError(f"--per-image: {given.metric} has no scores of single pictures")
+    if given.per_image is not None and rows is not None:
         write(given.per_image, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 

@@ -73,7 +73,7 @@ def evaluate(
     source = sources.open_source(data, data.test, trained.take.needs)
     further = {"rank": rank, "views": views, "features": features, "clip": clip, "among": among}
     measured = measure_of(trained, further)(trained, source, limit)
-    save(trained.path, split, measured)
+    save(trained.path, split, measured, (data.name, data.test))
     write_report(run)
     return measured.figures
 
@@ -121,14 +121,14 @@ FURTHER: dict[str, tuple[Evaluate, Any, str]] = {
 """What only some are asked: by which evaluator, what stands for not asked, and for what it is."""
 
 
-def save(run: Path, split: str, measured: Measured) -> None:
+def save(run: Path, split: str, measured: Measured, source: pictures.Source) -> None:
     """evaluation.json, examples.json, counts.json; of another split evaluation_novel.json, ..."""
     examples = {"shown": [], "wrong": [], **measured.details}
     try:
         write(run / saved_name("evaluation", split), as_json(measured.figures))
         write(run / saved_name("examples", split), json.dumps(examples))
         if counts := measured.counts:
-            pictures.save(run, split, [*counts], [*counts.values()])
+            pictures.save(run, split, [*counts], [*counts.values()], source)
     except OSError as error:
         raise UserError(f"cannot write to {run}: {error.strerror}") from error
 

@@ -6,7 +6,6 @@ Every text that comes from data or a model is escaped.
 
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +13,19 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mlm_jax.metrics import Figure
 from mlm_jax.pages import cell, interval, number, page, section, table, verdict
 from mlm_jax.pages.charts import Points, chart
 from mlm_jax.run import read_metrics, write
 from mlm_jax.showing import details_section
+from mlm_jax.terminal import printable
 
 Figures = Mapping[str, Figure]
 
@@ -109,28 +111,29 @@ BLIND = ("vqa/question_only", "vqa/majority")
 
 def print_figures(figures: Figures, title: str) -> None:
     """A table of the figures; plain, aligned lines where there is no terminal."""
+    rows = [(printable(name), number(x.value), interval(x), x.n) for name, x in figures.items()]
     if not sys.stdout.isatty():
         print(title)
-        for name, figure in figures.items():
-            print(f"{name:<32} {number(figure.value):>8}   {interval(figure):<20} n {figure.n}")
+        for name, value, between, n in rows:
+            print(f"{name:<32} {value:>8}   {between:<20} n {n}")
         return
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     shown.add_column("figure")
     for column in ("value", "95 %", "n"):
         shown.add_column(column, justify="right")
-    for name, figure in figures.items():
-        shown.add_row(name, number(figure.value), interval(figure), f"{figure.n:,}")
+    for name, value, between, n in rows:
+        shown.add_row(Text(name), value, between, f"{n:,}")
     Console().print(shown)
 
 
 def print_examples(run: Path, split: str, count: int = 3) -> None:
     """The first `count` pictures of the report: what was said, and what is so."""
     for each in json.loads((run / saved_name("examples", split)).read_text())["shown"][:count]:
-        print(f"\n{each['where']}")
+        print(f"\n{printable(each['where'])}")
         told = [("caption", each["caption"])] if "caption" in each else []
         for name, text in (*told, *((q["question"], q) for q in each["questions"][:2])):
             verdict = "right" if text["score"] == 1 else f"wrong: {text['references'][0]}"
-            print(f"  {name}: {text['text']}  ({verdict})")
+            print(printable(f"  {name}: {text['text']}  ({verdict})"))
 
 
 # --- as a page ---
@@ -158,14 +161,16 @@ def write_report(run: Path) -> None:
 
 
 def saved_name(stem: str, split: str) -> str:
-    """test -> evaluation.json, novel -> evaluation_novel.json"""
-    tail = "" if split == "test" else "_" + re.sub(r"[^\w.-]+", "_", split).strip("_")
-    return f"{stem}{tail}.json"
+    """test -> evaluation.json, novel -> evaluation_novel.json, test[:9] -> ..._test%5B%3A9%5D.json
+
+    Another for each split, which `split_of` reads back.
+    """
+    return f"{stem}.json" if split == "test" else f"{stem}_{quote(split, safe='+')}.json"
 
 
 def split_of(path: Path, stem: str) -> str:
     """evaluation.json -> test, evaluation_novel.json -> novel"""
-    return path.stem.removeprefix(stem).removeprefix("_") or "test"
+    return unquote(path.stem.removeprefix(stem).removeprefix("_")) or "test"
 
 
 def load_figures(path: Path) -> dict[str, Figure]:

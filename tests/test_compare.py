@@ -11,8 +11,9 @@ from test_report import EVIL, parsed
 
 from experiments import compare
 from mlm_jax.ablation import comparison, pictures
+from mlm_jax.ablation.kinds import statistics
 from mlm_jax.config import UserError, load, to_json
-from mlm_jax.evaluators.texts import statistics
+from mlm_jax.evaluators import classes
 
 
 def example(where: str, said: str, score: float) -> dict:
@@ -40,10 +41,10 @@ def two(tmp_path: Path) -> list[Path]:
             written(tmp_path / "b" / "run", 0.7, EVIL, 1)]  # fmt: skip
 
 
-def counted(run: Path, right: np.ndarray, first: int = 0) -> None:
+def counted(run: Path, right: np.ndarray, first: int = 0, source=("world", "test")) -> None:
     rows = [{"accuracy": float(r), "asked": 4.0, "nats": 1.0, "tokens": 2.0, "texts": 4.0}
             for r in right]  # fmt: skip
-    pictures.save(run, "test", range(first, first + len(right)), rows)
+    pictures.save(run, "test", range(first, first + len(right)), rows, source)
 
 
 def test_page_has_both_and_no_markup_of_theirs(two):
@@ -58,7 +59,7 @@ def test_page_has_both_and_no_markup_of_theirs(two):
     assert "optim.lr" not in seen.text, "what is the same in both is not shown"
     cards = [attributes["alt"] for tag, attributes in seen.tags if tag == "img"]
     assert cards == ["picture world test 1"], "the picture that both were shown"
-    assert "no counts by picture" in said
+    assert "a/run and b/run keep no counts by picture" in said
     assert len(re.findall(r'<polyline class="line s\d"', text)) == 2
 
 
@@ -90,6 +91,54 @@ def test_only_shared_pictures_are_compared(two):
     assert (found.value, found.n) == (0.0, 2)
     counted(two[1], np.array([3, 4]), first=50)
     assert comparison.difference(one, pictures.load(two[1], "test"), statistics) == {}
+
+
+@pytest.mark.parametrize("other", [("shapes", "test"), ("world", "test[:2]"), None])
+def test_rows_of_other_data_or_of_another_split_are_not_the_same_pictures(two, other):
+    """Nor are those of which it is not known: files of before have no source."""
+    counted(two[0], np.array([1, 2, 3, 4]))
+    counted(two[1], np.array([1, 2, 3, 3]), source=other)
+    if other is None:
+        tree = json.loads((two[1] / "counts.json").read_text())
+        (two[1] / "counts.json").write_text(
+            json.dumps({k: tree[k] for k in ("pictures", "columns")})
+        )
+    found = comparison.sides(two)
+    one, same = (side.counts["test"] for side in found)
+    assert comparison.difference(one, same, statistics) == {}
+    said = "".join(parsed(comparison.report(found, statistics)).text)
+    assert "b/run was not asked about the pictures of a/run" in said
+    assert "b/run less a/run" not in said
+
+
+def test_the_run_that_keeps_no_counts_is_named(two, tmp_path):
+    third = written(tmp_path / "c", 0.6, "x", 2)
+    counted(two[0], np.array([1, 2, 3, 4]))
+    counted(third, np.array([1, 2, 4, 4]))
+    said = "".join(parsed(comparison.report(comparison.sides([*two, third]), statistics)).text)
+    assert "c less a/run" in said.replace("c/c", "c")
+    assert "b/run keeps no counts by picture" in said
+    assert "These runs" not in said
+
+
+def test_classifiers_are_compared_by_picture(two):
+    """Macro F1 is of all classes at once: it is made anew of each draw."""
+    label = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+    for run, said in ((two[0], label), (two[1], np.where(label == 2, 0, label))):
+        rows = [classes.judged(np.array([s]), r, 0, 3) for s, r in zip(said, label, strict=True)]
+        pictures.save(run, "test", range(8), rows, ("shapes", "val"))
+    one, other = (side.counts["test"] for side in comparison.sides(two))
+    found = comparison.difference(one, other, statistics)
+    assert found["classes/accuracy"].value == pytest.approx(-2 / 8)
+    assert found["classes/macro_f1"].value == pytest.approx((2 * 3 / 8 + 1 + 0) / 3 - 1)
+
+
+def test_a_damaged_evaluation_of_a_split_that_no_other_run_has(two, tmp_path, capsys):
+    (two[1] / "evaluation_novel.json").write_text("{")
+    out = tmp_path / "page.html"
+    assert compare.main([*map(str, two), "--out", str(out)]) == 0
+    assert "evaluation_novel.json" in capsys.readouterr().err
+    assert "a/run" in "".join(parsed(out.read_text()).text)
 
 
 @pytest.mark.parametrize(

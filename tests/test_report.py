@@ -173,3 +173,34 @@ def test_figures_are_plain_without_a_terminal(capsys):
     out = capsys.readouterr().out
     assert re.search(r"loss +0\.500 +0\.250 to 0\.750 +n 10", out)
     assert out.isascii()
+
+
+def test_each_split_has_a_file_of_its_own_from_whose_name_it_is_read():
+    splits = [
+        "test",
+        "novel",
+        "test[:500]",
+        "test[500:]",
+        "test_500",
+        "_test",
+        "a/b+train[:9%]",
+        "é",
+    ]
+    names = [report.saved_name("evaluation", split) for split in splits]
+    assert names[:2] == ["evaluation.json", "evaluation_novel.json"]
+    assert len({*names}) == len(splits)
+    assert [report.split_of(Path("run") / name, "evaluation") for name in names] == splits
+    assert all(re.fullmatch(r"[\w.%+-]+", name) for name in names)
+
+
+def test_examples_on_the_screen_hold_no_control_characters(tmp_path, capsys):
+    """Captions, questions and names of files are of data, and of a model."""
+    evil = "a \x1b]0;title\x07 star\nwrong"
+    told = {"text": evil, "score": 0.0, "references": [evil]}
+    each = {"where": evil, "caption": told, "questions": [{"question": evil} | told]}
+    (tmp_path / "examples.json").write_text(json.dumps({"shown": [each], "wrong": []}))
+    report.print_examples(tmp_path, "test")
+    said = capsys.readouterr().out
+    assert all(line.isprintable() for line in said.splitlines())
+    assert said.count(r"\x1b]0;title\x07 star\nwrong") == 6
+    assert len(said.splitlines()) == 4

@@ -6,7 +6,7 @@ of either may lie elsewhere, which `ablate.py` is for.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -128,7 +128,8 @@ def difference(
     """`other` less `one` in every figure that both have, with a paired bootstrap by picture.
 
     Each draw takes the same pictures for both (Efron and Tibshirani 1993, chapter 8), so that what
-    makes a picture hard for both does not count. Empty where under two pictures are shared.
+    makes a picture hard for both does not count. Empty where under two pictures are shared, or
+    they are of other data.
     """
     same = pictures.common([one, other])
     if same is None:
@@ -176,7 +177,10 @@ def state(side: Side) -> str:
 
 
 def splits_of(found: Sequence[Side]) -> list[str]:
-    return list(dict.fromkeys(split for side in found for split in side.figures))
+    """Those that a run has figures of."""
+    return list(
+        dict.fromkeys(k for side in found for k, figures in side.figures.items() if figures)
+    )
 
 
 def config_section(found: Sequence[Side]) -> str:
@@ -199,12 +203,13 @@ def figures_section(found: Sequence[Side], split: str, statistics: Statistics) -
     known = [side for side in found if side.figures.get(split)]
     names = dict.fromkeys(name for side in known for name in side.figures[split])
     plain = [name for name in names if name.count("/") < 2]
-    first, others = known[0], known[1:]
-    apart = {
+    first = known[0]
+    tried = {
         side.name: difference(first.counts[split], side.counts[split], statistics)
-        for side in others
+        for side in known[1:]
         if split in first.counts and split in side.counts
     }
+    apart = {name: each for name, each in tried.items() if each}
     rows = [
         f"<tr><th scope=row>{escape(TITLES.get(name, name))}<small>{escape(name)}</small></th>"
         + "".join(cell(side.figures[split].get(name), name not in AMOUNTS) for side in known)
@@ -212,17 +217,41 @@ def figures_section(found: Sequence[Side], split: str, statistics: Statistics) -
         + "</tr>"
         for name in plain
     ]
-    note = (
-        f"Differences from {first.name} have a bootstrap over the pictures that both were asked"
-        " about: they tell these runs apart, not their configurations, of which other seeds may lie"
-        " elsewhere."
-        if apart
-        else "Each with its own 95 % bootstrap over pictures. These runs keep no counts by picture,"
-        " so that differences have no interval of their own; where intervals lie apart, the runs"
-        " differ, where they overlap, they may all the same."
-    )
+    said = notes(first.name, apart, tried, [s.name for s in known if split not in s.counts])
     columns = ("figure", *(side.name for side in known), *(f"{n} less {first.name}" for n in apart))
-    return section(f"Figures, {split}", f"<p>{escape(note)}</p>", even_table(columns, rows))
+    text = escape(" ".join(said))
+    return section(f"Figures, {split}", f"<p>{text}</p>", even_table(columns, rows))
+
+
+def notes(
+    first: str, apart: Collection[str], tried: Iterable[str], without: Sequence[str]
+) -> Iterator[str]:
+    """What is known of differences from `first`; `without` are runs that keep no counts."""
+    yield "Each figure with its own 95 % bootstrap over pictures."
+    if apart:
+        yield (
+            f"Differences from {first} have a bootstrap over the pictures that both were asked"
+            " about: they tell these runs apart, not their configurations, of which other seeds may"
+            " lie elsewhere."
+        )
+    if without:
+        yield f"{listed(without)} {'keeps' if len(without) == 1 else 'keep'} no counts by picture."
+    if others := [name for name in tried if name not in apart]:
+        was = "was" if len(others) == 1 else "were"
+        yield (
+            f"{listed(others)} {was} not asked about the pictures of {first}, as far as is known,"
+            " or for no figure that can be compared by picture."
+        )
+    if without or others:
+        yield (
+            "Where a difference has no interval of its own, runs differ if their intervals lie"
+            " apart; where these overlap, they may all the same."
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c"""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def even_table(columns: Sequence[str], rows: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """What a variant costs: parameters and FLOPs from its compiled step, steps from the budget."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -42,10 +42,10 @@ def cost(config: Config) -> Cost:
     )
 
 
-def costs(plan: Plan) -> dict[str, Cost]:
+def costs(variants: Iterable[Resolved]) -> dict[str, Cost]:
     """By variant. Raises: UserError naming the variant that cannot be built."""
     found = {}
-    for each in plan.variants:
+    for each in variants:
         try:
             found[each.name] = cost(each.config)
         except (UserError, ValueError) as error:
@@ -53,12 +53,19 @@ def costs(plan: Plan) -> dict[str, Cost]:
     return found
 
 
-def steps(plan: Plan, costs: Mapping[str, Cost], seconds: Mapping[str, float]) -> dict[str, int]:
+def steps(
+    plan: Plan,
+    costs: Mapping[str, Cost],
+    seconds: Mapping[str, float],
+    known: Mapping[str, int] | None = None,
+) -> dict[str, int]:
     """How many steps each variant makes, those of the baseline being as configured.
 
-    `seconds` of a step by variant are read where the budget is time.
+    `known` steps stay, and what is new is held against one of those (see `reference`). `seconds` of
+    a step by variant are read where the budget is time.
     """
-    base = plan.by_name(plan.baseline)
+    known = known or {}
+    base = reference(plan, known)
 
     def price(one: Resolved) -> float:
         prices: dict[Budget, float] = {
@@ -69,7 +76,15 @@ def steps(plan: Plan, costs: Mapping[str, Cost], seconds: Mapping[str, float]) -
         }
         return prices[plan.ablation.budget]
 
+    whole = known.get(base.name, base.config.steps)
     return {
-        each.name: max(1, round(base.config.steps * price(base) / price(each)))
+        each.name: known.get(each.name) or max(1, round(whole * price(base) / price(each)))
         for each in plan.variants
     }
+
+
+def reference(plan: Plan, known: Mapping[str, int]) -> Resolved:
+    """The baseline, but for where others have run without it: then the first of those."""
+    there = [each for each in plan.variants if each.name in known]
+    base = plan.by_name(plan.baseline)
+    return base if base in there or not there else there[0]

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
-from mlm_jax.ablation.results import Compared, Ended, Results, Row, step_seconds
-from mlm_jax.ablation.statistics import LEVEL, Difference, Mean, foreseen, warning
+from mlm_jax.ablation.results import Compared, Ended, Results, Row, missing, step_seconds
+from mlm_jax.ablation.statistics import LEVEL, Difference, foreseen, warning
 from mlm_jax.metrics import Figure
 from mlm_jax.pages import cell, number, page, section, table
 from mlm_jax.pages.charts import SERIES, Points, chart
@@ -44,13 +44,14 @@ def report(results: Results) -> str:
 
 def header(results: Results) -> str:
     ready = results.ready
-    done = sum(bool(run.figures) for run in results.runs)
+    done = sum(run.done for run in results.runs)
     said = [
         f"{len(ready.plan.variants)} variants of {ready.plan.ablation.config},"
         f" {ready.order.seeds} seeds each, {BUDGETS[ready.plan.ablation.budget]}.",
         f"{done} of {len(results.runs)} runs are done"
         + (f", {len(failed)} failed." if (failed := results.failed()) else "."),
         warning(ready.order.seeds, len(ready.plan.variants) - 1),
+        *missing(results),
     ]
     lines = "".join(f"<p>{escape(each)}</p>" for each in said if each)
     return f"<header><h1>{escape(ready.plan.name)}</h1>{lines}</header>"
@@ -88,23 +89,28 @@ def compared_row(results: Results, each: Compared, row: Row, baseline: bool, sha
     count = f"<td class=num>{len(row.values)} of {results.ready.order.seeds}</td>"
     if baseline:
         blank = "<td><small>the baseline</small></td><td></td><td></td><td></td>"
-        return f"<tr>{name}{mean_cell(row.mean, share)}{blank}{count}</tr>"
+        return f"<tr>{name}{mean_cell(row, share)}{blank}{count}</tr>"
     mark, spoken = finding(each.figure, row.difference)
     return (
-        f"<tr>{name}{mean_cell(row.mean, share)}{difference_cell(row.difference)}"
+        f"<tr>{name}{mean_cell(row, share)}{difference_cell(row.difference)}"
         f"{tail_cells(row.difference)}<td><span class={mark}>{spoken}</span></td>{count}</tr>"
     )
 
 
-def mean_cell(mean: Mean | None, share: bool) -> str:
+def mean_cell(row: Row, share: bool) -> str:
+    mean = row.mean
     if mean is None:
-        return "<td><small>no run is done</small></td>"
+        return f"<td><small>{why_none(row)}</small></td>"
     if mean.low is None or mean.high is None:
         return f"<td><b>{number(mean.value)}</b> <small>one seed</small></td>"
     if not share or not 0 <= mean.value <= 1:
         return cell(Figure(mean.value, mean.low, mean.high, mean.n), False)
     # a t interval knows no bounds: it is cut where shares end
     return cell(Figure(mean.value, max(mean.low, 0.0), min(mean.high, 1.0), mean.n))
+
+
+def why_none(row: Row) -> str:
+    return "no such figure" if row.lacking else "no run is done"
 
 
 def difference_cell(each: Difference | None) -> str:
@@ -314,7 +320,7 @@ def runs_section(results: Results) -> str:
 def state_of(run: Ended) -> str:
     if run.status.code:
         return "failed"
-    return "done" if run.figures else "not done"
+    return "done" if run.done else "not done"
 
 
 # --- as text ---
@@ -330,7 +336,7 @@ def as_markdown(results: Results) -> str:
         rows = [
             (
                 in_cell(row.variant),
-                mean_text(row.mean),
+                mean_text(row),
                 *difference_texts(row.difference, row.variant == ready.plan.baseline),
                 ""
                 if row.variant == ready.plan.baseline
@@ -349,9 +355,10 @@ def as_markdown(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def mean_text(mean: Mean | None) -> str:
+def mean_text(row: Row) -> str:
+    mean = row.mean
     if mean is None:
-        return "no run is done"
+        return why_none(row)
     if mean.low is None or mean.high is None:
         return f"{number(mean.value)} (one seed)"
     return f"{number(mean.value)} ({number(mean.low)} to {number(mean.high)})"

@@ -5,6 +5,7 @@ An ablation is a file that exports `ablation`, an `Ablation`; those of the proje
 """
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -29,6 +30,8 @@ from mlm_jax.run import differences
 Value = str | int | float | bool | tuple[Any, ...]
 Overrides = Mapping[str, Value]
 Budget = Literal["steps", "examples", "flops", "time"]
+LONGEST = 100
+"""Characters of the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -245,8 +248,11 @@ def refuse_names(listed: Sequence[str]) -> None:
 
 
 def slug(name: str) -> str:
-    """The name of a folder; short names that differ keep it so."""
-    return re.sub(r"[^\w.+=-]+", "_", name).strip("_.")[:100]
+    """The name of a folder; what is cut off stands in a short hash at its end."""
+    whole = re.sub(r"[^\w.+=-]+", "_", name).strip("_.")
+    if len(whole) <= LONGEST:
+        return whole
+    return f"{whole[: LONGEST - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def resolve(ablation: Ablation, variant: Variant, common: Overrides, tiny: bool) -> Resolved:

@@ -17,18 +17,18 @@ from mlm_jax.ablation import pictures
 from mlm_jax.ablation import statistics as tests
 from mlm_jax.ablation.runner import Ready, Status, Work
 from mlm_jax.ablation.statistics import Difference, Mean
-from mlm_jax.config import UserError
+from mlm_jax.config import UserError, suggest
 from mlm_jax.metrics import Figure, Statistic
 from mlm_jax.report import load_figures, saved_name
 from mlm_jax.run import read_metrics
 
 Statistics = Callable[[set[str]], Mapping[str, Statistic]]
-"""Columns that were counted -> the figures that can be made of them (`mlm_jax.evaluate`)."""
+"""Columns that were counted -> the figures that can be made of them (`kinds.statistics`)."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """One run: figures by split and name, lines of its metrics; why there are none."""
+    """One run: figures by split and name, as far as it was evaluated, and lines of its metrics."""
 
     work: Work
     status: Status
@@ -43,6 +43,10 @@ class Ended:
     def seed(self) -> int:
         return self.work.seed
 
+    @property
+    def done(self) -> bool:
+        return not self.status.code and {*self.work.ready.plan.ablation.splits} <= {*self.figures}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -54,6 +58,8 @@ class Row:
     mean: Mean | None
     difference: Difference | None
     """None of the baseline too."""
+    lacking: tuple[str, ...] = ()
+    """Figures that its runs have on this split where none has this one."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def gather(ready: Ready, statistics: Statistics) -> Results:
 def look_at(work: Work) -> Ended:
     status, figures = work.status(), {}
     for split in work.ready.plan.ablation.splits:
-        if split in status.evaluated and not status.code:
+        if split in status.evaluated:
             try:
                 figures[split] = load_figures(work.evaluation(split))
             except (OSError, ValueError, TypeError, AttributeError):
@@ -129,10 +135,29 @@ def compare(ready: Ready, runs: Sequence[Ended], by_picture: "Shares") -> Compar
             values[name],
             tests.mean(list(values[name].values())) if values[name] else None,
             corrected.get(name),
+            () if values[name] else there(runs, name, split),
         )
         for name in names
     ]
     return Compared(split, figure, tuple(rows))
+
+
+def there(runs: Sequence[Ended], variant: str, split: str) -> tuple[str, ...]:
+    """The figures that runs of a variant have on a split."""
+    own = [run.figures.get(split, {}) for run in runs if run.variant == variant]
+    return tuple(dict.fromkeys(name for figures in own for name in figures))
+
+
+def missing(results: Results) -> list[str]:
+    """What no run has that was evaluated, such as a figure whose name is mistyped."""
+    lines = []
+    for each in results.compared:
+        lacking = dict.fromkeys(name for row in each.rows for name in row.lacking)
+        if lacking and not any(row.values for row in each.rows):
+            lines.append(
+                f"no figure {each.figure} on {each.split}{suggest(each.figure, [*lacking])}"
+            )
+    return lines
 
 
 class Kept(dict[Path, pictures.Counts | None]):

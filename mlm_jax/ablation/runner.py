@@ -1,6 +1,6 @@
 """Running a plan: each run trains and is evaluated by the project's own commands, by themselves.
 
-    OUT/plan.json                 what is compared; another plan is refused
+    OUT/plan.json                 what was compared so far; more may come, but nothing else
     OUT/<variant>/seed0/          a run directory like any other
     OUT/<variant>/seed0.log       what its commands said
     OUT/<variant>/seed0.json      which of them are done, and how long they took
@@ -24,11 +24,14 @@ from shutil import rmtree
 from typing import IO, Any
 
 from mlm_jax import config as configs
-from mlm_jax.ablation.costs import Cost, costs, steps
-from mlm_jax.ablation.plan import Plan, Resolved, Value, words
-from mlm_jax.config import UserError, to_json
+from mlm_jax.ablation.costs import Cost, costs, reference, steps
+from mlm_jax.ablation.plan import Plan, Resolved, Value, refuse_names, words
+from mlm_jax.checkpoint import steps as checkpoints
+from mlm_jax.config import UserError, senses, to_json
+from mlm_jax.data import sources
 from mlm_jax.report import saved_name
-from mlm_jax.run import differences, lock, read_metrics, write
+from mlm_jax.run import as_now, differences, lock, read_metrics, write
+from mlm_jax.terminal import printable
 
 TAIL = 12
 """Lines of a failed run that are shown."""
@@ -121,17 +124,24 @@ class Work:
 
     def next(self, status: Status) -> tuple[str, list[str]] | None:
         """ "train" or the split to evaluate on, and the command; None where nothing is left."""
-        if status.trained is None or not (self.run / "config.json").exists():
+        left = [
+            split
+            for split in self.ready.plan.ablation.splits
+            if split not in status.evaluated or not self.evaluation(split).exists()
+        ]
+        if status.trained is None or (left and not self.whole()):
             line = train_command(self.variant, self.run, seed=self.seed, steps=self.steps)
             return TRAIN, line
-        for split in self.ready.plan.ablation.splits:
-            if split not in status.evaluated or not self.evaluation(split).exists():
-                limit = self.ready.order.limit
-                some = [] if limit is None else ["--limit", str(limit)]
-                return split, [
-                    *script("evaluate.py"), "--run", str(self.run), "--split", split, *some,
-                ]  # fmt: skip
-        return None
+        if not left:
+            return None
+        limit = self.ready.order.limit
+        some = [] if limit is None else ["--limit", str(limit)]
+        line = [*script("evaluate.py"), "--run", str(self.run), "--split", left[0], *some]
+        return left[0], line
+
+    def whole(self) -> bool:
+        """Whether it can be asked."""
+        return (self.run / "config.json").exists() and bool(checkpoints(self.run / "checkpoints"))
 
     def evaluation(self, split: str) -> Path:
         return self.run / saved_name("evaluation", split)
@@ -153,27 +163,29 @@ def train_command(variant: Resolved, run: Path, *, seed: int, steps: int) -> lis
 
 
 def prepare(plan: Plan, order: Order) -> Ready:
-    """Check every variant by building its step, and take the folder for this plan.
+    """Check every new variant by building its step, and every split by opening it.
 
-    Raises: UserError for a model that cannot be built, or a folder of another plan or of no plan.
+    The folder is taken for this plan, or what is new is added to the plan that it holds. Raises:
+    UserError for a model that cannot be built, a split that is not there, or a folder of another
+    plan or of no plan.
     """
+    kept = opened(plan, order)
+    open_splits(plan)
+    known: dict[str, int] = kept["steps"]
+    new = [each for each in plan.variants if each.name not in known]
+    prices = {name: Cost(**values) for name, values in kept["costs"].items()} | costs(new)
+    timed = new and plan.ablation.budget == "time"
+    base = reference(plan, known)
+    seconds = measure({each.name: each for each in (base, *new)}, order) if timed else {}
+    made = known | steps(plan, prices, seconds, known)
     tree = tree_of(plan, order)
-    kept = opened(order.out, tree)
-    if kept is None:
-        found = costs(plan)
-        timed = measure(plan, order) if plan.ablation.budget == "time" else {}
-        made = {
-            "costs": {k: asdict(v) for k, v in found.items()},
-            "steps": steps(plan, found, timed),
-        }
-        kept = {**tree, **made}
-        write(order.out / "plan.json", json.dumps(kept, indent=1) + "\n")
-    prices = {name: Cost(**values) for name, values in kept["costs"].items()}
-    return Ready(plan, order, prices, kept["steps"])
+    tree["variants"] = kept["variants"] | tree["variants"]
+    tree |= {"costs": {name: asdict(cost) for name, cost in prices.items()}, "steps": made}
+    write(order.out / "plan.json", json.dumps(tree, indent=1) + "\n")
+    return Ready(plan, order, prices, made)
 
 
 def tree_of(plan: Plan, order: Order) -> dict[str, Any]:
-    """What makes a plan another one: all but seeds and jobs."""
     return {
         "ablation": plan.name,
         "baseline": plan.baseline,
@@ -185,51 +197,75 @@ def tree_of(plan: Plan, order: Order) -> dict[str, Any]:
     }
 
 
-def opened(out: Path, tree: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The plan that the folder holds, if it is this one; None where it holds none yet.
+def opened(plan: Plan, order: Order) -> dict[str, Any]:
+    """What the folder knows of variants that it holds, or that it holds none yet.
 
-    Raises: UserError.
+    Raises: UserError where it is of another plan, of no plan, or damaged.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "plan.json"
+    order.out.mkdir(parents=True, exist_ok=True)
+    path = order.out / "plan.json"
     if not path.exists():
-        others = sorted(p.name for p in out.iterdir() if p.name not in ("lock", "timing"))
-        if others:
-            shown = ", ".join(others[:5])
-            raise UserError(f"{out} is not empty and holds no plan ({shown}): choose another --out")
-        return None
+        refuse_foreign(order.out)
+        return {"variants": {}, "costs": {}, "steps": {}}
     try:
         kept: dict[str, Any] = json.loads(path.read_text())
-        different = list(plan_differences(kept, tree))
-        complete = {*kept["steps"]} == {*kept["costs"]} == {*tree["variants"]} or different
+        different = list(plan_differences(kept, tree_of(plan, order)))
+        if not {*kept["steps"]} == {*kept["costs"]} == {*kept["variants"]}:
+            raise ValueError("costs or steps are missing")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): choose another --out") from error
-    if different or not complete:
+    if different:
         raise UserError(
-            f"{out} holds another plan (its value, then yours):\n"
+            f"{order.out} holds another plan (its value, then yours):\n"
             + "\n".join(f"  {line}" for line in different)
             + "\nNothing was changed. Choose another --out."
         )
+    refuse_names(list(kept["variants"] | dict.fromkeys(each.name for each in plan.variants)))
     return kept
 
 
+def refuse_foreign(out: Path) -> None:
+    others = sorted(p.name for p in out.iterdir() if p.name not in ("lock", "timing"))
+    if others:
+        shown = ", ".join(others[:5])
+        raise UserError(f"{out} is not empty and holds no plan ({shown}): choose another --out")
+
+
 def plan_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    for key in new:
-        if key != "variants" and old[key] != new[key]:
+    """What would make runs of both incomparable: other figures, splits or variants do not."""
+    for key in ("budget", "limit"):
+        if old[key] != new[key]:
             yield f"{key}: {old[key]!r} -> {new[key]!r}"
     before, now = old["variants"], new["variants"]
-    for name in dict.fromkeys([*before, *now]):
-        if name not in before or name not in now:
-            yield f"variant `{name}`: " + ("only in its" if name in before else "only in yours")
-            continue
-        for key, one, two in differences(before[name], now[name]):
+    shared = [name for name in now if name in before]
+    if not shared:
+        yield "none of its variants is among yours"
+    for name in shared:
+        for key, one, two in differences(as_now(before[name]), now[name]):
             yield f"variant `{name}`: {key}: {one!r} -> {two!r}"
 
 
-def measure(plan: Plan, order: Order) -> dict[str, float]:
+def open_splits(plan: Plan) -> None:
+    """Raises: UserError naming the variant whose data have no such split."""
+    tried = set()
+    for each in plan.variants:
+        needs = tuple(senses(each.config))
+        for split in plan.ablation.splits:
+            data = each.config.data
+            data = data if split == "test" else replace(data, test=split)
+            if (data, needs) in tried:
+                continue
+            tried.add((data, needs))
+            try:
+                sources.open_source(data, data.test, needs)
+            except UserError as error:
+                raise UserError(f"variant `{each.name}`: {error}") from error
+
+
+def measure(variants: Mapping[str, Resolved], order: Order) -> dict[str, float]:
     """Seconds of a step of each variant, the median of a few, run by itself."""
     found = {}
-    for each in plan.variants:
+    for each in variants.values():
         run = order.out / "timing" / each.folder
         rmtree(run, ignore_errors=True)
         run.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +274,7 @@ def measure(plan: Plan, order: Order) -> dict[str, float]:
         done = subprocess.run(line, capture_output=True, text=True)
         times = [float(row["time"]) for row in read_metrics(run)][SKIPPED:]
         if done.returncode or len(times) < 2:
-            said = "\n".join((done.stdout + done.stderr).splitlines()[-TAIL:])
+            said = "\n".join(map(printable, (done.stdout + done.stderr).splitlines()[-TAIL:]))
             raise UserError(f"variant `{each.name}` could not be timed:\n{said}")
         found[each.name] = statistics.median(b - a for a, b in itertools.pairwise(times))
     rmtree(order.out / "timing", ignore_errors=True)
@@ -302,6 +338,8 @@ def start(work: Work, status: Status, slot: int, jobs: int) -> Going:
     following = work.next(status)
     assert following is not None
     stage, command = following
+    if stage == TRAIN:
+        status = cleared(work, status)
     work.folder.mkdir(parents=True, exist_ok=True)
     log = work.log.open("ab")
     share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.2f}"} if jobs > 1 else {}
@@ -314,6 +352,15 @@ def start(work: Work, status: Status, slot: int, jobs: int) -> Going:
         with suppress(ProcessLookupError):
             os.sched_setaffinity(process.pid, cores[slot::jobs])
     return Going(work, status, stage, process, log, slot, time.monotonic())
+
+
+def cleared(work: Work, status: Status) -> Status:
+    """Before training: a run that was half deleted is removed, as train.py would refuse it."""
+    begun = status.trained is None and (work.run / "config.json").exists()
+    if begun or not work.run.exists():
+        return status
+    rmtree(work.run)
+    return Status(work.steps)
 
 
 def ended(each: Going) -> Status:
@@ -332,7 +379,7 @@ def last_lines(path: Path) -> tuple[str, ...]:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         text = file.read().decode(errors="replace")
-    return tuple(line for line in text.splitlines() if line.strip())[-TAIL:]
+    return tuple(printable(line) for line in text.splitlines() if line.strip())[-TAIL:]
 
 
 def held(run: Path) -> bool:

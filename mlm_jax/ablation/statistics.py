@@ -35,6 +35,8 @@ from mlm_jax.metrics import Statistic
 LEVEL = 0.05
 POWER = 0.8
 POINTS = 4_000
+ROUNDING = 1e-12
+"""Of the largest difference: what is no spread between seeds."""
 MOST_FREEDOM = 1e9
 """Beyond it t is normal to all digits."""
 FEW = 3
@@ -119,8 +121,8 @@ def paired(
     spreads = [by_seed(differences)]
     if pictures is not None:
         spreads.append(by_both(differences, pictures))
-    if spreads[0].error == 0:
-        # no spread, no t: agreed to the last digit, as where all answers are wrong
+    if spreads[0].error <= ROUNDING * max(map(abs, differences)):
+        # no spread, no t: they agree, as where all answers are wrong
         same = 1.0 if middle == 0 else None
         return Difference(middle, None, None, same, n, by_picture)
     reach = max(quantile(1 - LEVEL / 2, each.freedom) * each.error for each in spreads)

@@ -13,7 +13,7 @@ random     rank correlation with the map of the same word by parameters that hav
 
 Words are the sizes, colours and shapes that a caption of the model tells truly, of objects that can
 be matched (see `spoken`). How the maps of a method are put together (all layers or one, one head,
-with or without what the other words share) is chosen by pointing on every other picture, and all
+with or without what the other words share) is chosen by pointing on every other PICTURES, and all
 that is reported is of the others.
 """
 
@@ -99,15 +99,19 @@ def measure(
     split: str = "test",
     seed: int = 0,
 ) -> Measured:
-    """Raises: UserError for a run that sees no pictures of the embedded world."""
+    """Raises: UserError for a run that sees no pictures of the embedded world, or too few."""
     model = require_multimodal(trained)
+    if pictures <= PICTURES:
+        raise UserError(f"--pictures {pictures}: over {PICTURES}, as some choose, the others count")
     batches = list(read(trained, pictures, split))
-    if not any(batch.cases for batch in batches):
-        raise UserError(f"{trained.path}: none of its captions tells truly of an object")
     tuning, report = batches[::2], batches[1::2]
-    tried = {method: tune(model, trained.params, tuning or report, method) for method in methods}
+    if not all(any(batch.cases for batch in half) for half in (tuning, report)):
+        raise UserError(
+            f"--pictures {pictures}: too few captions of {trained.path} tell truly of an object"
+        )
+    tried = {method: tune(model, trained.params, tuning, method) for method in methods}
     chosen = {method: max(found, key=lambda name: found[name]) for method, found in tried.items()}
-    return judge(trained, report or tuning, chosen, tried, seed)
+    return judge(trained, report, chosen, tried, seed)
 
 
 # --- what is measured on ---
@@ -327,6 +331,9 @@ def judge(
     for batch in batches:
         some = drawn(batch, rng)
         own = [dict[str, float]() for _ in range(batch.rows)]
+        counts += own
+        if not batch.cases:
+            continue
         for case in batch.cases:
             count_chance(own[case.row], case, near)
         maps = {m: candidates(model, trained.params, batch.asked, m)[chosen[m]] for m in chosen}
@@ -334,7 +341,7 @@ def judge(
             for case in batch.cases:
                 count(own[case.row], method, case, values[case.row, case.place], near)
         anything = rng.random((*batch.asked.spans.shape[:2], *batch.cases[0].mask.shape))
-        for method, values in {**maps, "chance": anything}.items() if some else ():
+        for method, values in {**maps, "chance": anything}.items():
             found = walk(model, trained.params, batch.asked, values, some, rng)
             for name, curve in zip(("deletion", "insertion"), found, strict=True):
                 ways.setdefault(f"{method}/{name}", []).append(curve)
@@ -342,7 +349,7 @@ def judge(
                     add(own[case.row], f"{method}/{name}", value)
         for case in some:
             add(own[case.row], "curves", 1)
-        if len(counts) < RANDOM:
+        if len(counts) - batch.rows < RANDOM:
             blind = fresh(model, batch.asked, seed)
             for method, values in maps.items():
                 other = candidates(model, blind, batch.asked, method)[chosen[method]]
@@ -355,7 +362,6 @@ def judge(
                     )
             for case in batch.cases:
                 add(own[case.row], "randomised", 1)
-        counts += own
     columns = {name for each in counts for name in each}
     mean: dict[str, dict[str, list[float]]] = {}
     for name, parts in ways.items():

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from mlm_jax.errors import UserError
 from mlm_jax.scorers.objects import Question
 from mlm_jax.scorers.vqa import Asked
+from mlm_jax.terminal import printable
 
 LARGEST = 2 << 30  # bytes of a file, unpacked: the largest of VQA have 0.4 GB
 LONGEST = 10_000  # characters of a text
@@ -27,12 +28,6 @@ CAPTIONS = (
     'accepted: {"annotations": [{"image_id": 1, "caption": "..."}]}, the list alone,'
     ' {"1": ["..."]}, or one {"image_id": 1, "caption": "..."} a line'
 )
-
-
-def printable(text: object) -> str:
-    """One line that a terminal shows as it is: control characters are written out, as \\x1b."""
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-    return "".join(shown)
 
 
 def few(names: Collection[str]) -> str:
@@ -297,7 +292,7 @@ def read_owners(path: Path | None, similarity: Float[np.ndarray, "N M"]) -> Int[
                 " say in --references which picture each is of"
             )
         return np.repeat(np.arange(pictures), captions // pictures)
-    owners = _array(path) if path.suffix == ".npy" else np.array(read(path))
+    owners = _array(path) if path.suffix == ".npy" else _listed_owners(path)
     if owners.shape != (captions,) or not np.issubdtype(owners.dtype, np.integer):
         raise UserError(
             f"{path}: {owners.dtype} of shape {owners.shape}; accepted: {captions:,} whole numbers,"
@@ -310,6 +305,13 @@ def read_owners(path: Path | None, similarity: Float[np.ndarray, "N M"]) -> Int[
             f" here {owners.min()} to {owners.max()}, and {len(without):,} without one"
         )
     return owners.astype(int)
+
+
+def _listed_owners(path: Path) -> np.ndarray:
+    try:
+        return np.array(read(path))
+    except ValueError as error:  # lists of several lengths
+        raise UserError(f"{path}: no list of whole numbers") from error
 
 
 def _array(path: Path) -> np.ndarray:

@@ -6,6 +6,8 @@ import io
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -16,6 +18,8 @@ from PIL import Image
 from mlm_jax import drawing, gallery, prompts, watermark
 from mlm_jax.config import SENSES, UserError
 from mlm_jax.data import CAPTION_PROMPT, labels
+from mlm_jax.data.containers import opened
+from mlm_jax.data.frames import pictures_of
 from mlm_jax.data.records import BadRecord, Record
 from mlm_jax.detect import detect, spans
 from mlm_jax.losses import Classes, Spans
@@ -30,6 +34,7 @@ Kind = Literal["texts", "classes", "events", "drawings"]
 Answer = dict[str, Any]
 T = TypeVar("T")
 DECODERS = 2  # pictures that are decoded at a time: each may need some hundred MB
+PIXELS = 3 << 30  # of all frames of a clip: 1,500 of 1080p, some ten seconds of work
 EVENTS = 20  # that are told
 
 
@@ -128,16 +133,18 @@ class Playground:
     def row_of(self, ask: Ask) -> tuple[Row, float]:
         """Arrays of what is shown and asked; of a clip how long it is. Raises: Refused."""
         self.require(ask)
-        seconds = 0.0
+        take, seconds = self.trained.take, 0.0
+        frames: dict[str, np.ndarray] = {}
         try:
             if ask.scene is not None:
-                shown = self.trained.take(Record("scene", image=self.seen(ask.scene)))
+                record = Record("scene", image=self.seen(ask.scene))
             else:
                 image, video, audio = (ask.files.get(key, b"") for key in SENSES)
                 record = Record("file", image=image, video=video, audio=audio)
-                shown = self.trained.take(record)
-                if self.kind == "events" and self.trained.take.video is not None:
-                    seconds = self.trained.take.video(record).seconds
+            if take.video is not None:
+                refuse_long(ask.files["video"], self.limits.frames)
+                frames["video"], seconds = take.video(record)
+            shown = {**replace(take, video=None)(record), **frames}
             words = self.words_of(ask.question) if self.kind == "texts" else {}
         except BadRecord as error:
             raise Refused(400, f"{error.key}: {error.reason}") from error
@@ -279,6 +286,17 @@ class Playground:
 
     async def on_device(self, work: Callable[..., T], *given: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.device, work, *given)
+
+
+def refuse_long(file: bytes, frames: int) -> None:
+    """Packets are counted, which takes no time beside decoding them. Raises: Refused, BadRecord."""
+    with opened(file, "video", "file") as container:
+        stream = pictures_of(container, "file")
+        most = min(frames, PIXELS // max(1, stream.width * stream.height))
+        packets = (each for each in container.demux(stream) if each.size)
+        if next(islice(packets, most, None), None) is None:
+            return
+    refuse(f"video: over {most:,} frames, the most of this size that are decoded")
 
 
 def png(picture: np.ndarray) -> str:

@@ -41,6 +41,8 @@ class Limits:
     """In a scene."""
     pictures: int = 8
     """Drawn for one prompt."""
+    frames: int = 10_000
+    """Of a clip. What takes longer than `seconds` is not answered, but decoded all the same."""
     seconds: float = 30.0
     """Until a request is given up, its body and its answer each."""
     inside: int = 64

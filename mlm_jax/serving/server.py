@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -154,19 +154,25 @@ class Guard:
             return Refused(421, "this server is not called so (Host)")
         if request.method in ("GET", "HEAD"):
             return None
-        origins = request.headers.getlist("origin")
-        if any(urlsplit(origin).netloc.lower() != host.lower() for origin in origins):
+        origins = map(str.lower, request.headers.getlist("origin"))
+        if any(part_of(origin) != host.lower() for origin in origins):
             return Refused(403, "only pages of this server may ask it (Origin)")
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return Refused(403, "only pages of this server may ask it (Sec-Fetch-Site)")
         return None
 
     def is_own(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
+        name = part_of(f"//{host}", "hostname")
         return name in self.hosts or ("*" in self.hosts and is_address(name))
+
+
+def part_of(address: str, name: Literal["netloc", "hostname"] = "netloc") -> str:
+    """Empty where the address has none, or is none."""
+    try:
+        part: str | None = getattr(urlsplit(address), name)
+    except ValueError:
+        return ""
+    return part or ""
 
 
 def hosts_of(host: str, names: Sequence[str] = ()) -> tuple[str, ...]:

@@ -90,6 +90,31 @@ def test_seeds_that_one_side_lacks_do_not_count(done):
     assert f"    {EVIL}" in page.as_markdown(found)
 
 
+def test_a_figure_that_no_evaluation_has_is_named_with_those_that_there_are(done):
+    mistyped = dataclasses.replace(done.plan.ablation, figures=("vqa/acuracy", "vqa/accuracy"))
+    whole = dataclasses.replace(done, plan=dataclasses.replace(done.plan, ablation=mistyped))
+    found = results.gather(whole, statistics)
+    said = "no figure vqa/acuracy on test; did you mean vqa/accuracy?"
+    assert results.missing(found) == [said]
+    for text in ("".join(parsed(page.report(found)).text), page.as_markdown(found)):
+        assert "no such figure" in text
+        assert "no run is done" not in text
+    assert said in "".join(parsed(page.report(found)).text)
+
+
+def test_what_was_evaluated_counts_where_another_split_failed(done):
+    """It is not done, and the figures of the first split are shown all the same."""
+    splits = dataclasses.replace(done.plan.ablation, splits=("test", "tset"))
+    whole = dataclasses.replace(done, plan=dataclasses.replace(done.plan, ablation=splits))
+    for work in whole.works():
+        work.remember(Status(10, 5.0, {"test": 1.0}, code=2, tail=("no split tset",)))
+    found = results.gather(whole, statistics)
+    assert [row.mean.n for row in found.compared[0].rows] == [3, 3]
+    assert len(found.failed()) == 6
+    assert "0 of 6 runs are done, 6 failed" in page.report(found)
+    assert results.missing(found) == []
+
+
 def test_page_holds_no_script_and_all_text(done):
     text = page.report(results.gather(done, statistics))
     seen = parsed(text)

@@ -77,6 +77,14 @@ def test_names_that_cannot_be_folders(names, said):
         made(*(Variant(name, {"data.shift": i}) for i, name in enumerate(names)))
 
 
+def test_long_names_that_end_otherwise_have_folders_of_their_own():
+    one, other = (plan.slug("optim.lr=0.001 " * 8 + end) for end in "ab")
+    assert one != other
+    assert len(one) == len(other) == 100
+    assert one == plan.slug("optim.lr=0.001 " * 8 + "a")
+    assert plan.slug("a" * 100) == "a" * 100
+
+
 def test_baseline_and_only():
     variants = tuple(Variant(name, {"data.shift": i}) for i, name in enumerate("abc"))
     whole = Ablation("vit_tiny", variants, ("loss",), baseline="b")

@@ -1,6 +1,7 @@
 """Runs of an ablation: which are left, another plan in the folder, and the command line itself."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,12 @@ def ready(plan: Plan, out: Path, **order) -> Ready:
     return Ready(plan, Order(out, **order), costs, dict.fromkeys(costs, 10))
 
 
+def trained(run: Path) -> None:
+    """What is left of training, as far as it is looked for."""
+    (run / "checkpoints" / "10").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+
+
 def test_works_are_seed_by_seed_and_know_what_is_left(plan, tmp_path):
     works = ready(plan, tmp_path, seeds=2, limit=8).works()
     assert [(w.variant.name, w.seed) for w in works] == [
@@ -40,8 +47,7 @@ def test_works_are_seed_by_seed_and_know_what_is_left(plan, tmp_path):
     stage, line = work.next(work.status())
     assert stage == "train"
     assert line[-7:] == ["1", "--optim.freeze", "image", "--seed", "1", "--steps", "10"]
-    work.run.mkdir(parents=True)
-    (work.run / "config.json").write_text("{}")
+    trained(work.run)
     stage, line = work.next(Status(10, 1.0))
     assert (stage, line[-4:]) == ("test", ["--split", "test", "--limit", "8"])
     work.evaluation("test").write_text("{}")
@@ -53,6 +59,27 @@ def test_works_are_seed_by_seed_and_know_what_is_left(plan, tmp_path):
     assert work.next(work.status())[0] == "test", "deleted: it is made again"
 
 
+@pytest.mark.parametrize("gone", ["config.json", "checkpoints"])
+def test_a_half_deleted_run_is_trained_again_from_nothing(plan, tmp_path, gone):
+    """Where it must be asked; what was evaluated and lies there needs no training."""
+    work = ready(plan, tmp_path).works()[0]
+    trained(work.run)
+    left = work.run / gone
+    shutil.rmtree(left) if left.is_dir() else left.unlink()
+    (work.run / "metrics.jsonl").write_text('{"step": 10}\n')
+    for split in ("test", "novel"):
+        work.evaluation(split).write_text("{}")
+    done = Status(10, 1.0, {"test": 1.0, "novel": 1.0})
+    assert work.next(done) is None
+    work.evaluation("novel").unlink()
+    assert work.next(done)[0] == "train"
+    assert runner.cleared(work, done) == Status(10)
+    assert not work.run.exists()
+    trained(work.run)
+    assert runner.cleared(work, Status(10)) == Status(10)
+    assert work.run.exists(), "begun, and not half deleted: train.py goes on with it"
+
+
 def test_a_status_that_was_cut_short_or_is_of_other_steps_is_none(plan, tmp_path):
     work = ready(plan, tmp_path).works()[0]
     work.folder.mkdir()
@@ -62,31 +89,107 @@ def test_a_status_that_was_cut_short_or_is_of_other_steps_is_none(plan, tmp_path
         assert work.status() == Status(10)
 
 
-def test_another_plan_is_refused_with_the_difference(plan, tmp_path):
-    tree = runner.tree_of(plan, Order(tmp_path))
-    assert runner.opened(tmp_path, tree) is None
-    names = [each.name for each in plan.variants]
-    kept = {**tree, "costs": {name: {} for name in names}, "steps": dict.fromkeys(names, 1)}
-    (tmp_path / "plan.json").write_text(json.dumps(kept))
-    assert runner.opened(tmp_path, tree) == kept
-    assert runner.opened(tmp_path, runner.tree_of(plan, Order(tmp_path, seeds=9, jobs=1)))
-    changed = (Variant("base"), Variant("other", {"data.shift": 2, "optim.freeze": ("image",)}),
-               Variant("third", {"data.shift": 3}))  # fmt: skip
-    new = plans.make("mine", Ablation("vit_tiny", changed, ("perplexity",), splits=("test",)))
-    with pytest.raises(UserError) as error:
-        runner.opened(tmp_path, runner.tree_of(new, Order(tmp_path)))
-    for said in ("figures: ['loss'] -> ['perplexity']", "`other`: data.shift: 1 -> 2",
-                 "`third`: only in yours"):  # fmt: skip
+@pytest.fixture
+def prepared(monkeypatch):
+    """`prepare` without models and data; gives the variants whose costs were asked for."""
+    asked: list[str] = []
+
+    def costs(variants):
+        asked.extend(each.name for each in variants)
+        return {each.name: Cost(1, 1, 1e9 * (1 + each.config.data.shift)) for each in variants}
+
+    monkeypatch.setattr(runner, "costs", costs)
+    monkeypatch.setattr(runner, "open_splits", lambda plan: None)
+    return asked
+
+
+def shifted(*shifts: int, figures=("loss",), splits=("test",), **settings) -> Plan:
+    variants = tuple(Variant(f"by {i}", {"data.shift": i}) for i in shifts)
+    return plans.make("mine", Ablation("vit_tiny", variants, figures, splits=splits, **settings))
+
+
+def test_a_plan_grows_and_what_it_has_is_kept(prepared, tmp_path):
+    """More figures, splits, variants, another baseline; fewer of them; and all of them again."""
+    first = runner.prepare(shifted(0, 1), Order(tmp_path))
+    more = shifted(0, 1, 3, figures=("loss", "vqa/accuracy"), splits=("test", "novel"))
+    assert runner.prepare(more, Order(tmp_path, seeds=9, jobs=1)).steps == dict.fromkeys(
+        ("by 0", "by 1", "by 3"), first.steps["by 0"]
+    )
+    runner.prepare(shifted(1, 3), Order(tmp_path))
+    runner.prepare(more, Order(tmp_path))
+    assert prepared == ["by 0", "by 1", "by 3"], "of each once"
+    kept = json.loads((tmp_path / "plan.json").read_text())
+    assert (kept["figures"], kept["splits"]) == (["loss", "vqa/accuracy"], ["test", "novel"])
+
+
+def test_a_new_variant_gets_the_budget_that_the_others_had(prepared, tmp_path):
+    """Also by another baseline, of which the steps are not those of its configuration."""
+    first = runner.prepare(shifted(0, 3, budget="flops"), Order(tmp_path))
+    whole = load("vit_tiny").steps
+    assert first.steps == {"by 0": whole, "by 3": round(whole / 4)}
+    grown = runner.prepare(shifted(3, 1, budget="flops"), Order(tmp_path))
+    assert grown.steps["by 3"] == first.steps["by 3"]
+    assert grown.steps["by 1"] == pytest.approx(whole / 2, abs=2)
+    assert runner.prepare(shifted(0, 3, budget="flops"), Order(tmp_path)).steps == grown.steps | {
+        "by 0": whole
+    }
+
+
+def test_for_a_budget_of_time_what_is_new_is_timed_beside_one_that_is_known(
+    prepared, tmp_path, monkeypatch
+):
+    timed: list[str] = []
+
+    def measure(variants, order):
+        timed.extend(variants)
+        return {name: 0.1 * (1 + each.config.data.shift) for name, each in variants.items()}
+
+    monkeypatch.setattr(runner, "measure", measure)
+    first = runner.prepare(shifted(0, 3, budget="time"), Order(tmp_path))
+    grown = runner.prepare(shifted(0, 3, 1, budget="time"), Order(tmp_path))
+    runner.prepare(shifted(0, 3, 1, budget="time"), Order(tmp_path))
+    assert timed == ["by 0", "by 3", "by 0", "by 1"]
+    assert grown.steps == first.steps | {"by 1": round(first.steps["by 0"] / 2)}
+
+
+def test_another_plan_is_refused_with_the_difference(prepared, tmp_path):
+    runner.prepare(shifted(0, 1), Order(tmp_path))
+    before = (tmp_path / "plan.json").read_text()
+    other = (Variant("by 0"), Variant("by 1", {"data.shift": 2}))
+    for ablation, limit, said in (
+        (Ablation("vit_tiny", other, ("loss",)), None, "`by 1`: data.shift: 1 -> 2"),
+        (Ablation("vit_tiny", other, ("loss",), budget="flops"), None, "'steps' -> 'flops'"),
+        (Ablation("vit_tiny", other, ("loss",)), 8, "limit: None -> 8"),
+    ):
+        with pytest.raises(UserError) as error:
+            runner.prepare(plans.make("mine", ablation), Order(tmp_path, limit=limit))
         assert said in str(error.value)
+    with pytest.raises(UserError, match="none of its variants is among yours"):
+        runner.prepare(shifted(2, 3), Order(tmp_path))
+    shared = (Variant("by 0"), Variant("by 1!", {"data.shift": 2}))
+    with pytest.raises(UserError, match="share the folder by_1"):
+        runner.prepare(plans.make("mine", Ablation("vit_tiny", shared, ("loss",))), Order(tmp_path))
+    assert (tmp_path / "plan.json").read_text() == before
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        runner.opened(tmp_path, tree)
+        runner.prepare(shifted(0, 1), Order(tmp_path))
+
+
+def test_a_split_that_is_not_there_is_found_before_anything_runs(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "data.jsonl").write_text("")
+    data = {"data.name": str(folder)}
+    variants = (Variant("a", data), Variant("b", {**data, "data.shift": 1}))
+    ablation = Ablation("vit_tiny", variants, ("loss",), splits=("tset",))
+    with pytest.raises(UserError, match=r"variant `a`: .*tset"):
+        runner.open_splits(plans.make("mine", ablation))
 
 
 def test_a_folder_of_something_else_is_refused(plan, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"no plan \(thesis.tex\)"):
-        runner.opened(tmp_path, runner.tree_of(plan, Order(tmp_path)))
+        runner.opened(plan, Order(tmp_path))
 
 
 def test_a_run_that_another_process_holds_waits(tmp_path):
@@ -110,7 +213,8 @@ def test_failures_are_kept_and_the_others_go_on(plan, tmp_path, monkeypatch):
 
     def command(variant, run, *, seed, steps):
         fails = variant.name == "other" and seed == 0
-        write = f"import os; os.makedirs({str(run)!r}); open({str(run / 'config.json')!r}, 'w')"
+        write = f"import os; os.makedirs({str(run / 'checkpoints' / '10')!r})"
+        write += f"; open({str(run / 'config.json')!r}, 'w')"
         say = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(3)"
         return [sys.executable, "-c", say if fails else write]
 
@@ -137,6 +241,12 @@ def test_failures_are_kept_and_the_others_go_on(plan, tmp_path, monkeypatch):
 def test_last_lines_are_a_screen(tmp_path):
     (tmp_path / "log").write_text("x" * 9000 + "\n" + "".join(f"{i}\n\n" for i in range(50)))
     assert runner.last_lines(tmp_path / "log") == tuple(map(str, range(50 - runner.TAIL, 50)))
+
+
+def test_last_lines_hold_no_control_characters(tmp_path):
+    """They go to the screen with table.md."""
+    (tmp_path / "log").write_bytes(b"a\x1b[2J\xff b\n")
+    assert runner.last_lines(tmp_path / "log") == ("a\\x1b[2J\ufffd b",)
 
 
 def test_cost_counts_what_learns():

@@ -50,6 +50,8 @@ def test_what_cannot_be_tested_is_not():
     same = own.paired([0.25, 0.25])
     assert (same.p, same.adjusted, same.found) == (None, None, False)
     assert own.corrected({"a": same})["a"].adjusted is None
+    assert own.paired([0.7 - 0.6, 0.8 - 0.7]).p is None, "equal, but for rounding"
+    assert own.paired([0.1, 0.1 + 1e-9]).p is not None
 
 
 # --- Holm ---

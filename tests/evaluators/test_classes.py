@@ -11,6 +11,7 @@ import pytest
 import toy
 
 from mlm_jax import evaluate as verb
+from mlm_jax.ablation import pictures
 from mlm_jax.checks import check
 from mlm_jax.config import Config, Data, Fields, Optim, UserError
 from mlm_jax.data.records import Record
@@ -32,8 +33,8 @@ def test_macro_f1_is_the_mean_over_the_classes_that_occur() -> None:
     """Class 0: 2*2/(2+3); class 1: 2*1/(3+2); class 2 is said once and never is: 0; 3: neither."""
     right, said = [0, 0, 0, 1, 1], [0, 0, 1, 1, 2]
     best = [np.array([s, 9, 8, 7, 6]) for s in said]
-    counts = [classes.judged(row, label, 0) for row, label in zip(best, right, strict=True)]
-    figures = bootstrap(counts, classes.statistics(4))
+    counts = [classes.judged(row, label, 0, 4) for row, label in zip(best, right, strict=True)]
+    figures = bootstrap(counts, classes.statistics(set().union(*counts)))
     want = [2 * 2 / (2 + 3), 2 * 1 / (2 + 2), 0.0]
     assert figures["classes/macro_f1"].value == pytest.approx(np.mean(want))
     assert figures["classes/accuracy"].value == pytest.approx(3 / 5)
@@ -42,10 +43,22 @@ def test_macro_f1_is_the_mean_over_the_classes_that_occur() -> None:
 
 
 def test_the_right_class_among_five() -> None:
-    counts = [classes.judged(np.arange(5), label, 0) for label in (0, 4, 5)]
-    figures = bootstrap(counts, classes.statistics(9))
+    counts = [classes.judged(np.arange(5), label, 0, 9) for label in (0, 4, 5)]
+    figures = bootstrap(counts, classes.statistics(set().union(*counts)))
     assert figures["classes/accuracy"].value == pytest.approx(1 / 3)
     assert figures["classes/accuracy@5"].value == pytest.approx(2 / 3)
+
+
+def test_counts_of_many_classes_are_kept_without_those_by_class() -> None:
+    counts = [classes.judged(np.arange(5), 3, 0, 1000)] * 2
+    whole = classes.kept([4, 9], counts, 10)
+    assert whole == dict(zip([4, 9], counts, strict=True))
+    few = classes.kept([4, 9], counts, 1000)
+    assert {*few[9]} == {"pictures", "right", "among", "common"}
+    assert {*classes.statistics({*few[9]})} == {
+        "classes/accuracy", "classes/accuracy@5", "classes/majority",
+    }  # fmt: skip
+    assert classes.kept([4, 4], counts, 10) == {}, "a split such as test+test"
 
 
 class Brightness:
@@ -138,6 +151,7 @@ def test_a_classifier_of_texts_learns_is_measured_and_is_handed_back(tmp_path: P
     figures = verb.evaluate(tmp_path / "run")
     assert figures["classes/accuracy"].value == 1
     assert figures["classes/accuracy"].n == 15
+    assert len(pictures.load(tmp_path / "run", "test").pictures) == 15
     assert figures["classes/majority"].value < 0.7
     with pytest.raises(UserError, match="views 2: all would be alike"):
         verb.evaluate(tmp_path / "run", views=2)
@@ -162,6 +176,12 @@ def test_a_classifier_learns_and_is_measured(colours: Path, tmp_path: Path) -> N
     assert figures["classes/views"].value == 3
     assert "whose probabilities were averaged" in (tmp_path / "run" / "report.html").read_text()
     assert figures["classes/majority"].value == pytest.approx(1 / 3)
+    counted = pictures.load(tmp_path / "run", "test")
+    assert counted.source == (str(colours), "test")
+    assert counted.pictures == tuple(range(12))
+    sums = {name: np.array([column.sum()]) for name, column in counted.columns.items()}
+    again = {name: make(sums)[0] for name, make in classes.statistics({*sums}).items()}
+    assert again == {name: figures[name].value for name in again}
     (tmp_path / "run" / "classes.json").write_text('["red", "green", "blue"]')
     figures = verb.evaluate(tmp_path / "run")
     assert figures["classes/accuracy"].value == pytest.approx(1 / 3), "read back, not made anew"

@@ -9,15 +9,18 @@ import toy
 
 from mlm_jax import evaluate, train
 from mlm_jax.config import UserError
+from mlm_jax.data.sources import open_source
+from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
-from mlm_jax.evaluators import retrieval
+from mlm_jax.evaluators import probe, retrieval, texts
 from mlm_jax.evaluators.words import Chain, Neighbours, filled, form
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption, Contrastive, Hidden
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
+from mlm_jax.trained import Trained
 from mlm_jax.world import language, scene
 
 
@@ -64,6 +67,17 @@ def test_the_form_of_a_caption_forgets_which_things_it_tells() -> None:
     told = {form(text) for _ in range(50) for text in language.captions(scene.sample(rng), rng, 4)}
     names = {word for each in told for word in each}
     assert not names & {"red", "circle", "small", "left", "circles"}
+
+
+def test_of_no_pictures_nothing_is_measured(tmp_path: Path) -> None:
+    config = toy.config(toy.write_pictures(tmp_path / "data"))
+    trained = Trained(tmp_path, config, words([]), {}, 1)
+    source = open_source(config.data, "test")
+    for limit in (0, -1):
+        with pytest.raises(UserError, match=f"--limit {limit}: at least 1"):
+            texts.evaluate(trained, source, limit)
+        with pytest.raises(UserError, match="nothing with a label"):
+            probe.read(trained, source, ("a",), limit)
 
 
 MODELS = {

@@ -1,15 +1,24 @@
 """Measures against maps that are right, wrong and random; masks against what is rendered."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from asking import start
 from scipy.stats import spearmanr
 
+from mlm_jax.config import Config, UserError
 from mlm_jax.data import tokenizers
+from mlm_jax.data.records import Record
 from mlm_jax.explaining import measures
-from mlm_jax.explaining.asked import words_of
+from mlm_jax.explaining.asked import Asked, Word, asked_of, words_of
 from mlm_jax.explaining.spoken import distance, mask, spoken
+from mlm_jax.losses import Caption
+from mlm_jax.models.multimodal import multimodal
+from mlm_jax.trained import Trained
 from mlm_jax.world import scene as scenes
 from mlm_jax.world.language import captions
 from mlm_jax.world.render import background, render
@@ -183,3 +192,100 @@ def test_chance_is_the_share_of_the_picture() -> None:
     assert counts["centre/pointing"] == where[24, 24]
     measures.count(counts, "best", case, where.astype(np.float32), 4.0)
     assert counts["best/pointing"] == counts["best/mass"] == counts["best/overlap"] == 1
+
+
+# --- all of it ---
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
+    """A model that writes a true caption of a picture, or nothing; its parameters may be drawn."""
+    rng = np.random.default_rng(0)
+
+    def writes(tells: Sequence[bool], drawn: bool = False) -> Trained:
+        truths = [some_scene(seed) for seed in range(len(tells))]
+        texts = [
+            captions(truth, rng, 1)[0] if told else ""
+            for truth, told in zip(truths, tells, strict=True)
+        ]
+        tokenizer = tokenizers.words(texts)
+        model = multimodal("tiny", patch=8, pixels=32, vocab=tokenizer.size, image_depth=1,
+                           text_depth=1, fusion_depth=1, decoder_depth=1)  # fmt: skip
+        records = [
+            (Record(f"world {i}", truth=scenes.to_json(truth)), {"image": render(truth, 32)})
+            for i, truth in enumerate(truths)
+        ]
+        monkeypatch.setattr(measures.sources, "open_source", lambda *_: None)
+        monkeypatch.setattr(
+            measures.loader, "eval_records", lambda *_, limit: iter(records[:limit])
+        )
+        rest = iter(texts)
+
+        def ask(trained: Trained, pictures: list[Any]) -> tuple[Asked, list[list[Word]]]:
+            written = np.full((len(pictures), 60), tokenizer.pad)
+            for row in written:
+                ids = [*tokenizer.encode(next(rest, "")), tokenizer.eos]
+                row[: len(ids)] = ids
+            images = jnp.asarray(np.stack([each["image"] for each in pictures]))
+            words = [words_of(tokenizer, ids) for ids in written]
+            text = {"text": jnp.ones((len(pictures), 4), jnp.int32)}
+            text["text_mask"] = text["text"] > 0
+            seen = {"image": images / 255.0 - 0.5}
+            return asked_of(trained, seen, text, written, words), words
+
+        monkeypatch.setattr(measures, "ask", ask)
+        config = Config(model, Caption())
+        trained = Trained(Path("run"), config, tokenizer, None, 0)
+        if not drawn:
+            return trained
+        asked, _ = ask(trained, [records[0][1]])
+        rest = iter(texts)
+        return trained._replace(params=start(model, asked))
+
+    return writes
+
+
+@pytest.mark.slow
+def test_what_is_reported_is_of_other_pictures_than_what_was_tuned_on(
+    shown: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """52 pictures in batches of 16; of the last four nothing is told."""
+    judged, tuned = [], []
+    tune, count_chance = measures.tune, measures.count_chance
+    monkeypatch.setattr(
+        measures, "tune", lambda m, p, b, how: tuned.extend(b) or tune(m, p, b, how)
+    )
+    monkeypatch.setattr(
+        measures,
+        "count_chance",
+        lambda own, case, near: judged.append(case) or count_chance(own, case, near),
+    )
+    found = measures.measure(
+        shown([True] * 48 + [False] * 4, drawn=True), 52, methods=("attention",)
+    )
+    assert found.pictures == 20
+    assert found.words == len(judged) > 20
+    assert not {id(case) for batch in tuned for case in batch.cases} & {id(c) for c in judged}
+    tried = found.tried["attention"]
+    assert found.chosen == {"attention": max(tried, key=lambda name: tried[name])}
+    wanted = np.mean([(case.away <= found.tolerance).mean() for case in judged])
+    assert found.figures["chance/pointing"].value == pytest.approx(wanted)
+    assert found.figures.keys() >= {f"attention/{what}" for what in (
+        "pointing", "strict", "mass", "overlap", "deletion", "insertion", "random"
+    )}  # fmt: skip
+    assert found.curves.keys() == {"deletion", "insertion"}
+
+
+@pytest.mark.parametrize(
+    ("tells", "said"),
+    [
+        ([True] * 16, "--pictures 16: over 16"),
+        ([True] * 16 + [False], "--pictures 17: too few"),
+        ([False] * 16 + [True], "--pictures 17: too few"),
+    ],
+)
+def test_too_few_to_choose_on_some_and_report_of_others(
+    shown: Callable[..., Trained], tells: list[bool], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        measures.measure(shown(tells), len(tells), methods=("attention",))

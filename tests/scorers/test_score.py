@@ -241,6 +241,25 @@ def test_owners_that_are_none(files, tmp_path):
         score.main([*argv, files("o.json", [0, 1])])
     with pytest.raises(UserError, match="0 to 1, each with a caption; here 0 to 0, and 1 without"):
         score.main([*argv, files("o.json", [0, 0, 0])])
+    with pytest.raises(UserError, match=r"o\.json: no list of whole numbers"):
+        score.main([*argv, files("o.json", [0, [0, 1], 1])])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("coco --absent random --seed 3", "--absent, --seed"),
+        ("vqa --df x.json", "--df"),
+        ("retrieval --subset --per-image x.jsonl", "--subset, --per-image"),
+        ("pope --out x.jsonl", "--out"),
+        ("pope --objects x.json --candidates y.json", "--candidates"),
+        ("coco --objects x.json", "--objects"),
+    ],
+)
+def test_what_is_not_read_is_refused(given, said):
+    metric, *more = given.split()
+    with pytest.raises(UserError, match=f"{metric}.* {said}$"):
+        score.main(["--metric", metric, *more])
 
 
 def test_pope_from_objects_to_figures(files, tmp_path, capsys):

@@ -18,6 +18,7 @@ from served import picture
 
 from mlm_jax import drawing, provenance
 from mlm_jax.config import Config, Data, UserError, senses
+from mlm_jax.data import transforms
 from mlm_jax.data.tokenizers import words
 from mlm_jax.data.transforms import take_for
 from mlm_jax.decoders import TextDecoder
@@ -32,6 +33,7 @@ from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.models.video import Events, Video
+from mlm_jax.serving import answering
 from mlm_jax.serving.answering import Playground
 from mlm_jax.serving.requests import Ask, Draw, Limits, Refused
 from mlm_jax.trained import Trained, look, tell, watch_for_events
@@ -132,6 +134,29 @@ def test_a_run_that_finds_events(tmp_path, clip):
         (each.label, pytest.approx(each.start)) for each in wanted[:20]
     ]
     assert max(each["end"] for each in whole["events"]) <= 2.0 + 1e-6  # seconds
+
+
+def test_a_clip_is_decoded_once(tmp_path, clip, monkeypatch):
+    pytest.importorskip("av", reason="the extra `media` is not installed")
+    trained = drawn_run(tmp_path, Events(eyes(), labels=3), Spans(), replace(TEXTS, events=3))
+    decoded: list[int] = []
+    read = transforms.read_frames
+    monkeypatch.setattr(transforms, "read_frames", lambda *a: decoded.append(1) or read(*a))
+    row, seconds = Playground(trained, Limits(), (1,)).row_of(Ask({"video": clip}))
+    assert (row["video"].shape, seconds) == ((4, 32, 32, 3), pytest.approx(2.0))
+    assert decoded == [1]
+
+
+@pytest.mark.parametrize(("frames", "pixels"), [(7, 1 << 30), (8, 7 * 32 * 32)])
+def test_a_clip_of_too_many_frames_is_not_decoded(tmp_path, clip, monkeypatch, frames, pixels):
+    """Where nobody waits for it any more, the thread that decodes it is lost to all others."""
+    pytest.importorskip("av", reason="the extra `media` is not installed")
+    trained = drawn_run(tmp_path, Video(eyes(), labels=3), Classes())
+    assert "video" in Playground(trained, Limits(frames=8), (1,)).row_of(Ask({"video": clip}))[0]
+    monkeypatch.setattr(answering, "PIXELS", pixels)
+    monkeypatch.setattr(transforms, "read_frames", None)
+    with pytest.raises(Refused, match="video: over 7 frames"):
+        Playground(trained, Limits(frames=frames), (1,)).row_of(Ask({"video": clip}))
 
 
 def test_a_run_that_sees_and_hears(tmp_path, clip, sound):
