@@ -76,13 +76,15 @@ def draw(
 
 
 def parts_of(count: int) -> Iterator[Int[np.ndarray, "rows"]]:
-    """BATCH places at a time, the last one again where there are no more.
-
-    Of fewer a power of two, so that few sizes are compiled: 3 -> 0 1 2 2.
-    """
-    rows = min(BATCH, 1 << (count - 1).bit_length())
+    """So many places at a time, the last one again where there are no more: 3 -> 0 1 2 2."""
+    rows = rows_for(count)
     for start in range(0, count, rows):
         yield np.arange(start, start + rows).clip(max=count - 1)
+
+
+def rows_for(count: int) -> int:
+    """How many are drawn at a time: BATCH, of fewer a power of two, so that few are compiled."""
+    return min(BATCH, 1 << (count - 1).bit_length())
 
 
 def with_room(drawer: jax.stages.Wrapped, *given: Any) -> Array:

@@ -66,6 +66,7 @@ TITLES = {
     "drawn/attributes": "all that is told of each is right",
     "drawn/relations": "relations right",
     "drawn/order": "events in the order told",
+    "drawn/among": "pictures drawn for each caption, of which CLIP kept one",
     "drawn/spread": "distance of objects from their mean place over samples",
     "drawn/nearest": "nearest training picture, over that of real pictures",
     "features/fid": "Fréchet distance to real pictures, by vectors of CLIP",
@@ -89,6 +90,7 @@ TILES = (
     "codes/recognised", "drawn/passed", "loss",
 )  # fmt: skip
 AMOUNTS = (
+    "classes/views",
     "caption/invented",
     "caption/CIDEr-D",
     "caption/CIDEr",
@@ -96,6 +98,7 @@ AMOUNTS = (
     "perplexity",
     "codes/psnr",
     "codes/perplexity",
+    "drawn/among",
     "drawn/spread",
     "drawn/nearest",
     "features/fid",
@@ -247,8 +250,8 @@ class Curve:
 
 
 CURVES = (
-    Curve("loss, nats per token", ("loss", "test/loss"), log=True),
-    Curve("accuracy of the next token", ("accuracy", "test/accuracy")),
+    Curve("loss", ("loss", "test/loss"), log=True),
+    Curve("accuracy", ("accuracy", "test/accuracy")),
     Curve("learning rate", ("lr",)),
     Curve("pictures per second", ("pictures_per_second",)),
 )

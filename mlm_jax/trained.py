@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 
 from mlm_jax.checkpoint import restore_params
 from mlm_jax.config import SENSES, Config, Fields, UserError, inline, read, senses
@@ -129,8 +130,14 @@ def watch_for_events(trained: Trained, files: Mapping[str, Path]) -> list[Happen
     watch = trained.take.video
     assert watch is not None
     frames, seconds = watch(record_of(files))
-    batch = {"video": frames[None]}
-    score, span = detect(trained.config.model, trained.params, batch)
+    return happening(trained, frames, seconds)
+
+
+def happening(
+    trained: Trained, frames: UInt8[np.ndarray, "T H W 3"], seconds: float
+) -> list[Happened]:
+    """What happens in a clip as long as `seconds`, and when, the surest first."""
+    score, span = detect(trained.config.model, trained.params, {"video": frames[None]})
     names = labels.load(trained.path / "classes.json")
     return [
         Happened(names[each.label], each.start * seconds, each.end * seconds, each.score)

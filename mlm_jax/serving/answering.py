@@ -17,16 +17,15 @@ from PIL import Image
 
 from mlm_jax import drawing, gallery, prompts, watermark
 from mlm_jax.config import SENSES, UserError
-from mlm_jax.data import CAPTION_PROMPT, labels
+from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.containers import opened
 from mlm_jax.data.frames import pictures_of
 from mlm_jax.data.records import BadRecord, Record
-from mlm_jax.detect import detect, spans
 from mlm_jax.losses import Classes, Spans
 from mlm_jax.serving.batching import Batcher, Row, Word
 from mlm_jax.serving.maps import has_maps, maps_of
 from mlm_jax.serving.requests import Ask, Draw, Limits, Refused, refuse
-from mlm_jax.trained import Trained, classify, unknown
+from mlm_jax.trained import Trained, classify, happening, unknown
 from mlm_jax.world.render import render
 from mlm_jax.world.scene import Scene
 
@@ -97,8 +96,9 @@ class Playground:
     def warm_up(self, told: Callable[[str], None]) -> None:
         """Compile all that will be asked for; what is done next is `told`."""
         if self.kind == "drawings":
-            told("drawing")
-            drawing.draw(self.trained, [self.any_word()])
+            for count in sorted({*map(drawing.rows_for, range(1, self.limits.pictures + 1))}):
+                told(f"{count} at a time")
+                drawing.draw(self.trained, [self.any_word()] * count)
         elif self.kind == "texts":
             row = {**self.blank(), **self.words_of("")}
             self.batcher.warm_up(row, lambda size: told(f"{size} at a time"))
@@ -231,17 +231,9 @@ class Playground:
             told = classify(trained, dict(row))
             classes = [{"text": each.text, "probability": each.probability} for each in told]
             return {"answer": told[0].text, "probability": told[0].probability, "classes": classes}
-        found = detect(trained.config.model, trained.params, {k: v[None] for k, v in row.items()})
-        score, span = (np.asarray(part)[0] for part in found)
-        names = labels.load(trained.path / "classes.json")
         events = [
-            {
-                "text": names[each.label],
-                "start": each.start * seconds,
-                "end": each.end * seconds,
-                "probability": each.score,
-            }
-            for each in spans(score, span)[:EVENTS]
+            {"text": each.label, "start": each.start, "end": each.end, "probability": each.score}
+            for each in happening(trained, row["video"], seconds)[:EVENTS]
         ]
         best = events[0] if events else {"text": "", "probability": 0.0}
         return {"answer": best["text"], "probability": best["probability"], "events": events}
