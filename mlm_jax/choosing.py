@@ -53,7 +53,7 @@ def told(clip: Trained, prompts: Sequence[str]) -> Vectors:
     model = clip_of(clip)
     rows = read_prompts(clip, prompts)
     parts = (
-        embed(model, clip.params, "read", rows["target"][here], rows["target_mask"][here])
+        embed(model, clip.params, "read_captions", {key: row[here] for key, row in rows.items()})
         for here in parts_of(len(prompts))
     )
     return np.concatenate([*parts])[: len(prompts)]
@@ -71,8 +71,8 @@ def seen(clip: Trained, pictures: UInt8[np.ndarray, "N H W 3"]) -> Vectors:
 
 
 @partial(jax.jit, static_argnames=("model", "method"))
-def embed(model: Clip, params: Params, method: str, *given: Array) -> Float[Array, "N E"]:
-    vectors: Any = model.apply({"params": params}, *given, method=method)
+def embed(model: Clip, params: Params, method: str, given: Any) -> Float[Array, "N E"]:
+    vectors: Any = model.apply({"params": params}, given, method=method)
     return vectors
 
 

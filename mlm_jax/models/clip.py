@@ -52,7 +52,7 @@ class Clip(nn.Module):
         """ "image" (B, width), "text" (R, width) of the captions; "scale" and "bias" of logits."""
         return {
             "image": self.see(batch["image"], train=train),
-            "text": self.read(batch["target"], batch["target_mask"], train=train),
+            "text": self.read_captions(batch, train=train),
             **self.logits(train=train),
         }
 
@@ -60,11 +60,18 @@ class Clip(nn.Module):
         pooled = self.pool(self.image(image, train=train))
         return unit(pooled if self.kind == "siglip" else self.image_out(pooled))
 
+    def read_captions(
+        self, batch: Mapping[str, Any], *, train: bool = False
+    ) -> Float[Array, "R D"]:
+        """As `read`, those of a batch, filled up where the end is a place."""
+        ids, mask = batch["target"], batch["target_mask"]
+        if self.end == "place":
+            ids, mask = self._full(ids, mask)
+        return self.read(ids, mask, train=train)
+
     def read(
         self, ids: Int[Array, "R N"], mask: Bool[Array, "R N"], *, train: bool = False
     ) -> Float[Array, "R D"]:
-        if self.end == "place":
-            ids, mask = self._full(ids, mask)
         tokens = self.text(ids, mask, train=train)
         return unit(self.text_out(self._at_end(ids, tokens)))
 

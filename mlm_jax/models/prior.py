@@ -49,7 +49,7 @@ class Prior(nn.Module):
 
     def read(self, batch: Mapping[str, Any]) -> Float[Array, "R E"]:
         """CLIP's vector of each caption: what a painter is told where there is no prior."""
-        return self.clip.read(batch["target"], batch["target_mask"])
+        return self.clip.read_captions(batch)
 
     def _seen(self, batch: Mapping[str, Any]) -> Float[Array, "R E"]:
         """Of the picture of each caption, with variance 1 an axis."""

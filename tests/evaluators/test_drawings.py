@@ -206,6 +206,20 @@ def test_the_nearest_of_several_counts(
     assert few.value == pytest.approx(2 / 3, abs=1 / few.n)
 
 
+def test_prompts_are_read_as_the_captions_of_a_batch(data: Data, clip: Trained) -> None:
+    """Where the text is read at its last place (SigLIP) it is first filled up to full length."""
+    model = clip.config.model.clone(end="place", end_id=1)
+    placed = clip._replace(config=replace(clip.config, model=model))
+    source = sources.open_source(data, "test", ("image",))
+    prompts = [source[i].captions[0] for i in range(3)]
+    rows = [clip.tokenise("", each, "") for each in prompts]
+    batch = {key: np.stack([row[key] for row in rows])[:, :20] for key in rows[0]}
+    batch["image"] = np.zeros((3, 24, 24, 3), np.uint8)
+    wanted = model.apply({"params": clip.params}, batch)["text"]
+    np.testing.assert_allclose(choosing.told(placed, prompts), wanted, atol=1e-5)
+    assert np.abs(choosing.told(clip, prompts) - wanted).max() > 1e-3
+
+
 @pytest.mark.parametrize(("clip_given", "among"), [(True, 1), (False, 2), (True, 0)])
 def test_one_of_one_and_several_without_a_judge_are_refused(
     data: Data, clip: Trained, clip_given: bool, among: int
