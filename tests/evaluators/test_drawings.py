@@ -215,7 +215,7 @@ def test_prompts_are_read_as_the_captions_of_a_batch(data: Data, clip: Trained) 
     rows = [clip.tokenise("", each, "") for each in prompts]
     batch = {key: np.stack([row[key] for row in rows])[:, :20] for key in rows[0]}
     batch["image"] = np.zeros((3, 24, 24, 3), np.uint8)
-    wanted = model.apply({"params": clip.params}, batch)["text"]
+    wanted = jax.jit(model.apply)({"params": clip.params}, batch)["text"]
     np.testing.assert_allclose(choosing.told(placed, prompts), wanted, atol=1e-5)
     assert np.abs(choosing.told(clip, prompts) - wanted).max() > 1e-3
 
