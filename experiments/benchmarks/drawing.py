@@ -17,7 +17,7 @@ from mlm_jax.drawing import written
 from mlm_jax.encoders import TextEncoder
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import GREEDY, decode
-from mlm_jax.layers import Transformer
+from mlm_jax.layers import Transformer, transformer
 from mlm_jax.layers.tokens import every
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.train import cast
@@ -95,7 +95,7 @@ def unet_step(setting: Setting, rows: int) -> Iterator[Row]:
 
 
 def dit_step(setting: Setting, rows: int) -> Iterator[Row]:
-    net: DiffusionTransformer = painter_tiny.config.model.net
+    net = DiffusionTransformer(4, transformer("tiny", qk_norm=True))
     if setting.size == "tiny":
         net = replace(net, body=replace(net.body, width=32, depth=1))
     return denoised("DiT", net, setting, rows)
