@@ -96,29 +96,25 @@ class TextDecoder(nn.Module):
             looks,
             memory=fused.memory,
             gated=fused.gated,
-            places=self._turned(places[0], prefix, cached, later),
+            places=self._turned(places[0], prefix),
             train=train,
         )
         return out.x[:, prefix:]
 
-    def _turned(
-        self, places: Int[Array, "N"], prefix: int, cached: bool, later: bool
-    ) -> Float[Array, "M axes"] | None:
-        """What rotary positions turn by: the words from 0 on, what stands before them back from -1.
+    def _turned(self, places: Int[Array, "N"], prefix: int) -> Float[Array, "M axes"] | None:
+        """What rotary positions turn by, where it is not the number of the token.
 
-        So the padding at the end of a prefix moves nothing that is read.
+        A prefix lies backwards from the words, so that the padding at its end is farthest from them
+        and moves nothing that is read.
         """
-        if not self.body.block.rotary:
+        if not self.body.block.rotary or (self.grid is None and not prefix):
             return None
-        if self.grid is not None:
-            if prefix:
-                raise ValueError("a prefix has no place on a grid: rotary 0, or no grid")
-            return jnp.take(grid_of_text(self.length, self.grid), places, axis=0, mode="clip")
-        start = self.get_variable("cache", "turn") if later else jnp.zeros((), jnp.int32)
-        if cached:
-            self.put_variable("cache", "turn", start + len(places))
-        turned = jnp.concatenate([-1 - jnp.arange(prefix), start + jnp.arange(len(places))])
-        return turned.astype(jnp.float32)[:, None]
+        if self.grid is None:
+            back, on = jnp.arange(prefix)[::-1], prefix + jnp.arange(len(places))
+            return jnp.concatenate([back, on]).astype(jnp.float32)[:, None]
+        if prefix:
+            raise ValueError("a prefix has no place on a grid: rotary 0, or no grid")
+        return jnp.take(grid_of_text(self.length, self.grid), places, axis=0, mode="clip")
 
 
 def grid_of_text(length: int, grid: tuple[int, ...]) -> Float[Array, "N 2"]:
