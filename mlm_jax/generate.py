@@ -225,13 +225,16 @@ def truncate(logits: Float[Array, "B V"], top_k: int, top_p: float) -> Float[Arr
     if top_k:
         least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
-    if top_p < 1:
-        falling = -jnp.sort(-logits, axis=-1)
-        share = jax.nn.softmax(falling, axis=-1)
-        kept = jnp.cumsum(share, axis=-1) - share < top_p  # what stands before it is not enough
-        least = jnp.where(kept, falling, jnp.inf).min(-1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    return logits
+    return nucleus(logits, top_p) if top_p < 1 else logits
+
+
+def nucleus(logits: Float[Array, "B V"], top_p: float | Float[Array, "B 1"]) -> Float[Array, "B V"]:
+    """-inf at all but the fewest that have `top_p` between them (arXiv:1904.09751, 3.1)."""
+    falling = -jnp.sort(-logits, axis=-1)
+    share = jax.nn.softmax(falling, axis=-1)
+    kept = jnp.cumsum(share, axis=-1) - share < top_p  # what stands before it is not enough
+    least = jnp.where(kept, falling, jnp.inf).min(-1, keepdims=True)
+    return jnp.where(logits < least, -jnp.inf, logits)
 
 
 def guide(logits: Float[Array, "2B V"], weight: float) -> Float[Array, "B V"]:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from mlm_jax.fusion import Fused
-from mlm_jax.generate import Cache, Model, Params, first, later, only
+from mlm_jax.generate import Cache, Model, Params, first, later, nucleus, only
 from mlm_jax.serving.requests import Settings
 from mlm_jax.trained import Trained
 
@@ -93,7 +93,8 @@ def choose(logits: Float[Array, "B V"], choice: Choice, at: Int[Array, ""]) -> N
     likeliest = logits.argmax(-1).astype(jnp.int32)
 
     def drawn() -> Int[Array, "B"]:
-        kept = truncate(logits / choice.temperature[:, None], choice.top_p[:, None])
+        warm, top_p = logits / choice.temperature[:, None], choice.top_p[:, None]
+        kept = jnp.where(top_p < 1, nucleus(warm, top_p), warm)
         word = jax.vmap(partial(draw, at))(choice.seed, kept)
         return jnp.where(choice.sampled, word, likeliest)
 
@@ -105,15 +106,6 @@ def choose(logits: Float[Array, "B V"], choice: Choice, at: Int[Array, ""]) -> N
 def draw(at: Int[Array, ""], seed: UInt32[Array, ""], logits: Float[Array, "V"]) -> Int[Array, ""]:
     key = jax.random.fold_in(jax.random.key(seed), at)
     return jax.random.categorical(key, logits).astype(jnp.int32)
-
-
-def truncate(logits: Float[Array, "B V"], top_p: Float[Array, "B 1"]) -> Float[Array, "B V"]:
-    """`generate.truncate` with a share for each row."""
-    falling = -jnp.sort(-logits, axis=-1)
-    share = jax.nn.softmax(falling, axis=-1)
-    kept = jnp.cumsum(share, axis=-1) - share < top_p
-    least = jnp.where(kept, falling, jnp.inf).min(-1, keepdims=True)
-    return jnp.where((top_p < 1) & (logits < least), -jnp.inf, logits)
 
 
 # --- who asks ---
