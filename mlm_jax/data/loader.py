@@ -257,19 +257,19 @@ def eval_pairs(
 
 def eval_records(
     data: Data, source: Source, take: Taking, labels: Labels | None = None, limit: int | None = None
-) -> Iterator[tuple[Record, Batch]]:
-    """Every record once, in order, with its arrays, of one row; broken ones left out.
+) -> Iterator[tuple[int, Record, Batch]]:
+    """The place of every record, in order, itself and its arrays, of one row; no broken ones.
 
     `limit`: at most that many pictures, evenly spread over the source.
     """
     account = Account(data, source)
     count = len(source) if limit is None else min(limit, len(source))
 
-    def read(position: int) -> list[tuple[Record, Batch]]:
+    def read(position: int) -> list[tuple[int, Record, Batch]]:
         index = position * len(source) // count
         try:
             record = source[index]
-            return [(record, take(record) | (labels(record) if labels else {}))]
+            return [(index, record, take(record) | (labels(record) if labels else {}))]
         except BadRecord as error:
             account.report(index, error)
             return []
@@ -282,4 +282,4 @@ def eval_labelled(
     data: Data, source: Source, take: Taking, labels: Labels | None, limit: int | None = None
 ) -> Iterator[Batch]:
     """The arrays of `eval_records` alone, with their labels."""
-    return (arrays for _, arrays in eval_records(data, source, take, labels, limit))
+    return (arrays for _, _, arrays in eval_records(data, source, take, labels, limit))

@@ -88,9 +88,8 @@ def labelled(
     data: Data, source: Source, take: Views, known: Labels, limit: int | None
 ) -> Iterator[loader.Batch]:
     """The arrays of every record with a label, which is among them, and its place in the split."""
-    places = {source.where(place)[0]: place for place in range(len(source))}
-    for record, arrays in loader.eval_records(data, source, take, known, limit):
-        yield {**arrays, "place": np.array(places[record.key])}
+    for place, _, arrays in loader.eval_records(data, source, take, known, limit):
+        yield {**arrays, "place": np.array(place)}
 
 
 def labelled_texts(

@@ -35,11 +35,11 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     shown: list[dict[str, str]] = []
     rows = iter(loader.eval_records(trained.config.data, source, trained.take, limit=limit))
     while part := list(islice(rows, BATCH)):
-        given = np.stack([arrays[sense] for _, arrays in part])
+        given = np.stack([arrays[sense] for _, _, arrays in part])
         whole = np.concatenate([given, np.repeat(given[-1:], BATCH - len(given), axis=0)])
         pixels, codes = (np.asarray(x)[: len(part)] for x in through(model, trained.params, whole))
         uses += np.bincount(codes.reshape(-1), minlength=len(uses))
-        for (record, _), before, after in zip(part, given, pixels, strict=True):
+        for (_, record, _), before, after in zip(part, given, pixels, strict=True):
             counts.append(compared(before, after, record.truth))
             if len(shown) < SHOWN:
                 both = np.concatenate([before, after], axis=-3)

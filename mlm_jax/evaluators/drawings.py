@@ -204,7 +204,7 @@ def novelty(
 
 def pictures_of(trained: Trained, source: Source, limit: int) -> UInt8[np.ndarray, "N H W 3"]:
     rows = loader.eval_records(trained.config.data, source, trained.take, limit=limit)
-    return np.stack([arrays["image"] for _, arrays in rows])
+    return np.stack([arrays["image"] for _, _, arrays in rows])
 
 
 def shown(

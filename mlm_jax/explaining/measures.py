@@ -122,7 +122,7 @@ def read(trained: Trained, pictures: int, split: str) -> Iterator[Batch]:
     data = trained.config.data
     source = sources.open_source(data, data.test if split == "test" else split, trained.take.needs)
     examples = list(loader.eval_records(data, source, trained.take, limit=pictures))
-    for record, arrays in examples:
+    for _, record, arrays in examples:
         if set(arrays) != {"image"} or not record.truth or "objects" not in record.truth:
             raise UserError(
                 f"{data.name}: {record.key} is no picture of the embedded world, where alone it is"
@@ -130,8 +130,8 @@ def read(trained: Trained, pictures: int, split: str) -> Iterator[Batch]:
             )
     for start in range(0, len(examples), PICTURES):
         part = examples[start : start + PICTURES]
-        truths = [scene.from_json(record.truth) for record, _ in part]
-        shown = [dict(arrays) for _, arrays in part]
+        truths = [scene.from_json(record.truth) for _, record, _ in part]
+        shown = [dict(arrays) for _, _, arrays in part]
         filled = shown + [shown[-1]] * (PICTURES - len(shown))  # one shape, one program
         yield meant(trained, *ask(trained, filled), truths, len(shown[0]["image"]))
 

@@ -212,7 +212,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
         model = multimodal("tiny", patch=8, pixels=32, vocab=tokenizer.size, image_depth=1,
                            text_depth=1, fusion_depth=1, decoder_depth=1)  # fmt: skip
         records = [
-            (Record(f"world {i}", truth=scenes.to_json(truth)), {"image": render(truth, 32)})
+            (i, Record(f"world {i}", truth=scenes.to_json(truth)), {"image": render(truth, 32)})
             for i, truth in enumerate(truths)
         ]
         monkeypatch.setattr(measures.sources, "open_source", lambda *_: None)
