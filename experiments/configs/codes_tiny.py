@@ -14,8 +14,8 @@ codes = Codes(CodeEncoder((48, 48), (2, 2), (32, 64, 128)), None, Quantiser("fsq
 config = Config(
     model=codes,
     loss=Rebuilt(colour=8.0),
-    data=Data("world", batch=32, captions=0, questions=0),
-    optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
-    steps=2_000,
+    data=Data("world", batch=16, captions=0, questions=0),
+    optim=Optim("muon", lr=3e-3, schedule="linear", warmup=100, b2=0.98, ema=0.99),
+    steps=2_600,
 )
 tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)
