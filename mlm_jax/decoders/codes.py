@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from mlm_jax.layers.convolutions import Residual, over_frames
-from mlm_jax.layers.transformer import Norm
+from mlm_jax.layers.transformer import MLP, Norm
 
 AVERAGES = ("uses_table", "sums_table")
 DEAD = 0.03  # share of an even use below which a code of a learned codebook is given a new vector
@@ -181,6 +181,10 @@ class CodeEncoder(nn.Module):
 
     `widths` are channels before, between and after the factors. With `frames` it takes clips, and
     each `tube` of frames becomes one grid.
+
+    Convolutions see "around" a place, so that its code tells of what lies beside it too. Where each
+    sees its own "patch" alone (as arXiv:2110.04627, section 3.1, without attention), what looks
+    alike has one code wherever it lies, which is easier to guess for what writes codes.
     """
 
     size: tuple[int, int] = (48, 48)
@@ -189,6 +193,7 @@ class CodeEncoder(nn.Module):
     blocks: int = 1
     frames: int = 0
     tube: int = 1
+    sees: Literal["around", "patch"] = "around"
 
     @property
     def takes(self) -> jax.ShapeDtypeStruct:
@@ -213,14 +218,21 @@ class CodeEncoder(nn.Module):
         if pixels.shape[1:] != self.takes.shape:
             raise ValueError(f"pixels {pixels.shape[1:]}, the model takes {self.takes.shape}")
         grid = self.grid
-        rows = over_frames(pixels, self._frame)
+        rows = over_frames(pixels, self._around if self.sees == "around" else self._patches)
         if self.frames and self.tube > 1:
             window = (self.tube, 1, 1)
             rows = nn.Conv(self.widths[-1], window, strides=window, name="tubes")(rows)
         assert rows.shape[1:-1] == grid
         return rows
 
-    def _frame(self, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
+    def _patches(self, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
+        window = (math.prod(self.factors),) * 2
+        x = nn.Conv(self.widths[-1], window, strides=window, name="conv_patch")(scaled(pixels))
+        for i in range(self.blocks * len(self.factors)):
+            x = x + MLP(name=f"mlp_{i}")(Norm(name=f"norm_{i}")(x))
+        return x
+
+    def _around(self, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
         x = nn.Conv(self.widths[0], (3, 3), name="conv_first")(scaled(pixels))
         for i, (factor, width) in enumerate(zip(self.factors, self.widths[1:], strict=True)):
             window = (2 * factor, 2 * factor)

@@ -58,7 +58,7 @@ class MLP(nn.Module):
     bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         width = x.shape[-1]
         hidden = round(width * self.ratio)
         y = nn.Dense(hidden, use_bias=self.bias, name="up")(x)

@@ -284,6 +284,8 @@ CLIP = replace(EYES, frames=4, tube=2)
         (replace(CLIP, tube=1), (4, 2, 3)),
         (replace(EYES, factors=(4,), widths=(8, 16)), (2, 3)),
         (replace(EYES, blocks=0), (2, 3)),
+        (replace(EYES, sees="patch"), (2, 3)),
+        (replace(CLIP, sees="patch"), (2, 2, 3)),
     ],
 )
 def test_pixels_become_a_grid_and_pixels_again(eyes: CodeEncoder, grid: tuple[int, ...]) -> None:
@@ -314,6 +316,28 @@ def test_a_tube_of_a_clip_sees_its_own_frames_alone(clip_params: Any) -> None:
     one, other = see(clip), see(clip.at[:, 3].set(0))
     np.testing.assert_allclose(one[:, 0], other[:, 0], atol=1e-5)
     assert not np.allclose(one[:, 1], other[:, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize(("sees", "moved"), [("patch", 1), ("around", 6)])
+def test_what_else_is_there_moves_a_place_only_where_it_sees_around(sees: Any, moved: int) -> None:
+    eyes = replace(EYES, sees=sees)
+    picture = jax.random.randint(KEY, (1, 8, 12, 3), 0, 256).astype(jnp.uint8)
+    see = jax.jit(partial(eyes.apply, noisy(jax.eval_shape(eyes.init, KEY, picture))))
+    one, other = see(picture), see(picture.at[:, 4:, 4:8].set(0))
+    differs = abs(one - other).max(-1)[0] > 1e-3
+    assert differs[1, 1]
+    assert differs.sum() == moved
+
+
+def test_patches_that_are_alike_have_one_vector() -> None:
+    eyes = replace(EYES, sees="patch")
+    patch = jax.random.randint(KEY, (4, 4, 3), 0, 256).astype(jnp.uint8)
+    picture = jnp.tile(patch, (2, 3, 1))[None]
+    vectors = jax.jit(eyes.apply)(noisy(jax.eval_shape(eyes.init, KEY, picture)), picture)
+    np.testing.assert_allclose(
+        vectors, jnp.broadcast_to(vectors[:, :1, :1], vectors.shape), atol=1e-4
+    )
+    assert vectors.std() > 0.1
 
 
 def test_frames_come_back_in_their_order() -> None:
