@@ -184,7 +184,8 @@ class CodeEncoder(nn.Module):
 
     Convolutions see "around" a place, so that its code tells of what lies beside it too. Where each
     sees its own "patch" alone (as arXiv:2110.04627, section 3.1, without attention), what looks
-    alike has one code wherever it lies, which is easier to guess for what writes codes.
+    alike has one code wherever it lies, which is easier to guess for what writes codes; an MLP then
+    stands for each block, all of the last width.
     """
 
     size: tuple[int, int] = (48, 48)
