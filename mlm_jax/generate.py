@@ -347,6 +347,8 @@ def reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
     place = (jnp.arange(rows, dtype=jnp.int32)[:, None] * beams + source).reshape(-1)
 
     def one(path: tuple, leaf: Array) -> Array:
+        if path[-1].key == "past":
+            return jnp.take(leaf, place, axis=0)
         if not appended(path):
             return leaf
         return jnp.take(leaf, place, axis=-2 if path[-1].key == "real" else -4)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mlm_jax.fusion import Fused
 from mlm_jax.layers import Causal, Tokens, Transformer, WordHead, Words, concatenate
 from mlm_jax.layers.embed import grid_places
+from mlm_jax.layers.neighbours import Neighbours, beside
 from mlm_jax.layers.tokens import every
 from mlm_jax.layers.words import Unsaid, word_norm
 
@@ -23,7 +24,8 @@ class TextDecoder(nn.Module):
     Where the last of its places are those of a picture on a `grid` (height, width), or of a clip on
     one with frames before, they begin as such (see `Positions`), and rotary positions are turned by
     row and column (see `grid_of_text`);
-    all rows are then of one length, without a prefix.
+    all rows are then of one length, without a prefix. With `neighbours` each place also reads those
+    that touch the next one (see `Neighbours`), and with `levels` codes share vectors (see `Words`).
     `head` "bert" has BERT's layers before the output matrix (BLIP's decoder, arXiv:2201.12086).
     With `pieces` training leaves the logits to the loss, that many words of a row at a time.
     Where the collection "cache" is mutable, the first call may bring many words and each later
@@ -36,12 +38,23 @@ class TextDecoder(nn.Module):
     body: Transformer = field(default_factory=Transformer)
     pieces: int = 0
     grid: tuple[int, ...] | None = None
+    neighbours: bool = False
+    levels: tuple[int, ...] = ()
 
     def setup(self) -> None:
         block = self.body.block
         self.words = Words(
-            self.vocab, self.length, self.body.width, grid=self.grid, **word_norm(block)
+            self.vocab,
+            self.length,
+            self.body.width,
+            levels=self.levels,
+            grid=self.grid,
+            **word_norm(block),
         )
+        if self.neighbours:
+            if self.grid is None:
+                raise ValueError("neighbours lie on a grid: decoder.grid, or no neighbours")
+            self.beside = Neighbours(beside(self.grid))
         self.prefix = nn.Dense(self.body.width)
         if self.head == "bert":
             if self.pieces:
@@ -85,6 +98,8 @@ class TextDecoder(nn.Module):
         if cached:
             self.put_variable("cache", "place", places[:, -1:] + 1)
         x = self.words(ids, places=places, train=train)
+        if self.neighbours:
+            x = self.beside(x)
         tokens, prefix = every(x) if mask is None else Tokens(x, mask), 0
         if fused.prefix is not None and not later:
             first = self.prefix(fused.prefix.x)

@@ -1,6 +1,7 @@
 """From words to vectors and back."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -60,13 +61,16 @@ class Unsaid:
 class Words(nn.Module):
     """A vector for each word, its place and, with `types`, its segment: summed.
 
-    `grid` is that of `Positions`.
+    `grid` is that of `Positions`. With `levels` the last words are the codes of a quantiser that
+    has so many values on each axis: the vector of a code is then the sum of its own and of one for
+    its value on each axis, so that codes learn from those that are nearly the same.
     """
 
     vocab: int
     length: int
     width: int
     types: int = 0
+    levels: tuple[int, ...] = ()
     grid: tuple[int, ...] | None = None
     norm: Literal["none", "layer", "rms"] = "none"
     eps: float = 1e-6
@@ -74,6 +78,8 @@ class Words(nn.Module):
 
     def setup(self) -> None:
         self.table = nn.Embed(self.vocab, self.width)
+        if self.levels:
+            self.values = nn.Embed(sum(self.levels), self.width)
         self.positions = Positions(self.length, self.grid)
         if self.types:
             self.segments = nn.Embed(self.types, self.width)
@@ -90,25 +96,43 @@ class Words(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B N D"]:
         """`types` are 0 where not given; `places` are those of `Positions`."""
-        x = self.positions(look_up(self.table, ids), places)
+        x = self.positions(look_up(self.vectors(), ids), places)
         if self.types:
-            x = x + look_up(self.segments, jnp.zeros_like(ids) if types is None else types)
+            x = x + look_up(
+                self.segments.embedding, jnp.zeros_like(ids) if types is None else types
+            )
         if self.norm != "none":
             x = self.normed(x)
         return self.drop(x, deterministic=not train)
 
+    def vectors(self) -> Float[Array, "V D"]:
+        """Of all words, without their places."""
+        own = self.table.embedding
+        if not self.levels:
+            return own
+        count = math.prod(self.levels)
+        first = jnp.array([sum(self.levels[:i]) for i in range(len(self.levels))])
+        rows = first + digits_of(jnp.arange(count), self.levels)
+        return own.at[-count:].add(jnp.take(self.values.embedding, rows, axis=0).sum(1))
+
     def unsaid(self, x: Float[Array, "B N D"], words: int) -> Unsaid:
         """The same logits, to be computed `words` at a time."""
-        return Unsaid(x, gather(self.table.embedding), words)
+        return Unsaid(x, gather(self.vectors()), words)
 
     def attend(self, x: Float[Array, "B N D"]) -> Float[Array, "B N V"]:
         """Logits by the same vectors: the output matrix is tied to the input's."""
-        return spread(self.table.attend(x), last="tensor")
+        return spread(x @ self.vectors().T, last="tensor")
 
 
-def look_up(table: nn.Embed, ids: Int[Array, "B N"]) -> Float[Array, "B N D"]:
+def digits_of(codes: Int[Array, "*B"], levels: Sequence[int]) -> Int[Array, "*B D"]:
+    """The value of each code on each axis, from 0; the first axis changes fastest."""
+    places = jnp.array([math.prod(levels[:i]) for i in range(len(levels))])
+    return codes[..., None] // places % jnp.array(levels)
+
+
+def look_up(table: Float[Array, "V D"], ids: Int[Array, "B N"]) -> Float[Array, "B N D"]:
     """The vectors of `ids`; a table that lies in parts is brought together first, not they."""
-    return spread(jnp.take(gather(table.embedding), ids, axis=0))
+    return spread(jnp.take(gather(table), ids, axis=0))
 
 
 def word_norm(block: Block) -> dict[str, Any]:

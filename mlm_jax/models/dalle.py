@@ -62,6 +62,10 @@ class Dalle(nn.Module):
                 f"{self.words} words and {self.codes.quantiser.size} codes: decoder.vocab is"
                 f" {self.decoder.vocab}, and must be {need}"
             )
+        quantiser = self.codes.quantiser
+        levels = quantiser.levels if quantiser.kind == "fsq" else ()
+        if self.decoder.levels not in ((), levels):
+            raise ValueError(f"decoder.levels {self.decoder.levels}: the codes have {levels}")
         if self.frames and self.codes.sense == "video":
             raise ValueError(f"frames {self.frames}: of codes of pictures; its codes are of clips")
         grid = self.grid
