@@ -31,10 +31,10 @@ config = Config(
         length=LENGTH,
     ),
     loss=Drawn(),
-    data=Data("world", batch=32, captions=1, questions=0, target_length=LENGTH),
-    optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=100, b2=0.98, ema=0.98),
+    data=Data("world", batch=16, captions=1, questions=0, target_length=LENGTH),
+    optim=Optim("muon", lr=1e-2, schedule="linear", warmup=200, b2=0.98, ema=0.99),
     codes=Stage("runs/codes_tiny"),
-    steps=3_300,
+    steps=3_750,
 )
 tiny = replace(
     config, data=replace(config.data, name="world/tiny", batch=4), codes=Stage(), steps=2

@@ -24,7 +24,9 @@ config = Config(
             WORDS + codes.quantiser.size,
             LENGTH + math.prod(grid),
             grid=grid,
-            body=transformer("tiny", rotary=10.0, qk_norm=True),
+            neighbours=True,
+            levels=codes.quantiser.levels,
+            body=transformer("tiny", rotary=10.0, qk_norm=True, norm="rms"),
         ),
         words=WORDS,
         length=LENGTH,
@@ -32,9 +34,9 @@ config = Config(
     ),
     loss=Drawn(),
     data=Data("clips/one_short", batch=8, captions=1, questions=0, target_length=LENGTH),
-    optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=100, b2=0.98, ema=0.99),
+    optim=Optim("muon", lr=1e-2, schedule="linear", warmup=100, b2=0.98, ema=0.99),
     codes=Stage("runs/codes_tiny"),
-    steps=4_000,
+    steps=1_500,
 )
 tiny = replace(
     config, data=replace(config.data, name="clips/one_tiny", batch=4), codes=Stage(), steps=2

@@ -195,6 +195,15 @@ def test_a_decoder_of_other_words_is_refused(vocab: int) -> None:
         jax.eval_shape(model.init, KEY, BATCH)
 
 
+def test_a_decoder_whose_codes_have_other_values_is_refused() -> None:
+    codes = replace(CODES, quantiser=Quantiser("fsq", (3, 4)))
+    decoder = replace(MODEL.decoder, vocab=WORDS + 12, levels=(4, 3))
+    model = replace(MODEL, codes=codes, decoder=decoder)
+    with pytest.raises(ValueError, match=r"decoder.levels \(4, 3\): the codes have \(3, 4\)"):
+        jax.eval_shape(model.init, KEY, BATCH)
+    jax.eval_shape(replace(model, decoder=replace(decoder, levels=(3, 4))).init, KEY, BATCH)
+
+
 def test_a_decoder_with_too_few_places_is_refused() -> None:
     model = replace(MODEL, decoder=TextDecoder(WORDS + COUNT, LENGTH + PLACES - 2, body=BODY))
     with pytest.raises(ValueError, match="8 tokens, but positions for 7"):
