@@ -39,7 +39,7 @@ class Drawing:
     with `told` "text" it is CLIP's vector of the caption instead (2204.06125, section 5.1).
     """
 
-    codes: How = field(default_factory=lambda: How("sample", guidance=2.0))
+    codes: How = field(default_factory=lambda: How("sample", guidance=1.6))
     paint: diffusion.How = field(
         default_factory=lambda: diffusion.How("dpm++2m", steps=30, guidance=3.0)
     )
