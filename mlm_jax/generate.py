@@ -347,7 +347,7 @@ def reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
     place = (jnp.arange(rows, dtype=jnp.int32)[:, None] * beams + source).reshape(-1)
 
     def one(path: tuple, leaf: Array) -> Array:
-        if path[-1].key == "past":
+        if path[-1].key == "past":  # of Neighbours: rows first, and as long as it was
             return jnp.take(leaf, place, axis=0)
         if not appended(path):
             return leaf

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from mlm_jax.layers.convolutions import Residual, over_frames
 from mlm_jax.layers.transformer import MLP, Norm
-from mlm_jax.layers.words import digits_of
 
 AVERAGES = ("uses_table", "sums_table")
 DEAD = 0.03  # share of an even use below which a code of a learned codebook is given a new vector
@@ -93,7 +92,7 @@ class Quantiser(nn.Module):
         """The vectors that codes stand for."""
         if self.kind != "fsq":
             return jnp.take(self.table, codes, axis=0)
-        digits = digits_of(codes, self.levels)
+        digits = codes[..., None] // self._places() % jnp.array(self.levels)
         half = jnp.array([level // 2 for level in self.levels])
         return (digits - half) / half
 
@@ -116,7 +115,10 @@ class Quantiser(nn.Module):
         return self.look_up(jnp.arange(self.size))
 
     def _code(self, digits: Int[Array, "*B D"]) -> Int[Array, "*B"]:
-        return (digits * jnp.array([math.prod(self.levels[:i]) for i in range(self.axes)])).sum(-1)
+        return (digits * self._places()).sum(-1)
+
+    def _places(self) -> Int[Array, "D"]:
+        return jnp.array([math.prod(self.levels[:i]) for i in range(len(self.levels))])
 
     def _rounded(self, x: Float[Array, "*B D"], train: bool) -> Quantised:
         levels = jnp.array(self.levels, jnp.float32)

@@ -25,7 +25,7 @@ class TextDecoder(nn.Module):
     one with frames before, they begin as such (see `Positions`), and rotary positions are turned by
     row and column (see `grid_of_text`);
     all rows are then of one length, without a prefix. With `neighbours` each place also reads those
-    that touch the next one (see `Neighbours`), and with `levels` codes share vectors (see `Words`).
+    beside the next one (see `Neighbours`), and with `levels` codes share vectors (see `Words`).
     `head` "bert" has BERT's layers before the output matrix (BLIP's decoder, arXiv:2201.12086).
     With `pieces` training leaves the logits to the loss, that many words of a row at a time.
     Where the collection "cache" is mutable, the first call may bring many words and each later

@@ -8,10 +8,11 @@ from jaxtyping import Array, Float
 class Neighbours(nn.Module):
     """Adds to each word what linear maps of its own make of the words so many places `back`.
 
-    A shift of tokens (RWKV, arXiv:2305.13048, section 3.1), by rows of a picture too (see
-    `beside`): what the causal convolutions of a PixelCNN see (arXiv:1606.05328, section 2.1). Edges
-    and textures go on by what is next to them, which attention need not then discover first. Before
-    the beginning there are zeros. Where the collection "cache" is mutable, the last words are kept.
+    Shifted tokens, after RWKV (arXiv:2305.13048), and by rows of a picture too (see `beside`), as
+    the masked filters of a PixelCNN see (arXiv:1606.05328, section 2). Edges and textures go on by
+    what is next to them, which attention need not then discover first. Before the beginning there
+    are zeros; padding is read like words, so rows have none. Where the collection "cache" is
+    mutable, the last words are kept.
     """
 
     back: tuple[int, ...]
@@ -26,17 +27,18 @@ class Neighbours(nn.Module):
         words = jnp.concatenate([past, x], axis=1)
         if self.is_mutable_collection("cache") and not self.is_initializing():
             self.put_variable("cache", "past", words[:, -reach:])
-        for i, back in enumerate(self.back):
-            dense = nn.Dense(width, use_bias=False, name=f"back_{i}")
+        for back in self.back:
+            dense = nn.Dense(width, use_bias=False, name=f"back_{back}")
             x = x + dense(words[:, reach - back : reach - back + count])
         return x
 
 
 def beside(grid: tuple[int, ...]) -> tuple[int, ...]:
-    """How far back from each place on a `grid` those lie that touch the next one.
+    """How far back from each place on a `grid` those lie that are beside the next one.
 
-    In its row the one before the last; of the row above three; of a clip its own place in the frame
-    before, and the four around that. At an edge they are places of another row.
+    In its row the one but one before it (the one before is the place itself), of the row above
+    three; of a clip its own place in the frame before, and the four around that. At an edge these
+    are places of another row or frame, and of the first ones words of the text.
     """
     *time, height, width = grid
     backs = {1, width - 2, width - 1, width}

@@ -1,13 +1,13 @@
 """From words to vectors and back."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mlm_jax.layers.embed import Positions
@@ -110,10 +110,12 @@ class Words(nn.Module):
         own = self.table.embedding
         if not self.levels:
             return own
-        count = math.prod(self.levels)
-        first = jnp.array([sum(self.levels[:i]) for i in range(len(self.levels))])
-        rows = first + digits_of(jnp.arange(count), self.levels)
-        return own.at[-count:].add(jnp.take(self.values.embedding, rows, axis=0).sum(1))
+        parts = jnp.split(self.values.embedding, np.cumsum(self.levels)[:-1])
+        codes: Array = jnp.zeros(self.width)
+        for axis, part in enumerate(parts):  # the first changes fastest
+            codes = codes + part.reshape(-1, *[1] * axis, self.width)
+        codes = codes.reshape(-1, self.width)
+        return own.at[-len(codes) :].add(codes)
 
     def unsaid(self, x: Float[Array, "B N D"], words: int) -> Unsaid:
         """The same logits, to be computed `words` at a time."""
@@ -122,12 +124,6 @@ class Words(nn.Module):
     def attend(self, x: Float[Array, "B N D"]) -> Float[Array, "B N V"]:
         """Logits by the same vectors: the output matrix is tied to the input's."""
         return spread(x @ self.vectors().T, last="tensor")
-
-
-def digits_of(codes: Int[Array, "*B"], levels: Sequence[int]) -> Int[Array, "*B D"]:
-    """The value of each code on each axis, from 0; the first axis changes fastest."""
-    places = jnp.array([math.prod(levels[:i]) for i in range(len(levels))])
-    return codes[..., None] // places % jnp.array(levels)
 
 
 def look_up(table: Float[Array, "V D"], ids: Int[Array, "B N"]) -> Float[Array, "B N D"]:

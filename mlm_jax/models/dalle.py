@@ -65,7 +65,10 @@ class Dalle(nn.Module):
         quantiser = self.codes.quantiser
         levels = quantiser.levels if quantiser.kind == "fsq" else ()
         if self.decoder.levels not in ((), levels):
-            raise ValueError(f"decoder.levels {self.decoder.levels}: the codes have {levels}")
+            raise ValueError(
+                f"decoder.levels {self.decoder.levels}: the codes have {levels}, and nothing but"
+                " these or () fits"
+            )
         if self.frames and self.codes.sense == "video":
             raise ValueError(f"frames {self.frames}: of codes of pictures; its codes are of clips")
         grid = self.grid

@@ -91,7 +91,7 @@ def test_each_word_reads_those_so_far_back() -> None:
     params = far_from_the_start(model, x)
     found = model.apply({"params": params}, x)
     wanted = np.array(x)
-    for place, (name, back) in itertools.product(range(6), {"back_0": 1, "back_1": 4}.items()):
+    for place, (name, back) in itertools.product(range(6), {"back_1": 1, "back_4": 4}.items()):
         if place >= back:
             wanted[:, place] += np.asarray(x[:, place - back] @ params[name]["kernel"])
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -127,7 +127,7 @@ def test_words_one_by_one_are_as_all_at_once(ids: Any, params: Any, whole: Any, 
 
 def test_beams_keep_their_own_neighbours(ids: Any, params: Any, whole: Any) -> None:
     prompt = Prompt(ids[:, :TEXT], jnp.ones((3, TEXT), bool))
-    asked = {"bos": -1, "eos": -1, "pad": -1, "length": 6}
+    asked = {"bos": -1, "eos": WORDS + CODES, "pad": -1, "length": 6}  # eos is no word: none ends
     how = How("beam", beams=4)
     found = beam_search(WRITER, params, Fused(), **asked, how=how, prompt=prompt)
     for beam in range(4):
