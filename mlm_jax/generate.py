@@ -347,11 +347,10 @@ def reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
     place = (jnp.arange(rows, dtype=jnp.int32)[:, None] * beams + source).reshape(-1)
 
     def one(path: tuple, leaf: Array) -> Array:
-        if path[-1].key == "past":  # of Neighbours: rows first, and as long as it was
-            return jnp.take(leaf, place, axis=0)
-        if not appended(path):
+        name = path[-1].key
+        if not appended(path) and name != "past":  # of `Neighbours`
             return leaf
-        return jnp.take(leaf, place, axis=-2 if path[-1].key == "real" else -4)
+        return jnp.take(leaf, place, axis={"real": -2, "past": -3}.get(name, -4))
 
     return jax.tree_util.tree_map_with_path(one, cache)
 

@@ -111,7 +111,7 @@ class Words(nn.Module):
         if not self.levels:
             return own
         parts = jnp.split(self.values.embedding, np.cumsum(self.levels)[:-1])
-        codes: Array = jnp.zeros(self.width)
+        codes: Array = jnp.zeros(self.width, own.dtype)
         for axis, part in enumerate(parts):  # the first changes fastest
             codes = codes + part.reshape(-1, *[1] * axis, self.width)
         codes = codes.reshape(-1, self.width)
