@@ -60,6 +60,10 @@ def contradictions(config: Config) -> Iterator[str]:
     asks = hasattr(model, "decoder") and (hasattr(model, "text") or inline(config))
     if reads and not asks and (data.questions or not data.captions):
         yield "the model learns from captions alone: data.questions must be 0, data.captions not"
+    if data.contrary and not (isinstance(config.loss, Contrastive) and data.captions):
+        yield "data.contrary: only losses.Contrastive learns from wrong captions, beside right ones"
+    if data.contrary and data.name.partition("/")[0] != "world":
+        yield f"data.contrary: what is wrong of {data.name} is not known, of data.name world it is"
     parts = config.optim.accumulate
     if parts > 1 and isinstance(config.loss, Contrastive | CaptionMatch):
         yield f"optim.accumulate {parts}: a contrastive loss compares the whole batch"

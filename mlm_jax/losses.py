@@ -68,7 +68,9 @@ class Contrastive:
     softmax: the mean of both cross-entropies (arXiv:2103.00020, figure 3); with several texts to
     a picture, those that stand in the same place are compared with each other. sigmoid: every pair
     is a question of its own, summed over pairs, by picture (arXiv:2303.15343, algorithm 1).
-    Metrics: `accuracy`, the share of texts whose nearest picture is their own.
+    Where each text has a wrong one in "also", its picture must not find that either
+    (arXiv:2210.01936, section 4). Metrics: `accuracy`, the share of texts whose nearest picture is
+    their own, and `told_apart`, the share of texts nearer to their picture than the wrong one.
     """
 
     kind: Literal["softmax", "sigmoid"] = "softmax"
@@ -78,15 +80,22 @@ class Contrastive:
         logits = outputs["scale"] * image @ text.T + outputs["bias"]
         pictures, texts = logits.shape
         own = jnp.arange(texts) // (texts // pictures)
-        accuracy = (logits.argmax(0) == own).astype(logits.dtype).mean()
+        metrics = {"accuracy": (logits.argmax(0) == own).astype(logits.dtype).mean()}
+        wrong = jnp.zeros((pictures, 0, texts // pictures))
+        if "also" in outputs:
+            wrong = outputs["scale"] * (image[own] * outputs["also"]).sum(-1) + outputs["bias"]
+            nearer = logits[own, jnp.arange(texts)] > wrong
+            metrics["told_apart"] = nearer.astype(logits.dtype).mean()
+            wrong = wrong.reshape(pictures, 1, -1)
         if self.kind == "sigmoid":
             sign = jnp.where(own == jnp.arange(pictures)[:, None], 1.0, -1.0)
-            return -jax.nn.log_sigmoid(sign * logits).sum() / pictures, {"accuracy": accuracy}
+            nats = jax.nn.log_sigmoid(sign * logits).sum() + jax.nn.log_sigmoid(-wrong).sum()
+            return -nats / pictures, metrics
         apart = logits.reshape(pictures, pictures, -1)
         label = jnp.arange(pictures)[:, None]
         find = optax.softmax_cross_entropy_with_integer_labels
-        loss = find(apart, label, axis=0).mean() + find(apart, label, axis=1).mean()
-        return loss / 2, {"accuracy": accuracy}
+        to_text = find(jnp.concatenate([apart, wrong], axis=1), label, axis=1)
+        return (find(apart, label, axis=0).mean() + to_text.mean()) / 2, metrics
 
 
 @dataclass(frozen=True)

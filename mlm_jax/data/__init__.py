@@ -21,7 +21,8 @@ The one table of a batch. Of image, video and audio those are there that the mod
 | event_mask  | bool  | B E       | True at the events of the clip                                |
 | taught      | int32 | B         | the class by a teacher, or else the label; only model.taught   |
 | also        | dict  |           | the five text arrays once more, for other texts of the same   |
-|             |       |           | pictures; only where training has both captions and questions |
+|             |       |           | pictures; only where training has both captions and questions, |
+|             |       |           | or data.contrary: captions, each wrong where its like is right |
 
 N is at most data.text_length and M at most data.target_length: columns that would be padding for
 the whole batch are left out. A caption is long and its prompt short, an answer is short and its

@@ -120,7 +120,7 @@ def train_batches(
     example = Example(
         account=Account(data, source),
         take=take,
-        pick=Pick(data.captions, data.questions),
+        pick=Pick(data.captions, data.questions, data.contrary),
         tokenise=Tokenise(tokenizer, data.text_length, data.target_length, inline),
         labels=labels,
     )

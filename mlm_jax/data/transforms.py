@@ -17,6 +17,8 @@ from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.pretrained.pixels import PREPROCESSOR, Pixels, load_pixels, save_pixels
+from mlm_jax.world import scene
+from mlm_jax.world.contrary import contrary
 
 BICUBIC = Image.Resampling.BICUBIC  # Pillow's is antialiased when it shrinks
 
@@ -223,15 +225,22 @@ class Pick:
     """Choose `captions` and `questions` texts of a record.
 
     A list for each kind of which the number is not 0. Where the record has none of a kind the
-    list is of the other, so that batches stack; no text is repeated before all were used.
+    list is of the other, so that batches stack; no text is repeated before all were used. With
+    `contrary` a further list has a caption that is wrong for each of the first.
     """
 
     captions: int
     questions: int
+    contrary: bool = False
 
     def __call__(self, record: Record, rng: np.random.Generator) -> list[list[Text]]:
         wanted = [(True, self.captions), (False, self.questions)]
-        return [self._some(record, tell, count, rng) for tell, count in wanted if count]
+        chosen = [self._some(record, tell, count, rng) for tell, count in wanted if count]
+        return [*chosen, self._wrong(record, chosen[0], rng)] if self.contrary else chosen
+
+    def _wrong(self, record: Record, right: list[Text], rng: np.random.Generator) -> list[Text]:
+        truth = scene.from_json(record.truth)
+        return [each._replace(answer=contrary(each.answer, truth, rng)) for each in right]
 
     def _some(self, record: Record, tell: bool, count: int, rng: np.random.Generator) -> list[Text]:
         tell = bool(record.captions) and (tell or not record.questions)

@@ -1,7 +1,7 @@
 """Pictures and texts: is the right text told from a wrong one?"""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,15 +39,25 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
     places = [at for at, _, _ in wrong]
     other = probabilities(trained, images[places], [text for _, _, text in wrong])
 
-    counts: list[dict[str, float]] = [{} for _ in pairs]
-    for (at, kind, _), probability in zip(wrong, other, strict=True):
-        score = judged(float(right[at]), float(probability))
-        for name in (kind,) if kind == "random" else (kind, "hard"):
+    scores = [
+        (at, kind, judged(float(right[at]), float(probability)))
+        for (at, kind, _), probability in zip(wrong, other, strict=True)
+    ]
+    return by_kind("match", scores, len(pairs))
+
+
+def by_kind(
+    name: str, scores: Iterable[tuple[int, str, float]], pictures: int
+) -> dict[str, Figure]:
+    """`name/kind`, the mean of (picture, kind, score), and `name/hard` of all but the random."""
+    counts: list[dict[str, float]] = [{} for _ in range(pictures)]
+    for at, kind, score in scores:
+        for each in (kind,) if kind == "random" else (kind, "hard"):
             count = counts[at]
-            count[name] = count.get(name, 0.0) + score
-            count[f"{name} pairs"] = count.get(f"{name} pairs", 0.0) + 1
-    names = sorted({name for count in counts for name in count if not name.endswith(" pairs")})
-    return bootstrap(counts, {f"match/{n}": Ratio(n, f"{n} pairs", f"{n} pairs") for n in names})
+            count[each] = count.get(each, 0.0) + score
+            count[f"{each} pairs"] = count.get(f"{each} pairs", 0.0) + 1
+    kinds = sorted({kind for count in counts for kind in count if not kind.endswith(" pairs")})
+    return bootstrap(counts, {f"{name}/{k}": Ratio(k, f"{k} pairs", f"{k} pairs") for k in kinds})
 
 
 def judged(right: float, wrong: float) -> float:

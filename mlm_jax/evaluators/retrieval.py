@@ -9,12 +9,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from mlm_jax.choosing import cosines, told
 from mlm_jax.config import UserError
 from mlm_jax.data import loader
-from mlm_jax.data.loader import CAPTION
+from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
 from mlm_jax.evaluators import Measured
-from mlm_jax.metrics import Ratio, bootstrap, place_of
+from mlm_jax.evaluators.matching import by_kind, wrong_texts
+from mlm_jax.metrics import Figure, Ratio, bootstrap, place_of
 from mlm_jax.trained import Trained
 
 GROUP = 100  # pictures among which the right one is sought, no two with the same caption
@@ -23,8 +25,14 @@ BATCH = 128
 
 
 def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
-    """Recall@k of captions for pictures, and of pictures for captions. Raises: UserError."""
-    texts, images, words = embed(trained, source, limit)
+    """Recall@k of captions for pictures, and of pictures for captions.
+
+    About the embedded world also `told_apart/hard`: the share of captions that are nearer to their
+    picture than the same with one word changed, `told_apart/relation`, ... by its kind. Raises:
+    UserError.
+    """
+    pairs, images, words = embed(trained, source, limit)
+    texts = [pair.target for pair in pairs]
     groups = list(apart(texts))
     if not groups:
         name, count = trained.config.data.name, len(set(texts))
@@ -37,10 +45,34 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
                 place = place_of(row, [right])
                 found = {f"{name} {k}": float(place < k) for k in RECALLS}
                 counts.append({**found, name: 1.0})
-    return Measured(bootstrap(counts, {
+    recalls = bootstrap(counts, {
         f"{name}/recall@{k}": Ratio(f"{name} {k}", name, name)
         for name in ("captions", "pictures") for k in RECALLS
-    }))  # fmt: skip
+    })  # fmt: skip
+    return Measured(recalls | told_apart(trained, pairs, images, words))
+
+
+def told_apart(
+    trained: Trained,
+    pairs: Sequence[Pair],
+    images: Float[np.ndarray, "N D"],
+    words: Float[np.ndarray, "N D"],
+) -> dict[str, Figure]:
+    """By the kind of the word that is changed; nothing where no scene is known."""
+    wrong = [
+        (at, kind, text)
+        for at in range(len(pairs))
+        for kind, text in wrong_texts(pairs, at)
+        if kind != "random"
+    ]
+    if not wrong:
+        return {}
+    right = cosines(images, words)
+    places = [at for at, _, _ in wrong]
+    other = cosines(images[places], told(trained, [text for _, _, text in wrong]))
+    nearer = (right[places] > other).astype(float)
+    scores = ((at, kind, score) for (at, kind, _), score in zip(wrong, nearer, strict=True))
+    return by_kind("told_apart", scores, len(pairs))
 
 
 def apart(texts: Sequence[str]) -> Iterator[list[int]]:
@@ -58,22 +90,22 @@ def apart(texts: Sequence[str]) -> Iterator[list[int]]:
 
 def embed(
     trained: Trained, source: Source, limit: int | None
-) -> tuple[list[str], Float[np.ndarray, "N D"], Float[np.ndarray, "N D"]]:
+) -> tuple[list[Pair], Float[np.ndarray, "N D"], Float[np.ndarray, "N D"]]:
     """A caption of each picture, and the vectors of pictures and captions."""
     config = trained.config
-    texts: list[str] = []
+    pairs: list[Pair] = []
     found: list[list[np.ndarray]] = [[], []]
     rows = loader.eval_pairs(config.data, source, trained.tokenizer, trained.take, limit)
-    told = ((pair, batch) for pair, batch in rows if pair.kind == CAPTION)
-    for pairs, batch, real in full(told):
-        texts += [pair.target for pair in pairs]
+    captions = ((pair, batch) for pair, batch in rows if pair.kind == CAPTION)
+    for some, batch, real in full(captions):
+        pairs += some
         for side, vectors in zip(found, both(config.model, trained.params, batch), strict=True):
             side.append(np.asarray(vectors)[:real])
     images, words = (np.concatenate(side or [np.zeros((0, 1))]) for side in found)
-    return texts, images, words
+    return pairs, images, words
 
 
-def full(rows: Any) -> Iterator[tuple[list[loader.Pair], dict[str, np.ndarray], int]]:
+def full(rows: Any) -> Iterator[tuple[list[Pair], dict[str, np.ndarray], int]]:
     """Batches of BATCH rows, the last filled up with copies; how many are real."""
     while part := list(islice(rows, BATCH)):
         whole = part + [part[-1]] * (BATCH - len(part))

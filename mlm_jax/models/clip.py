@@ -49,8 +49,12 @@ class Clip(nn.Module):
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), ())
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
-        """ "image" (B, width), "text" (R, width) of the captions; "scale" and "bias" of logits."""
-        return {
+        """ "image" (B, width), "text" (R, width) of the captions; "scale" and "bias" of logits.
+
+        And "also" (R, width), of captions that are wrong, where the batch has them.
+        """
+        also = {"also": self.read_captions(batch["also"], train=train)} if "also" in batch else {}
+        return also | {
             "image": self.see(batch["image"], train=train),
             "text": self.read_captions(batch, train=train),
             **self.logits(train=train),

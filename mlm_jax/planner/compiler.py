@@ -88,7 +88,8 @@ def example(config: Config) -> dict[str, Any]:
         batch["event"] = jax.ShapeDtypeStruct(rows, jnp.int32)
         batch["span"] = jax.ShapeDtypeStruct((*rows, 2), jnp.float32)
         batch["event_mask"] = jax.ShapeDtypeStruct(rows, jnp.bool_)
-    first, *more = [texts(config, n) for n in (data.captions, data.questions) if n] or [{}]
+    counts = (data.captions, data.questions, data.captions * data.contrary)
+    first, *more = [texts(config, n) for n in counts if n] or [{}]
     return batch | first | ({"also": more[0]} if more else {})
 
 
