@@ -12,7 +12,7 @@ from mlm_jax import checks, command
 from mlm_jax import config as configs
 from mlm_jax.config import Config, Data, Optim, UserError
 from mlm_jax.decoders.codes import Quantiser
-from mlm_jax.losses import Caption, Rebuilt
+from mlm_jax.losses import Caption, Contrastive, Rebuilt
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.multimodal import Multimodal
 
@@ -227,6 +227,11 @@ def test_shared_module_in_an_experiment_is_refused(tmp_path: Path) -> None:
         ({"optim": Optim(lr_scale=(("image", 0.0),))}, "optim.lr_scale image is 0.0"),
         ({"data": Data(max_broken=1.5)}, "data.max_broken is 1.5: from 0 to 1"),
         ({"data": Data(captions=0, questions=0)}, "data.captions and data.questions are both 0"),
+        ({"data": Data(contrary=True)}, "data.contrary: only losses.Contrastive learns from wrong"),
+        (
+            {"data": Data("coco_captions", contrary=True), "loss": Contrastive()},
+            "data.contrary: what is wrong of coco_captions is not known",
+        ),
         ({"data": Data(text_length=33)}, "data.text_length 33 is over the 32 positions"),
         ({"data": Data(target_length=34)}, "data.target_length 34 needs 33 positions"),
     ],

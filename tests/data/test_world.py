@@ -1,5 +1,6 @@
 """The embedded world through the path of every other prepared set."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
 from mlm_jax.data.transforms import Decode, Take
 from mlm_jax.world import scene
+from mlm_jax.world.grade import grade_caption
 
 TAKE = Take(Decode((48, 48)))
 
@@ -30,6 +32,20 @@ def test_records_carry_the_truth_and_the_kinds(data):
         assert record.captions
         assert record.questions
         assert all(asked.kind and len(asked.answers) == 1 for asked in record.questions)
+
+
+def test_wrong_captions_stand_beside_right_ones(data):
+    source = open_source(data, data.train)
+    tokenizer = build(data, source)
+    told = replace(data, batch=64, captions=2, questions=0, contrary=True)  # the whole split
+    batch = next(train_batches(told, source, tokenizer, TAKE, 0))
+    numbers = {TAKE(source[i])["image"].tobytes(): i for i in range(64)}
+    for row in range(128):
+        truth = scene.from_json(source[numbers[batch["image"][row // 2].tobytes()]].truth)
+        right, wrong = (tokenizer.decode(rows["target"][row]) for rows in (batch, batch["also"]))
+        assert grade_caption(right, truth).wholly_right
+        assert not grade_caption(wrong, truth).wholly_right
+        assert sum(a != b for a, b in zip(right.split(), wrong.split(), strict=True)) == 1
 
 
 def test_it_trains_and_evaluates(data):

@@ -1,5 +1,7 @@
 """Groups of a hundred, neighbours, chains and forms; figures of models without training."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import toy
 
 from mlm_jax import evaluate, train
 from mlm_jax.config import UserError
+from mlm_jax.data import CAPTION_PROMPT
+from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders import TextDecoder
@@ -35,6 +39,30 @@ def test_groups_have_no_text_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert groups == [[0, 2, 3], [1, 4, 5]]
     for group in groups:
         assert len({texts[place] for place in group}) == 3
+
+
+def test_captions_are_told_from_those_with_a_word_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one that sees all but which side something is on."""
+
+    def vectors(texts: list[str]) -> np.ndarray:
+        blind = [re.sub("left|right|above|below", "beside", text) for text in texts]
+        drawn = [np.random.default_rng([*text.encode()]).normal(size=8) for text in blind]
+        return np.stack([each / np.linalg.norm(each) for each in drawn])
+
+    rng, pairs = np.random.default_rng(0), []
+    for at in range(40):
+        truth = scene.sample(rng)
+        text = language.captions(truth, rng, 1)
+        pairs.append(Pair(at, f"{at}", CAPTION_PROMPT, text, CAPTION, scene.to_json(truth)))
+    images = vectors([pair.target for pair in pairs])
+    monkeypatch.setattr(retrieval, "told", lambda _, texts: vectors(texts))
+    trained: Any = None
+    found = retrieval.told_apart(trained, pairs, images, images)
+    share = {kind: figure.value for kind, figure in found.items()}
+    assert share.pop("told_apart/relation") == 0
+    assert 0.5 < share.pop("told_apart/hard") < 1
+    assert share == dict.fromkeys(("told_apart/colour", "told_apart/shape", "told_apart/size"), 1)
+    assert not retrieval.told_apart(trained, [replace(p, truth="") for p in pairs], images, images)
 
 
 def test_a_word_is_guessed_from_its_neighbours() -> None:

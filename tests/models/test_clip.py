@@ -62,6 +62,31 @@ def test_the_sigmoid_loss_asks_of_every_pair() -> None:
     np.testing.assert_allclose(Contrastive("sigmoid")(out, {})[0], total / 3, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("texts", [3, 6])
+def test_a_picture_does_not_find_its_own_wrong_texts_either(texts: int) -> None:
+    out = outputs(3, texts, bias=-1.0)
+    out["also"] = jax.random.normal(jax.random.key(1), out["text"].shape)
+    logits = 5.0 * np.asarray(out["image"] @ out["text"].T) - 1.0
+    wrong = 5.0 * np.asarray(out["image"] @ out["also"].T) - 1.0
+    (before, _), (loss, metrics) = (Contrastive()(o, {}) for o in (outputs(3, texts, -1.0), out))
+    nats, nearer = [], []
+    for i in range(3):
+        for place in range(texts // 3):
+            row = logits[i, place :: texts // 3]
+            own = i * (texts // 3) + place
+            nats.append(
+                np.log(np.exp(row).sum() + np.exp(wrong[i, own])) - np.log(np.exp(row).sum())
+            )
+            nearer.append(row[i] > wrong[i, own])
+    np.testing.assert_allclose(loss - before, np.mean(nats) / 2, rtol=1e-4)
+    np.testing.assert_allclose(metrics["told_apart"], np.mean(nearer))
+
+    (before, _), (loss, _) = (Contrastive("sigmoid")(o, {}) for o in (outputs(3, texts, -1.0), out))
+    asked = sum(np.log1p(np.exp(wrong[j // (texts // 3), j])) for j in range(texts))
+    np.testing.assert_allclose(loss - before, asked / 3, rtol=1e-4)
+
+
 def test_right_pairs_cost_less_than_wrong_ones() -> None:
     out = outputs(4, 4)
     right = Contrastive()({**out, "text": out["image"]}, {})

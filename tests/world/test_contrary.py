@@ -3,7 +3,7 @@
 import numpy as np
 
 from mlm_jax.world import language, scene
-from mlm_jax.world.contrary import contraries
+from mlm_jax.world.contrary import contraries, contrary
 from mlm_jax.world.grade import grade_caption
 
 
@@ -29,3 +29,20 @@ def test_plural_stays_plural_and_relations_are_turned_round() -> None:
     found = dict.fromkeys(text for _, text in contraries("two small red circles above a", truth))
     assert "two small red squares above a" in found
     assert not any("red square " in text for text in found)
+
+
+def test_one_is_of_the_relation_where_the_caption_tells_one() -> None:
+    told = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        truth = scene.sample(rng)
+        (text,) = language.captions(truth, rng, 1)
+        by_kind: dict[str, list[str]] = {}
+        for kind, other in contraries(text, truth):
+            by_kind.setdefault(kind, []).append(other)
+        one, again = (contrary(text, truth, np.random.default_rng(7)) for _ in range(2))
+        assert one == again
+        assert one in by_kind.get("relation", [each for some in by_kind.values() for each in some])
+        told += "relation" in by_kind
+    assert 10 < told < 50
+    assert contrary("describe the picture", truth, rng) == ""
