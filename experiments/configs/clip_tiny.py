@@ -1,5 +1,8 @@
 """CLIP of the size of two cores: pictures and captions as vectors that meet.
 
+Beside each caption stands one that is wrong by a word, without which it learns nothing of who is on
+which side, and what draws can not be chosen by it.
+
 python experiments/train.py --config clip_tiny
 """
 
@@ -22,8 +25,8 @@ clip = Clip(
 config = Config(
     model=clip,
     loss=Contrastive(),
-    data=Data("world", batch=128, captions=1, questions=0, target_length=24),
+    data=Data("world", batch=128, captions=1, questions=0, target_length=24, contrary=True),
     optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=50, b2=0.98, ema=0.98),
-    steps=600,
+    steps=1_500,
 )
 tiny = replace(config, data=replace(config.data, name="world/tiny", batch=4), steps=2)
