@@ -63,7 +63,7 @@ def contradictions(config: Config) -> Iterator[str]:
     if data.contrary and not (isinstance(config.loss, Contrastive) and data.captions):
         yield "data.contrary: only losses.Contrastive learns from wrong captions, beside right ones"
     if data.contrary and data.name.partition("/")[0] != "world":
-        yield f"data.contrary: False but for data.name world; what is wrong of {data.name}?"
+        yield f"data.contrary: what is wrong of {data.name} is not known, so it must be False"
     parts = config.optim.accumulate
     if parts > 1 and isinstance(config.loss, Contrastive | CaptionMatch):
         yield f"optim.accumulate {parts}: a contrastive loss compares the whole batch"

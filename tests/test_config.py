@@ -230,7 +230,7 @@ def test_shared_module_in_an_experiment_is_refused(tmp_path: Path) -> None:
         ({"data": Data(contrary=True)}, "data.contrary: only losses.Contrastive learns from wrong"),
         (
             {"data": Data("coco_captions", contrary=True), "loss": Contrastive()},
-            "data.contrary: False but for data.name world",
+            "data.contrary: what is wrong of coco_captions is not known, so it must be False",
         ),
         ({"data": Data(text_length=33)}, "data.text_length 33 is over the 32 positions"),
         ({"data": Data(target_length=34)}, "data.target_length 34 needs 33 positions"),
