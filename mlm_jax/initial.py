@@ -16,14 +16,21 @@ from jaxtyping import Float
 
 from mlm_jax import checkpoint, pretrained
 from mlm_jax.config import Init, UserError, flat, read, to_json
+from mlm_jax.data import tokenizers
+from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.encoders import AudioEncoder, ImageEncoder, VideoEncoder
 from mlm_jax.paths import matches, named, nested, require_matches, rolled, unrolled
 
 Leaves = dict[str, Any]
 Senses = ImageEncoder | VideoEncoder | AudioEncoder
-FREE = ("type", "size", "length", "vocab", "depth", "dropout", "layers", "remat", "labels")
+FREE = (
+    "type", "size", "length", "vocab", "words", "depth", "dropout", "layers", "remat", "labels",
+    "grid", "frames",
+)  # fmt: skip
 """Fields that may differ without a change of what a parameter means."""
 TABLES = ("positions/table", "positions_again/table")
+WORDS = "words/table/embedding"
+MARKS = ("pad", "bos", "eos", "unk")
 
 
 @dataclass(frozen=True)
@@ -32,15 +39,16 @@ class Listing:
 
     matched: tuple[str, ...]
     resized: tuple[str, ...]
+    by_word: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
     differs: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
-        for title in ("matched", "resized", "fresh", "unused"):
+        for title in ("matched", "resized", "by_word", "fresh", "unused"):
             paths = getattr(self, title)
             if paths:
-                yield f"  {title:<8} {len(paths):>5}  {summary(paths)}"
+                yield f"  {title.replace('_', ' '):<8} {len(paths):>5}  {summary(paths)}"
         yield from (f"  WARNING: {line}" for line in self.differs)
 
 
@@ -54,10 +62,14 @@ def summary(paths: Sequence[str], most: int = 8) -> str:
     return ", ".join(told[:most]) + (f" and {len(told) - most} more" if len(told) > most else "")
 
 
-def start_from(init: Init, model: nn.Module, params: Any) -> tuple[Any, Listing]:
+def start_from(
+    init: Init, model: nn.Module, params: Any, tokenizer: Tokenizer | None = None
+) -> tuple[Any, Listing]:
     """`params` of `model` with what init.path has in their place, and what was done.
 
-    Raises: UserError if the path is none, nothing matches, or shapes do not fit: all at once.
+    Where `tokenizer` has other words than that beside init.path, the vectors of words that both
+    have are found by their spelling, and those of other words stay as they were drawn. Raises:
+    UserError if the path is none, nothing matches, or shapes do not fit: all at once.
     """
     theirs, source, left = open_source(Path(init.path))
     have, want = unrolled(named(source)), unrolled(named(params))
@@ -69,9 +81,17 @@ def start_from(init: Init, model: nn.Module, params: Any) -> tuple[Any, Listing]
             " --init.take ours=theirs reads one part for another"
         )
     found: Leaves = {}
-    resized, wrong = [], []
+    resized, by_word, wrong = [], [], []
+    ids = same_words(Path(init.path), tokenizer)
     for path, other in pairs.items():
         array, like = have[other], want[path]
+        if path.endswith(WORDS) and ids:
+            ends = getattr(theirs, "words", len(array)), getattr(model, "words", len(like))
+            table = translated(array, like, ids, *ends)
+            if table is not None:
+                found[path] = table
+                by_word.append(path)
+                continue
         eyes = eyes_of(path, model), eyes_of(other, theirs)
         if array.shape != like.shape or not same_places(*eyes):
             fitted = fit(path, array, like.shape, *eyes)
@@ -86,8 +106,9 @@ def start_from(init: Init, model: nn.Module, params: Any) -> tuple[Any, Listing]
         listed = "\n".join(f"  {w}" for w in wrong)
         raise UserError(f"--init.path {init.path}: shapes do not fit:\n{listed}")
     listing = Listing(
-        matched=tuple(p for p in found if p not in resized),
+        matched=tuple(p for p in found if p not in resized and p not in by_word),
         resized=tuple(resized),
+        by_word=tuple(by_word),
         fresh=tuple(p for p in want if p not in found),
         unused=(*(p for p in have if p not in pairs.values()), *left),
         differs=tuple(differences(model, theirs, pairs)),
@@ -99,6 +120,10 @@ def open_source(path: Path) -> tuple[nn.Module, Any, tuple[str, ...]]:
     """Model and parameters of a run, or of a published checkpoint with what it has besides."""
     if (path / "checkpoints").is_dir():
         return read(path).model, checkpoint.restore_params(path)[1], ()
+    if not path.exists():
+        raise UserError(
+            f"--init.path {path}: neither a run, to be trained before, nor a checkpoint"
+        )
     loaded = pretrained.load(path)
     return loaded.model, loaded.params, loaded.unused
 
@@ -120,9 +145,49 @@ def chosen(init: Init, want: Leaves, have: Leaves) -> Iterator[tuple[str, str]]:
 
 
 def hint(path: str) -> str:
-    if path.endswith("words/table/embedding"):
+    if path.endswith(WORDS):
         return ": another vocabulary; take its tokenizer.json (--data.tokenizer) and its size"
     return f"; --init.skip {path.rpartition('/')[0]} leaves it fresh"
+
+
+# --- other words ---
+
+
+def same_words(path: Path, ours: Tokenizer | None) -> dict[int, int]:
+    """Ids of words of `ours` -> ids of the same words in the tokenizer of a run or checkpoint.
+
+    Empty where there is none, and where both are alike.
+    """
+    file = path / "tokenizer.json"
+    if ours is None or not file.exists():
+        return {}
+    theirs = tokenizers.load(file)
+    known, wanted = (each.inner.get_vocab(with_added_tokens=True) for each in (theirs, ours))
+    if known == wanted:
+        return {}
+    marks = {getattr(ours, mark): getattr(theirs, mark) for mark in MARKS}
+    return {wanted[word]: known[word] for word in wanted.keys() & known.keys()} | marks
+
+
+def translated(
+    array: Float[np.ndarray, "V D"],
+    like: Float[np.ndarray, "W D"],
+    ids: Mapping[int, int],
+    there: int,
+    here: int,
+) -> Float[np.ndarray, "W D"] | None:
+    """`like` with the rows of `array` that mean the same, or None where widths or codes differ.
+
+    Words have the ids under `there` and `here`; behind them are codes of pictures, in one order.
+    """
+    if (len(array) - there, array.shape[1]) != (len(like) - here, like.shape[1]):
+        return None
+    table = np.array(like)
+    table[here:] = array[there:]
+    for own, other in ids.items():
+        if own < here and other < there:
+            table[own] = array[other]
+    return table
 
 
 # --- other sizes ---

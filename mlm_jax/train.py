@@ -20,6 +20,7 @@ from jaxtyping import Array, Int
 from mlm_jax import optim, processes, sharding, stages
 from mlm_jax.checkpoint import WATCHED, Checkpoints, Saved, size, steps
 from mlm_jax.config import Config, UserError, to_json
+from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.decoders.codes import AVERAGES
 from mlm_jax.feed import Feed, open_feed
 from mlm_jax.initial import start_from
@@ -47,12 +48,13 @@ class State(NamedTuple):
 
 
 def prepare(
-    config: Config, example: Batch
+    config: Config, example: Batch, tokenizer: Tokenizer | None = None
 ) -> tuple[State, optax.GradientTransformation, Callable[[], State]]:
     """For batches like `example`: shapes of the state, the optimiser, what makes the first state.
 
-    Where a mesh is set the shapes say where on it the arrays lie. Raises: ValueError by a model
-    that cannot be built; UserError for patterns that match nothing.
+    `tokenizer` is that of the run, by which words are found in what config.init names. Where a mesh
+    is set the shapes say where on it the arrays lie. Raises: ValueError by a model that cannot be
+    built; UserError for patterns that match nothing.
     """
 
     def initial_params() -> Any:
@@ -75,7 +77,7 @@ def prepare(
     def begin() -> State:
         params = draw()
         if config.init.path:
-            params, listing = start_from(config.init, config.model, params)
+            params, listing = start_from(config.init, config.model, params, tokenizer)
             print(f"parameters from {config.init.path}:", *listing.lines(), sep="\n")
         return complete(stages.with_stages(config, params))
 
@@ -267,7 +269,7 @@ def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
 
 
 def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
-    shapes, tx, begin = prepare(config, next(feed.batches(0, Stop())))
+    shapes, tx, begin = prepare(config, next(feed.batches(0, Stop())), feed.tokenizer)
     saved = checkpoints.restore(trees(shapes))
     start = saved.step if saved else 0
     if start >= config.steps:

@@ -1,5 +1,6 @@
 """First parameters from published checkpoints and runs."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ import toy
 from mlm_jax import train
 from mlm_jax.checkpoint import restore_params
 from mlm_jax.config import Init, UserError
+from mlm_jax.data import tokenizers
 from mlm_jax.decoders import TextDecoder
+from mlm_jax.decoders.codes import CodeEncoder, Quantiser
 from mlm_jax.encoders import ImageEncoder, TextEncoder, VideoEncoder
 from mlm_jax.fusion import Fusion
 from mlm_jax.initial import resample, start_from
 from mlm_jax.layers import Block, Transformer
+from mlm_jax.models.codes import Codes
+from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.mae import Mae
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.models.video import Video
@@ -169,6 +174,8 @@ def test_what_does_not_fit_is_named_at_once() -> None:
         start(model, "ViTForImageClassification", "eyes=image")
     with pytest.raises(UserError, match=r"--init.take from .*: no parameter matches `eyes`"):
         start(model, "ViTForImageClassification", "image=eyes")
+    with pytest.raises(UserError, match=r"--init.path .*gone: neither a run"):
+        start_from(Init(str(GOLDEN / "gone")), Vit(ImageEncoder()), {})
     with pytest.raises(UserError, match=r"--init.skip: no parameter matches `heads`"):
         start(model, "ViTForImageClassification", skip=("heads",))
 
@@ -222,3 +229,56 @@ def test_a_run_begins_where_another_ended(tmp_path: Path, monkeypatch: pytest.Mo
     before, after = (named(restore_params(tmp_path / run)[1]) for run in ("first", "second"))
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[p], after[p]) for p in before)
+
+
+def writer(words: int, frames: int, quantiser: Quantiser) -> tuple[Dalle, dict[str, Any]]:
+    """A small DALL-E of pictures, or of clips of so many frames, and parameters of its own."""
+    codes = Codes(CodeEncoder((8, 8), (2,), (8, 8)), quantiser=quantiser)
+    grid = (frames, 4, 4) if frames else (4, 4)
+    decoder = TextDecoder(
+        words + quantiser.size, 6 + math.prod(grid), grid=grid, neighbours=True, body=body()
+    )
+    model = Dalle(codes, decoder, words=words, length=6, frames=frames)
+    shape = (1, frames, 8, 8, 3) if frames else (1, 8, 8, 3)
+    batch = {
+        model.sense: jax.ShapeDtypeStruct(shape, jnp.uint8),
+        "target": jax.ShapeDtypeStruct((1, 6), jnp.int32),
+    }
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    rng = np.random.default_rng(frames)
+    return model, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+
+
+def test_words_of_another_vocabulary_are_found_by_their_spelling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantiser = Quantiser(levels=(3, 3))
+    pictures, clips = writer(12, 0, quantiser), writer(10, 2, quantiser)
+    monkeypatch.setattr("mlm_jax.initial.open_source", lambda _: (*pictures, ()))
+    init = Init(str(tmp_path), ("decoder",), ("decoder/words/positions",))
+    told = tokenizers.words(["a red star left of a blue circle"])
+    told.save(tmp_path / "tokenizer.json")
+    own = tokenizers.words(["a red circle moves"])
+    tree, listing = start_from(init, *clips, own)
+    before, source, after = (named(each) for each in (clips[1], pictures[1], tree))
+    table = "decoder/words/table/embedding"
+    assert listing.by_word == (table,)
+    for word in ("red", "circle", "a"):
+        here, there = own.encode(word), told.encode(word)
+        np.testing.assert_array_equal(after[table][here], source[table][there])
+    np.testing.assert_array_equal(after[table][:4], source[table][:4])  # pad, bos, eos, unk
+    (moves,) = own.encode("moves")
+    np.testing.assert_array_equal(after[table][moves], before[table][moves])
+    np.testing.assert_array_equal(after[table][10:], source[table][12:])  # the nine codes
+    assert {p for p in listing.fresh if "back_" in p} == {
+        f"decoder/beside/back_{far}/kernel" for far in (11, 14, 15, 16, 19)
+    }
+    assert not listing.differs
+    assert any(line.split()[:3] == ["by", "word", "1"] for line in listing.lines())
+
+    _, listing = start_from(
+        init, *writer(12, 2, quantiser), tokenizers.load(tmp_path / "tokenizer.json")
+    )
+    assert table in listing.matched
+    with pytest.raises(UserError, match=r"embedding is \(26, 24\), there \(21, 24\)"):
+        start_from(init, *writer(10, 2, Quantiser(levels=(4, 4))), own)
