@@ -121,9 +121,7 @@ def open_source(path: Path) -> tuple[nn.Module, Any, tuple[str, ...]]:
     if (path / "checkpoints").is_dir():
         return read(path).model, checkpoint.restore_params(path)[1], ()
     if not path.exists():
-        raise UserError(
-            f"--init.path {path}: neither a run, trained before, nor a checkpoint"
-        )
+        raise UserError(f"--init.path {path}: neither a run, trained before, nor a checkpoint")
     loaded = pretrained.load(path)
     return loaded.model, loaded.params, loaded.unused
 
