@@ -31,6 +31,8 @@ FREE = (
 TABLES = ("positions/table", "positions_again/table")
 WORDS = "words/table/embedding"
 MARKS = ("pad", "bos", "eos", "unk")
+KNOWN = 0.2
+"""Where a smaller share of the words is known, the one has words and the other pieces of them."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,19 @@ def start_from(
         )
     found: Leaves = {}
     resized, by_word, wrong = [], [], []
-    ids = same_words(Path(init.path), tokenizer)
+    ids, words = same_words(Path(init.path), tokenizer), tokenizer.size if tokenizer else 0
     for path, other in pairs.items():
         array, like = have[other], want[path]
         if path.endswith(WORDS) and ids:
             ends = getattr(theirs, "words", len(array)), getattr(model, "words", len(like))
             table = translated(array, like, ids, *ends)
-            if table is not None:
+            if table is None or len(ids) < KNOWN * words:
+                few = f"{len(ids)} of {words} words are known there"
+                wrong.append(f"{path} is {like.shape}, there {array.shape}; {few}{hint(path)}")
+            else:
                 found[path] = table
                 by_word.append(path)
-                continue
+            continue
         eyes = eyes_of(path, model), eyes_of(other, theirs)
         if array.shape != like.shape or not same_places(*eyes):
             fitted = fit(path, array, like.shape, *eyes)
@@ -143,9 +148,12 @@ def chosen(init: Init, want: Leaves, have: Leaves) -> Iterator[tuple[str, str]]:
 
 
 def hint(path: str) -> str:
+    skip = f"--init.skip {path.rpartition('/')[0]} leaves it fresh"
     if path.endswith(WORDS):
-        return ": another vocabulary; take its tokenizer.json (--data.tokenizer) and its size"
-    return f"; --init.skip {path.rpartition('/')[0]} leaves it fresh"
+        return (
+            f": another vocabulary; take its tokenizer.json (--data.tokenizer) and size, or {skip}"
+        )
+    return f"; {skip}"
 
 
 # --- other words ---
@@ -174,9 +182,10 @@ def translated(
     there: int,
     here: int,
 ) -> Float[np.ndarray, "W D"] | None:
-    """`like` with the rows of `array` that mean the same, or None where widths or codes differ.
+    """`like` with the rows of `array` that mean the same.
 
     Words have the ids under `there` and `here`; behind them are codes of pictures, in one order.
+    None where widths or codes differ.
     """
     if (len(array) - there, array.shape[1]) != (len(like) - here, like.shape[1]):
         return None

@@ -68,7 +68,7 @@ class Contrastive:
     softmax: the mean of both cross-entropies (arXiv:2103.00020, figure 3); with several texts to
     a picture, those that stand in the same place are compared with each other. sigmoid: every pair
     is a question of its own, summed over pairs, by picture (arXiv:2303.15343, algorithm 1).
-    Where each text has a wrong one in "also", its picture must not find that either
+    Where each text has a wrong one in "wrong", its picture must not find that either
     (arXiv:2210.01936, section 4). Metrics: `accuracy`, the share of texts whose nearest picture is
     their own, and `told_apart`, the share of texts nearer to their picture than the wrong one.
     """
@@ -82,8 +82,8 @@ class Contrastive:
         own = jnp.arange(texts) // (texts // pictures)
         metrics = {"accuracy": (logits.argmax(0) == own).astype(logits.dtype).mean()}
         wrong = jnp.zeros((pictures, 0, texts // pictures))
-        if "also" in outputs:
-            wrong = outputs["scale"] * (image[own] * outputs["also"]).sum(-1) + outputs["bias"]
+        if "wrong" in outputs:
+            wrong = outputs["scale"] * (image[own] * outputs["wrong"]).sum(-1) + outputs["bias"]
             nearer = logits[own, jnp.arange(texts)] > wrong
             metrics["told_apart"] = nearer.astype(logits.dtype).mean()
             wrong = wrong.reshape(pictures, 1, -1)

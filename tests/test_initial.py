@@ -280,5 +280,8 @@ def test_words_of_another_vocabulary_are_found_by_their_spelling(
         init, *writer(12, 2, quantiser), tokenizers.load(tmp_path / "tokenizer.json")
     )
     assert table in listing.matched
-    with pytest.raises(UserError, match=r"embedding is \(26, 24\), there \(21, 24\)"):
+    with pytest.raises(UserError, match=r"embedding is \(26, 24\), there \(21, 24\); 7 of 8 words"):
         start_from(init, *writer(10, 2, Quantiser(levels=(4, 4))), own)
+    strange = tokenizers.words([" ".join("bcdefghijklmnopqrs")])
+    with pytest.raises(UserError, match=r"; 4 of 22 words are known there: another vocabulary"):
+        start_from(init, *clips, strange)

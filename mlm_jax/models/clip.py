@@ -51,10 +51,11 @@ class Clip(nn.Module):
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         """ "image" (B, width), "text" (R, width) of the captions; "scale" and "bias" of logits.
 
-        And "also" (R, width), of captions that are wrong, where the batch has them.
+        And "wrong" (R, width), of the captions of `also`, which are, where the batch has them.
         """
-        also = {"also": self.read_captions(batch["also"], train=train)} if "also" in batch else {}
-        return also | {
+        also = batch.get("also")
+        wrong = {"wrong": self.read_captions(also, train=train)} if also else {}
+        return wrong | {
             "image": self.see(batch["image"], train=train),
             "text": self.read_captions(batch, train=train),
             **self.logits(train=train),

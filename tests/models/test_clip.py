@@ -66,9 +66,9 @@ def test_the_sigmoid_loss_asks_of_every_pair() -> None:
 @pytest.mark.parametrize("texts", [3, 6])
 def test_a_picture_does_not_find_its_own_wrong_texts_either(texts: int) -> None:
     out = outputs(3, texts, bias=-1.0)
-    out["also"] = jax.random.normal(jax.random.key(1), out["text"].shape)
+    out["wrong"] = jax.random.normal(jax.random.key(1), out["text"].shape)
     logits = 5.0 * np.asarray(out["image"] @ out["text"].T) - 1.0
-    wrong = 5.0 * np.asarray(out["image"] @ out["also"].T) - 1.0
+    wrong = 5.0 * np.asarray(out["image"] @ out["wrong"].T) - 1.0
     (before, _), (loss, metrics) = (Contrastive()(o, {}) for o in (outputs(3, texts, -1.0), out))
     nats, nearer = [], []
     for i in range(3):
