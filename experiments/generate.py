@@ -211,9 +211,8 @@ def refuse_undrawn(out: Path, given: Arguments, trained: Any) -> Any:
         gallery.require_room(getattr(model, model.sense).takes.shape)
     if given.clip is None:
         return None
-    if model.sense == "video":
-        raise UserError(f"--clip is for pictures, and {trained.path} draws clips")
     clip = open_trained(given.clip)
+    choosing.require_sight(clip, trained)
     choosing.told(clip, [given.prompt])
     return clip
 

@@ -1,6 +1,6 @@
 """Of pictures drawn for a text those that a run of CLIP finds nearest (2102.12092, section 2.6)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ def best(
 
     Raises: UserError.
     """
+    require_sight(clip, trained)
     words = told(clip, prompts)  # what it refuses it does before the drawing
     kept = draw(trained, prompts, seed=seed)
     highest = cosines(seen(clip, kept), words)
@@ -36,9 +37,7 @@ def best(
     return kept
 
 
-def ranked(
-    clip: Trained, prompts: Sequence[str], pictures: UInt8[np.ndarray, "N H W 3"]
-) -> Float[np.ndarray, " N"]:
+def ranked(clip: Trained, prompts: Sequence[str], pictures: Pixels) -> Float[np.ndarray, " N"]:
     """The cosine of each picture and its prompt. Raises: UserError."""
     return cosines(seen(clip, pictures), told(clip, prompts))
 
@@ -59,21 +58,40 @@ def told(clip: Trained, prompts: Sequence[str]) -> Vectors:
     return np.concatenate([*parts])[: len(prompts)]
 
 
-def seen(clip: Trained, pictures: UInt8[np.ndarray, "N H W 3"]) -> Vectors:
-    """The unit vectors of pictures, decoded as it decodes its own. Raises: UserError."""
+def seen(clip: Trained, pictures: Pixels) -> Vectors:
+    """The unit vectors of pictures, or clips, decoded as it decodes its own. Raises: UserError."""
     model = clip_of(clip)
-    decode = decode_for(clip.config.data, model.image.size)
+    decode = decode_for(clip.config.data, model.eyes.size)
+    one = decode if model.sense == "image" else partial(frame_by_frame, decode)
     parts = (
-        embed(model, clip.params, "see", np.stack([decode(each) for each in pictures[here]]))
+        embed(model, clip.params, "see", np.stack([one(each) for each in pictures[here]]))
         for here in parts_of(len(pictures))
     )
     return np.concatenate([*parts])[: len(pictures)]
+
+
+def frame_by_frame(
+    decode: Callable[[np.ndarray], np.ndarray], clip: UInt8[np.ndarray, "T H W 3"]
+) -> UInt8[np.ndarray, "T h w 3"]:
+    return np.stack([decode(frame) for frame in clip])
 
 
 @partial(jax.jit, static_argnames=("model", "method"))
 def embed(model: Clip, params: Params, method: str, given: Any) -> Float[Array, "N E"]:
     vectors: Any = model.apply({"params": params}, given, method=method)
     return vectors
+
+
+def require_sight(clip: Trained, drawer: Trained) -> None:
+    """Raises: UserError for a CLIP that does not see what the other draws."""
+    eyes, canvas = clip_of(clip).eyes.takes.shape, drawer.config.model
+    drawn = getattr(canvas, canvas.sense).takes.shape
+    if eyes[:-3] != drawn[:-3]:
+        raise UserError(f"{clip.path} sees {kind_of(eyes)}, {drawer.path} draws {kind_of(drawn)}")
+
+
+def kind_of(shape: Sequence[int]) -> str:
+    return f"clips of {shape[0]} frames" if len(shape) > 3 else "pictures"
 
 
 def clip_of(run: Trained) -> Clip:

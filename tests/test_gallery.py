@@ -1,6 +1,7 @@
 """What was drawn, as files: marked, with their facts; what the command refuses."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,8 @@ RUNS = {
     "small": run_of("small", painter(16)),
     "films": run_of("films", Painter(None, Canvas((48, 48), 4))),
     "clip": run_of("clip", toy.clip()),
+    "watcher": run_of("watcher", toy.clip(4)),
+    "long": run_of("long", toy.clip(6)),
 }
 
 
@@ -178,7 +181,12 @@ def command(run: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (["small", "a circle"], r"pictures of \(16, 16\) are too small.* --no-watermark"),
         (["painter", "a circle", "--clip", "painter"], "painter is a Painter, no Clip"),
         (["painter", "a star", "--clip", "clip"], "clip has never seen: star"),
-        (["films", "a circle", "--clip", "clip"], "--clip is for pictures, and .* draws clips"),
+        (
+            ["films", "a circle", "--clip", "clip"],
+            "clip sees pictures, .*draws clips of 4",
+        ),
+        (["films", "a circle", "--clip", "long"], "long sees clips of 6 frames, .* of 4 frames"),
+        (["painter", "a circle", "--clip", "watcher"], "watcher sees clips .* draws pictures"),
         (["clip", "a circle"], "a Clip draws nothing"),
     ],
 )
@@ -214,6 +222,9 @@ def test_the_nearest_of_many_are_kept(
 ) -> None:
     monkeypatch.setattr(choosing, "told", lambda clip, prompts: np.ones((len(prompts), 2)))
     monkeypatch.setattr(choosing, "ranked", lambda clip, prompts, drawn: np.arange(len(drawn)))
+    command("films", "a circle", "--clip", "watcher", "--among", "3", "--n", "1")
+    assert (run / "out" / "000.gif").exists()
+    shutil.rmtree(run / "out")
     command("painter", "a circle", "--clip", "clip", "--among", "5", "--n", "2")
     assert len([*(run / "out").iterdir()]) == 3
     assert provenance.read(run / "out" / "000.png")["settings"]["among"] == 5

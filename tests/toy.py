@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mlm_jax.config import Config, Data, Optim
-from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.encoders import ImageEncoder, TextEncoder, VideoEncoder
 from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Caption
 from mlm_jax.models.clip import Clip
@@ -93,12 +93,14 @@ def body() -> Transformer:
     return Transformer(16, 1, Block(heads=2, ratio=1.0))
 
 
-def clip() -> Clip:
+def clip(frames: int = 0) -> Clip:
+    """Of pictures, or of clips of so many frames."""
     return Clip(
-        ImageEncoder(SIZE, 4, body=body()),
+        None if frames else ImageEncoder(SIZE, 4, body=body()),
         TextEncoder(20, 6, causal=True, body=body()),
         pool=Pool("mean"),
         width=8,
+        video=VideoEncoder(frames, SIZE, 4, body=body(), time=body()) if frames else None,
     )
 
 

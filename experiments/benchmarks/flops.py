@@ -112,7 +112,7 @@ def forward(model: Any, *, read: int = 0, written: int = 0, predicted: int | Non
         d, places = model.text.body.width, read if predicted is None else predicted
         head = words(model.text, places, layer=True) if model.masked else 0.0
         return text(model.text, read).plus(head + (2.0 * d * d if model.pooler else 0.0))
-    if isinstance(model, Clip):
+    if isinstance(model, Clip) and model.image is not None:
         widths = model.image.body.width + model.text.body.width
         return image(model.image).plus(text(model.text, read)).plus(2.0 * widths * model.width)
     if isinstance(model, Gpt):

@@ -44,8 +44,8 @@ def evaluate(
     pictures of anything are measured by its vectors (`by_features`). With `clip`, another, `among`
     pictures are drawn for each caption, and that counts which it finds nearest (`drawn/among`).
     """
-    if trained.config.model.sense == "video" and (features or clip):
-        raise UserError(f"--features and --clip: of pictures, and {trained.path} draws clips")
+    if trained.config.model.sense == "video" and features:
+        raise UserError(f"--features: of pictures, and {trained.path} draws clips")
     if (clip is None) != (among == 1) or among < 1:
         raise UserError(f"--among {among}: pictures, at least 2, of which --clip RUN keeps one")
 

@@ -97,7 +97,7 @@ def embed(
     found: list[list[np.ndarray]] = [[], []]
     rows = loader.eval_pairs(config.data, source, trained.tokenizer, trained.take, limit)
     captions = ((pair, batch) for pair, batch in rows if pair.kind == CAPTION)
-    for some, batch, real in full(captions):
+    for some, batch, real in full(captions, config.model.sense):
         pairs += some
         for side, vectors in zip(found, both(config.model, trained.params, batch), strict=True):
             side.append(np.asarray(vectors)[:real])
@@ -105,11 +105,11 @@ def embed(
     return pairs, images, words
 
 
-def full(rows: Any) -> Iterator[tuple[list[Pair], dict[str, np.ndarray], int]]:
+def full(rows: Any, sense: str) -> Iterator[tuple[list[Pair], dict[str, np.ndarray], int]]:
     """Batches of BATCH rows, the last filled up with copies; how many are real."""
     while part := list(islice(rows, BATCH)):
         whole = part + [part[-1]] * (BATCH - len(part))
-        keys = ("image", "target", "target_mask")
+        keys = (sense, "target", "target_mask")
         batch = {key: np.stack([arrays[key] for _, arrays in whole]) for key in keys}
         yield [pair for pair, _ in part], batch, len(part)
 

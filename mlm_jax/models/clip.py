@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mlm_jax.encoders import ImageEncoder, TextEncoder
+from mlm_jax.encoders import ImageEncoder, TextEncoder, VideoEncoder
 from mlm_jax.layers import Pool, Tokens
 
 MOST = 100.0
@@ -20,6 +20,9 @@ MOST = 100.0
 
 class Clip(nn.Module):
     """Image encoder, text encoder -> unit vectors, and how their products become logits.
+
+    Clips are seen by `video`; one of it and `image` is None. What it sees is called a picture below
+    either way.
 
     `kind` "clip" projects both sides to `width` without bias. "siglip" takes the picture as it was
     pooled, projects the text with a bias, and has a bias for the logits; `width` is then the
@@ -30,13 +33,26 @@ class Clip(nn.Module):
     word that is `end_id`.
     """
 
-    image: ImageEncoder = field(default_factory=lambda: ImageEncoder(class_token=True))
+    image: ImageEncoder | None = field(default_factory=lambda: ImageEncoder(class_token=True))
     text: TextEncoder = field(default_factory=lambda: TextEncoder(causal=True))
     pool: Pool = field(default_factory=lambda: Pool("first"))
     width: int = 128
     kind: Literal["clip", "siglip"] = "clip"
     end: Literal["word", "place", "largest", "id"] = "word"
     end_id: int = 2
+    video: VideoEncoder | None = None
+
+    @property
+    def sense(self) -> str:
+        """The key of a batch that is seen. Raises: ValueError."""
+        if (self.image is None) == (self.video is None):
+            raise ValueError("an image or a video is seen: one of the two is None")
+        return "video" if self.image is None else "image"
+
+    @property
+    def eyes(self) -> ImageEncoder | VideoEncoder:
+        eyes: ImageEncoder | VideoEncoder = getattr(self, self.sense)
+        return eyes
 
     def setup(self) -> None:
         siglip = self.kind == "siglip"
@@ -56,13 +72,13 @@ class Clip(nn.Module):
         also = batch.get("also")
         wrong = {"wrong": self.read_captions(also, train=train)} if also else {}
         return wrong | {
-            "image": self.see(batch["image"], train=train),
+            "image": self.see(batch[self.sense], train=train),
             "text": self.read_captions(batch, train=train),
             **self.logits(train=train),
         }
 
-    def see(self, image: Array, *, train: bool = False) -> Float[Array, "B D"]:
-        pooled = self.pool(self.image(image, train=train))
+    def see(self, shown: Array, *, train: bool = False) -> Float[Array, "B D"]:
+        pooled = self.pool(self.eyes(shown, train=train))
         return unit(pooled if self.kind == "siglip" else self.image_out(pooled))
 
     def read_captions(

@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float, Int
 from mlm_jax import generate
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.diffusion import How, Schedule, guided, sample
-from mlm_jax.encoders import ImageEncoder
 from mlm_jax.fusion import Fused
 from mlm_jax.layers import Tokens, Transformer, concatenate
 from mlm_jax.layers.embed import timesteps
@@ -32,7 +31,7 @@ class Prior(nn.Module):
     dropped: float = 0.1
 
     @property
-    def image(self) -> ImageEncoder:
+    def image(self) -> Any:
         return self.clip.image
 
     @property

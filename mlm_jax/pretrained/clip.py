@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mlm_jax.config import UserError
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.layers import Pool
 from mlm_jax.models.clip import Clip
@@ -62,7 +63,7 @@ def build(settings: Settings, architecture: str, names: frozenset[str]) -> Clip:
 def describe(model: Clip) -> dict[str, Any]:
     return {
         "projection_dim": model.width,
-        "vision_config": describe_eyes(model.image, EYES, "clip_vision_model")
+        "vision_config": describe_eyes(pictured(model), EYES, "clip_vision_model")
         | {"projection_dim": model.width},
         "text_config": {
             **TEXT.describe(model.text.body),
@@ -73,6 +74,13 @@ def describe(model: Clip) -> dict[str, Any]:
             "eos_token_id": LARGEST if model.end == "largest" else model.end_id,
         },
     }
+
+
+def pictured(model: Clip) -> ImageEncoder:
+    """Raises: UserError for one that sees clips."""
+    if model.image is None:
+        raise UserError("a CLIP of clips: no published class is one")
+    return model.image
 
 
 def describe_eyes(image: ImageEncoder, sizes: Sizes, kind: str) -> dict[str, Any]:
@@ -92,7 +100,7 @@ def pairs(model: Clip) -> list[Pair]:
         Pair("stem/patches", "embeddings.patch_embedding"),
         Pair("positions", "embeddings.position_embedding"),
         Pair("pre_norm", "pre_layrnorm"),
-        *layers("body", "encoder.layers", model.image.body.depth, BLOCK),
+        *layers("body", "encoder.layers", pictured(model).body.depth, BLOCK),
         Pair("body/norm", "post_layernorm"),
     ]
     return [

@@ -5,7 +5,7 @@ from typing import Any
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.layers import Pool
 from mlm_jax.models.clip import Clip
-from mlm_jax.pretrained.clip import BLOCK, describe_eyes, text_pairs
+from mlm_jax.pretrained.clip import BLOCK, describe_eyes, pictured, text_pairs
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.names import Pair, Spelling, at, layers
 from mlm_jax.pretrained.settings import Settings, Sizes
@@ -47,7 +47,7 @@ def map_of(block: Any) -> Pool:
 
 def describe(model: Clip) -> dict[str, Any]:
     return {
-        "vision_config": describe_eyes(model.image, SIZES, "siglip_vision_model")
+        "vision_config": describe_eyes(pictured(model), SIZES, "siglip_vision_model")
         | {"vision_use_head": True},
         "text_config": {
             **SIZES.describe(model.text.body),
@@ -64,7 +64,7 @@ def pairs(model: Clip) -> list[Pair]:
     eyes = [
         Pair("stem/patches", "embeddings.patch_embedding"),
         Pair("positions", "embeddings.position_embedding"),
-        *layers("body", "encoder.layers", model.image.body.depth, BLOCK),
+        *layers("body", "encoder.layers", pictured(model).body.depth, BLOCK),
         Pair("body/norm", "post_layernorm"),
     ]
     head = [

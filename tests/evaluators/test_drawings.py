@@ -33,7 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 def stand_in(data: Data) -> Any:
     """As much of a trained run as is read."""
-    config = SimpleNamespace(data=data, seed=0, model=SimpleNamespace(sense="image"))
+    model = SimpleNamespace(sense="image", image=Canvas(), video=Canvas(frames=4))
+    config = SimpleNamespace(data=data, seed=0, model=model)
     return SimpleNamespace(config=config, take=take_for(data, {"image": Canvas()}), path=Path("x"))
 
 
@@ -172,7 +173,7 @@ def test_what_features_cannot_measure_is_left_out_and_told(
     run.config.model.sense = "video"
     with pytest.raises(UserError, match="of pictures, and x draws clips"):
         drawings.evaluate(run, source, 1, features=clip)
-    with pytest.raises(UserError, match="of pictures, and x draws clips"):
+    with pytest.raises(UserError, match="clip sees pictures, x draws clips of 4 frames"):
         drawings.evaluate(run, source, 1, clip=clip, among=2)
 
 

@@ -1,18 +1,24 @@
 """CLIP and SigLIP: losses by hand, the end of a text, what reaches what."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
+from mlm_jax import choosing
+from mlm_jax.config import Config
+from mlm_jax.data.tokenizers import words
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.layers import Block, Pool, Tokens, Transformer
 from mlm_jax.losses import Contrastive
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.matching import Matching
+from mlm_jax.trained import Trained
 
 BODY = Transformer(16, 1, Block(heads=2))
 KEY = jax.random.key(0)
@@ -187,3 +193,24 @@ def test_the_scale_of_matching_is_at_most_a_hundred() -> None:
     params = head.init(KEY, tokens, tokens, method="vectors")["params"]
     over = {**params, "logit_scale": jnp.array(5.0)}
     assert head.apply({"params": over}, tokens, tokens, method="vectors")["scale"] == 100
+
+
+def test_clips_are_seen_frame_by_frame_in_order() -> None:
+    model = toy.clip(4)
+    batch = {
+        "video": jax.random.randint(KEY, (3, 4, *toy.SIZE, 3), 0, 256, jnp.uint8),
+        "target": jnp.ones((3, 6), jnp.int32),
+        "target_mask": jnp.ones((3, 6), bool),
+    }
+    params = toy.stirred(model, batch)
+    out = model.apply({"params": params}, batch)
+    assert out["image"].shape == out["text"].shape == (3, 8)
+    back = model.apply({"params": params}, batch | {"video": batch["video"][:, ::-1]})
+    assert np.abs(out["image"] - back["image"]).max() > 1e-4
+    trained = Trained(Path("x"), Config(model, Contrastive()), words(["a"]), params, 0)
+    np.testing.assert_allclose(
+        choosing.seen(trained, np.asarray(batch["video"])), out["image"], atol=1e-6
+    )
+    for eyes in ({"image": None, "video": None}, {"image": clip().image, "video": model.video}):
+        with pytest.raises(ValueError, match="one of the two is None"):
+            jax.eval_shape(model.clone(**eyes).init, KEY, batch)
