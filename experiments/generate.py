@@ -212,7 +212,7 @@ def refuse_undrawn(out: Path, given: Arguments, trained: Any) -> Any:
     if given.clip is None:
         return None
     clip = open_trained(given.clip)
-    choosing.require_sight(clip, trained)
+    choosing.require_sight(clip, choosing.drawn_shape(trained))
     choosing.told(clip, [given.prompt])
     return clip
 

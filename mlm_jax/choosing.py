@@ -25,7 +25,7 @@ def best(
 
     Raises: UserError.
     """
-    require_sight(clip, trained)
+    require_sight(clip, drawn_shape(trained))
     words = told(clip, prompts)  # what it refuses it does before the drawing
     kept = draw(trained, prompts, seed=seed)
     highest = cosines(seen(clip, kept), words)
@@ -61,6 +61,7 @@ def told(clip: Trained, prompts: Sequence[str]) -> Vectors:
 def seen(clip: Trained, pictures: Pixels) -> Vectors:
     """The unit vectors of pictures, or clips, decoded as it decodes its own. Raises: UserError."""
     model = clip_of(clip)
+    require_sight(clip, pictures.shape[1:])
     decode = decode_for(clip.config.data, model.eyes.size)
     one = decode if model.sense == "image" else partial(frame_by_frame, decode)
     parts = (
@@ -82,16 +83,22 @@ def embed(model: Clip, params: Params, method: str, given: Any) -> Float[Array, 
     return vectors
 
 
-def require_sight(clip: Trained, drawer: Trained) -> None:
-    """Raises: UserError for a CLIP that does not see what the other draws."""
-    eyes, canvas = clip_of(clip).eyes.takes.shape, drawer.config.model
-    drawn = getattr(canvas, canvas.sense).takes.shape
-    if eyes[:-3] != drawn[:-3]:
-        raise UserError(f"{clip.path} sees {kind_of(eyes)}, {drawer.path} draws {kind_of(drawn)}")
+def require_sight(clip: Trained, shape: Sequence[int]) -> None:
+    """Raises: UserError for a CLIP of pictures where these are clips, or the other way round."""
+    eyes = clip_of(clip).eyes.takes.shape
+    if eyes[:-3] != tuple(shape[:-3]):
+        raise UserError(f"{clip.path} sees {kind_of(eyes)}, and these are {kind_of(shape)}")
 
 
 def kind_of(shape: Sequence[int]) -> str:
     return f"clips of {shape[0]} frames" if len(shape) > 3 else "pictures"
+
+
+def drawn_shape(drawer: Trained) -> tuple[int, ...]:
+    """Of one picture, or clip, that a run draws."""
+    model = drawer.config.model
+    shape: tuple[int, ...] = getattr(model, model.sense).takes.shape
+    return shape
 
 
 def clip_of(run: Trained) -> Clip:

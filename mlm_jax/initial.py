@@ -5,14 +5,15 @@ encoder of `vit_base`. What nothing matches stays as it was drawn from the seed.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from mlm_jax import checkpoint, pretrained
 from mlm_jax.config import Init, UserError, flat, read, to_json
@@ -23,10 +24,7 @@ from mlm_jax.paths import matches, named, nested, require_matches, rolled, unrol
 
 Leaves = dict[str, Any]
 Senses = ImageEncoder | VideoEncoder | AudioEncoder
-FREE = (
-    "type", "size", "length", "vocab", "words", "depth", "dropout", "layers", "remat", "labels",
-    "grid", "frames",
-)  # fmt: skip
+FREE = ("type", "size", "length", "vocab", "words", "depth", "dropout", "layers", "remat", "labels")
 """Fields that may differ without a change of what a parameter means."""
 TABLES = ("positions/table", "positions_again/table")
 WORDS = "words/table/embedding"
@@ -42,6 +40,7 @@ class Listing:
     matched: tuple[str, ...]
     resized: tuple[str, ...]
     by_word: tuple[str, ...]
+    known: str
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
     differs: tuple[str, ...]
@@ -50,7 +49,8 @@ class Listing:
         for title in ("matched", "resized", "by_word", "fresh", "unused"):
             paths = getattr(self, title)
             if paths:
-                yield f"  {title.replace('_', ' '):<8} {len(paths):>5}  {summary(paths)}"
+                known = f": {self.known}" if title == "by_word" else ""
+                yield f"  {title.replace('_', ' '):<8} {len(paths):>5}  {summary(paths)}{known}"
         yield from (f"  WARNING: {line}" for line in self.differs)
 
 
@@ -84,17 +84,18 @@ def start_from(
         )
     found: Leaves = {}
     resized, by_word, wrong = [], [], []
-    ids, words = same_words(Path(init.path), tokenizer), tokenizer.size if tokenizer else 0
+    spelled = [path for path in pairs if by_vocabulary(path, want)]
+    both = vocabularies(Path(init.path), tokenizer) if spelled else None
     for path, other in pairs.items():
         array, like = have[other], want[path]
-        if path.endswith(WORDS) and ids:
+        if both and path in spelled and not (both.alike and array.shape == like.shape):
             ends = getattr(theirs, "words", len(array)), getattr(model, "words", len(like))
-            table = translated(array, like, ids, *ends)
-            if table is None or len(ids) < KNOWN * words:
-                few = f"{len(ids)} of {words} words are known there"
+            rows = both.translated(array, like, *ends)
+            if rows is None or len(both.ids) < KNOWN * both.words:
+                few = f"{len(both.ids)} of {both.words} words are known there"
                 wrong.append(f"{path} is {like.shape}, there {array.shape}; {few}{hint(path)}")
             else:
-                found[path] = table
+                found[path] = rows
                 by_word.append(path)
             continue
         eyes = eyes_of(path, model), eyes_of(other, theirs)
@@ -114,6 +115,7 @@ def start_from(
         matched=tuple(p for p in found if p not in resized and p not in by_word),
         resized=tuple(resized),
         by_word=tuple(by_word),
+        known=f"{len(both.ids)} of {both.words} words" if both else "",
         fresh=tuple(p for p in want if p not in found),
         unused=(*(p for p in have if p not in pairs.values()), *left),
         differs=tuple(differences(model, theirs, pairs)),
@@ -159,42 +161,50 @@ def hint(path: str) -> str:
 # --- other words ---
 
 
-def same_words(path: Path, ours: Tokenizer | None) -> dict[int, int]:
-    """Ids of words of `ours` -> ids of the same words in the tokenizer of a run or checkpoint.
+@dataclass(frozen=True)
+class Vocabularies:
+    """`ids`: of the words of ours that theirs has too, ours -> theirs; `words` that ours has."""
 
-    Empty where there is none, and where both are alike.
-    """
+    ids: Mapping[int, int]
+    words: int
+
+    @property
+    def alike(self) -> bool:
+        """Whether rows by words can be taken as they are."""
+        return len(self.ids) == self.words and all(a == b for a, b in self.ids.items())
+
+    def translated(
+        self, array: Float[np.ndarray, "V *D"], like: Float[Array, "W *D"], there: int, here: int
+    ) -> Float[Array, "W *D"] | None:
+        """`like` with the rows of `array` that mean the same; None where the rest differs in shape.
+
+        Words have the ids under `there` and `here`; behind them are codes of pictures, in one
+        order.
+        """
+        if (len(array) - there, *array.shape[1:]) != (len(like) - here, *like.shape[1:]):
+            return None
+        both = [(a, b) for a, b in self.ids.items() if a < here and b < there]
+        both += [*zip(range(here, len(like)), range(there, len(array)), strict=True)]
+        ours, theirs = (list(each) for each in zip(*both, strict=True))
+        return jnp.asarray(like).at[jnp.array(ours)].set(jnp.asarray(array[theirs], like.dtype))
+
+
+def vocabularies(path: Path, ours: Tokenizer | None) -> Vocabularies | None:
+    """Of a run that begins, and of the run or checkpoint that it begins with; None if unknown."""
     file = path / "tokenizer.json"
     if ours is None or not file.exists():
-        return {}
+        return None
     theirs = tokenizers.load(file)
     known, wanted = (each.inner.get_vocab(with_added_tokens=True) for each in (theirs, ours))
-    if known == wanted:
-        return {}
     marks = {getattr(ours, mark): getattr(theirs, mark) for mark in MARKS}
-    return {wanted[word]: known[word] for word in wanted.keys() & known.keys()} | marks
+    ids = {wanted[word]: known[word] for word in wanted.keys() & known.keys()}
+    return Vocabularies(ids | marks, len(wanted))
 
 
-def translated(
-    array: Float[np.ndarray, "V D"],
-    like: Float[np.ndarray, "W D"],
-    ids: Mapping[int, int],
-    there: int,
-    here: int,
-) -> Float[np.ndarray, "W D"] | None:
-    """`like` with the rows of `array` that mean the same.
-
-    Words have the ids under `there` and `here`; behind them are codes of pictures, in one order.
-    None where widths or codes differ.
-    """
-    if (len(array) - there, array.shape[1]) != (len(like) - here, like.shape[1]):
-        return None
-    table = np.array(like)
-    table[here:] = array[there:]
-    for own, other in ids.items():
-        if own < here and other < there:
-            table[own] = array[other]
-    return table
+def by_vocabulary(path: str, paths: Collection[str]) -> bool:
+    """Whether its rows are words: their vectors, and the bias of `WordHead`."""
+    parent, _, name = path.rpartition("/")
+    return path.endswith(WORDS) or (name == "bias" and f"{parent}/transform/kernel" in paths)
 
 
 # --- other sizes ---
@@ -292,6 +302,11 @@ def cubic(count: int, size: int, a: float = -0.75) -> Float[np.ndarray, "size co
 # --- other mathematics ---
 
 
+def same_rows(one: Sequence[int] | None, other: Sequence[int] | None) -> bool:
+    """Of two grids, with times or without."""
+    return bool(one and other and one[-2:] == other[-2:])
+
+
 def differences(ours: Any, theirs: Any, pairs: Mapping[str, str]) -> Iterator[str]:
     """Fields with which the parameters that were matched mean something else.
 
@@ -307,6 +322,8 @@ def differences(ours: Any, theirs: Any, pairs: Mapping[str, str]) -> Iterator[st
             continue
         mine, there = flat(to_json(one)), flat(to_json(two))
         for key in mine:
+            if key == "frames" or (key.endswith("grid") and same_rows(mine[key], there.get(key))):
+                continue  # a DALL-E of clips begins as one of pictures
             if key in there and key.rpartition(".")[2] not in FREE and mine[key] != there[key]:
                 value = re.sub(r"[\[\],]", "", str(there[key]))
                 yield (

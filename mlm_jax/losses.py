@@ -81,21 +81,24 @@ class Contrastive:
         pictures, texts = logits.shape
         own = jnp.arange(texts) // (texts // pictures)
         metrics = {"accuracy": (logits.argmax(0) == own).astype(logits.dtype).mean()}
-        wrong = jnp.zeros((pictures, 0, texts // pictures))
         if "wrong" in outputs:
             wrong = outputs["scale"] * (image[own] * outputs["wrong"]).sum(-1) + outputs["bias"]
             nearer = logits[own, jnp.arange(texts)] > wrong
             metrics["told_apart"] = nearer.astype(logits.dtype).mean()
-            wrong = wrong.reshape(pictures, 1, -1)
         if self.kind == "sigmoid":
             sign = jnp.where(own == jnp.arange(pictures)[:, None], 1.0, -1.0)
-            nats = jax.nn.log_sigmoid(sign * logits).sum() + jax.nn.log_sigmoid(-wrong).sum()
-            return -nats / pictures, metrics
+            nats = -jax.nn.log_sigmoid(sign * logits).sum()
+            if "wrong" in outputs:
+                nats -= jax.nn.log_sigmoid(-wrong).sum()
+            return nats / pictures, metrics
         apart = logits.reshape(pictures, pictures, -1)
+        found = apart
+        if "wrong" in outputs:
+            found = jnp.concatenate([apart, wrong.reshape(pictures, 1, -1)], axis=1)
         label = jnp.arange(pictures)[:, None]
         find = optax.softmax_cross_entropy_with_integer_labels
-        to_text = find(jnp.concatenate([apart, wrong], axis=1), label, axis=1)
-        return (find(apart, label, axis=0).mean() + to_text.mean()) / 2, metrics
+        loss = find(apart, label, axis=0).mean() + find(found, label, axis=1).mean()
+        return loss / 2, metrics
 
 
 @dataclass(frozen=True)

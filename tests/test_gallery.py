@@ -183,10 +183,10 @@ def command(run: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (["painter", "a star", "--clip", "clip"], "clip has never seen: star"),
         (
             ["films", "a circle", "--clip", "clip"],
-            "clip sees pictures, .*draws clips of 4",
+            "clip sees pictures, and these are clips",
         ),
-        (["films", "a circle", "--clip", "long"], "long sees clips of 6 frames, .* of 4 frames"),
-        (["painter", "a circle", "--clip", "watcher"], "watcher sees clips .* draws pictures"),
+        (["films", "a circle", "--clip", "long"], "long sees clips of 6 frames, .* clips of 4"),
+        (["painter", "a circle", "--clip", "watcher"], "watcher sees clips .* are pictures"),
         (["clip", "a circle"], "a Clip draws nothing"),
     ],
 )

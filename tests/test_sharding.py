@@ -105,8 +105,8 @@ def batch_of(config: Config, seed: int) -> dict[str, Any]:
     batch: dict[str, Any] = texts(config.data.captions) if config.data.captions else {}
     if isinstance(config.loss, Caption) and not isinstance(config.model, Captioner | BlipAnswerer):
         batch["also"] = texts(1)
-    if isinstance(config.loss, Contrastive):
-        batch["also"] = texts(config.data.captions)
+    if isinstance(config.loss, Contrastive) and config.loss.kind == "softmax":
+        batch["also"] = texts(config.data.captions)  # wrong ones
     if not isinstance(config.model, Gpt | Bert):
         batch["image"] = rng.integers(0, 256, (PICTURES, 16, 16, 3), np.uint8)
     if isinstance(config.loss, Classes):

@@ -240,7 +240,11 @@ class Pick:
 
     def _wrong(self, record: Record, right: list[Text], rng: np.random.Generator) -> list[Text]:
         truth = scene.from_json(record.truth)
-        return [each._replace(answer=contrary(each.answer, truth, rng)) for each in right]
+        wrong = [each._replace(answer=contrary(each.answer, truth, rng)) for each in right]
+        for each, other in zip(right, wrong, strict=True):
+            if not other.answer:
+                raise BadRecord(each.where, "captions", f"{each.answer!r} has no word to be wrong")
+        return wrong
 
     def _some(self, record: Record, tell: bool, count: int, rng: np.random.Generator) -> list[Text]:
         tell = bool(record.captions) and (tell or not record.questions)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mlm_jax.choosing import best, seen, told
+from mlm_jax.choosing import best, drawn_shape, require_sight, seen, told
 from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.records import BadRecord, Record, Source
@@ -44,8 +44,6 @@ def evaluate(
     pictures of anything are measured by its vectors (`by_features`). With `clip`, another, `among`
     pictures are drawn for each caption, and that counts which it finds nearest (`drawn/among`).
     """
-    if trained.config.model.sense == "video" and features:
-        raise UserError(f"--features: of pictures, and {trained.path} draws clips")
     if (clip is None) != (among == 1) or among < 1:
         raise UserError(f"--among {among}: pictures, at least 2, of which --clip RUN keeps one")
 
@@ -80,6 +78,7 @@ def compared(
 ) -> Measured:
     """All that both runs can read, by the vectors of CLIP; those of the world held against their
     captions too. Raises: UserError."""
+    require_sight(features, drawn_shape(trained))
     records, pictures = comparable(trained, features, records)
     prompts = [each.captions[0] for each in records]
     # what it refuses it does before the drawing
@@ -109,14 +108,14 @@ def gradable(record: Record, sense: str) -> bool:
 
 def comparable(
     trained: Trained, features: Trained, records: Sequence[Record]
-) -> tuple[list[Record], UInt8[np.ndarray, "N H W 3"]]:
+) -> tuple[list[Record], Pixels]:
     """Those whose caption both runs can read, and their pictures. Raises: UserError."""
     kept, pictures = [], []
     for record in records:
         try:
             for run in (trained, features):
                 read_prompts(run, record.captions[:1])
-            pictures.append(trained.take(record)["image"])
+            pictures.append(trained.take(record)[trained.config.model.sense])
         except (UserError, BadRecord):
             continue
         kept.append(record)

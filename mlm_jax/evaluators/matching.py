@@ -73,17 +73,29 @@ def learnt(model: Any) -> bool:
 def wrong_texts(pairs: Sequence[Pair], at: int) -> Iterator[tuple[str, str]]:
     """(kind, text) of what is held against picture `at`: one of each kind, the same each time."""
     pair, dice = pairs[at], random.Random(at)
-    truth = scene.from_json(pair.truth) if pair.truth else None
+    truth = scene_of(pair)
     for other in dice.sample(pairs, min(TRIED, len(pairs))):
         true = truth is not None and grade_caption(other.target, truth).wholly_right
         if other.target not in pair.references and not true:
             yield "random", other.target
             break
-    if truth is not None:
-        by_kind: dict[str, list[str]] = {}
-        for kind, text in contraries(pair.target, truth):
-            by_kind.setdefault(kind, []).append(text)
-        yield from ((kind, dice.choice(texts)) for kind, texts in by_kind.items())
+    yield from hard_texts(pair, dice)
+
+
+def hard_texts(pair: Pair, dice: random.Random) -> Iterator[tuple[str, str]]:
+    """(kind, its caption with a word of that kind changed); none but of scenes of the world."""
+    truth = scene_of(pair)
+    if truth is None:
+        return
+    found: dict[str, list[str]] = {}
+    for kind, text in contraries(pair.target, truth):
+        found.setdefault(kind, []).append(text)
+    yield from ((kind, dice.choice(texts)) for kind, texts in found.items())
+
+
+def scene_of(pair: Pair) -> scene.Scene | None:
+    """None of a clip, and where nothing is known."""
+    return scene.from_json(pair.truth) if pair.truth and '"events"' not in pair.truth else None
 
 
 def probabilities(

@@ -1,5 +1,6 @@
 """Two vectors that meet: is the right caption, or picture, the nearest among a hundred?"""
 
+import random
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -13,11 +14,11 @@ from mlm_jax.choosing import cosines, told
 from mlm_jax.config import UserError
 from mlm_jax.data import loader
 from mlm_jax.data.loader import CAPTION, Pair
-from mlm_jax.data.records import Source
+from mlm_jax.data.records import BadRecord, Source
 from mlm_jax.evaluators import Measured
-from mlm_jax.evaluators.matching import by_kind, wrong_texts
+from mlm_jax.evaluators.matching import by_kind, hard_texts
 from mlm_jax.metrics import Figure, Ratio, bootstrap, place_of
-from mlm_jax.trained import Trained
+from mlm_jax.trained import Trained, unknown
 
 GROUP = 100  # pictures among which the right one is sought, no two with the same caption
 RECALLS = (1, 5, 10)
@@ -58,12 +59,15 @@ def told_apart(
     images: Float[np.ndarray, "N D"],
     words: Float[np.ndarray, "N D"],
 ) -> dict[str, Figure]:
-    """By the kind of the word that is changed; nothing where no scene is known."""
+    """By the kind of the word that is changed; nothing where no scene is known.
+
+    Captions that the run cannot read, of words that it never met, are left out.
+    """
     wrong = [
         (at, kind, text)
-        for at in range(len(pairs))
-        for kind, text in wrong_texts(pairs, at)
-        if kind != "random"
+        for at, pair in enumerate(pairs)
+        for kind, text in hard_texts(pair, random.Random(at))
+        if readable(trained, text)
     ]
     if not wrong:
         return {}
@@ -86,6 +90,14 @@ def apart(texts: Sequence[str]) -> Iterator[list[int]]:
         if len(group) == GROUP:
             open_groups.remove(group)
             yield list(group.values())
+
+
+def readable(trained: Trained, text: str) -> bool:
+    try:
+        trained.tokenise("", text)
+    except BadRecord:
+        return False
+    return not unknown(trained.tokenizer, text)
 
 
 def embed(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mlm_jax import generate
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.diffusion import How, Schedule, guided, sample
+from mlm_jax.encoders import ImageEncoder
 from mlm_jax.fusion import Fused
 from mlm_jax.layers import Tokens, Transformer, concatenate
 from mlm_jax.layers.embed import timesteps
@@ -31,7 +32,9 @@ class Prior(nn.Module):
     dropped: float = 0.1
 
     @property
-    def image(self) -> Any:
+    def image(self) -> ImageEncoder:
+        if self.clip.image is None:
+            raise ValueError("its CLIP sees clips: a prior is of pictures")
         return self.clip.image
 
     @property

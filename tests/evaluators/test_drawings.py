@@ -171,9 +171,9 @@ def test_what_features_cannot_measure_is_left_out_and_told(
     with pytest.raises(UserError, match="at least two pictures"):
         drawings.evaluate(run, source, 1, features=clip)
     run.config.model.sense = "video"
-    with pytest.raises(UserError, match="of pictures, and x draws clips"):
+    with pytest.raises(UserError, match="clip sees pictures, and these are clips of 4 frames"):
         drawings.evaluate(run, source, 1, features=clip)
-    with pytest.raises(UserError, match="clip sees pictures, x draws clips of 4 frames"):
+    with pytest.raises(UserError, match="clip sees pictures, and these are clips of 4 frames"):
         drawings.evaluate(run, source, 1, clip=clip, among=2)
 
 

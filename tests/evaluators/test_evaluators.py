@@ -1,31 +1,31 @@
 """Groups of a hundred, neighbours, chains and forms; figures of models without training."""
 
-import re
-from dataclasses import replace
+import random
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
 
 from mlm_jax import evaluate, train
-from mlm_jax.config import UserError
-from mlm_jax.data import CAPTION_PROMPT
-from mlm_jax.data.loader import CAPTION, Pair
+from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders import TextDecoder
-from mlm_jax.encoders import ImageEncoder, TextEncoder
-from mlm_jax.evaluators import probe, retrieval, texts
+from mlm_jax.encoders import ImageEncoder, TextEncoder, VideoEncoder
+from mlm_jax.evaluators import matching, probe, retrieval, texts
 from mlm_jax.evaluators.words import Chain, Neighbours, filled, form
-from mlm_jax.layers import Block, Transformer
+from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Caption, Contrastive, Hidden
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.trained import Trained
 from mlm_jax.world import language, scene
+from mlm_jax.world.grade import grade_caption
 
 
 def body(**block: Any) -> Transformer:
@@ -41,28 +41,59 @@ def test_groups_have_no_text_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len({texts[place] for place in group}) == 3
 
 
-def test_captions_are_told_from_those_with_a_word_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one that sees all but which side something is on."""
+def watcher(tmp_path: Path, name: str, model: Clip) -> tuple[Trained, Any]:
+    """A CLIP that has learnt nothing, and the test split of the world that it reads."""
+    data = Data(name, str(tmp_path), captions=1, questions=0, target_length=24)
+    source = open_source(data, "test", (model.sense,))
+    tokenizer = words(open_source(data, "train", (model.sense,)).corpus())
+    ids = np.ones((1, 24), np.int32)
+    shown = np.zeros((1, *model.eyes.takes.shape), np.uint8)
+    batch = {model.sense: shown, "target": ids, "target_mask": ids > 0}
+    params = toy.stirred(model, jax.tree.map(jnp.asarray, batch))
+    return Trained(Path("x"), Config(model, Contrastive(), data), tokenizer, params, 0), source
 
-    def vectors(texts: list[str]) -> np.ndarray:
-        blind = [re.sub("left|right|above|below", "beside", text) for text in texts]
-        drawn = [np.random.default_rng([*text.encode()]).normal(size=8) for text in blind]
-        return np.stack([each / np.linalg.norm(each) for each in drawn])
 
-    rng, pairs = np.random.default_rng(0), []
-    for at in range(40):
-        truth = scene.sample(rng)
-        text = language.captions(truth, rng, 1)
-        pairs.append(Pair(at, f"{at}", CAPTION_PROMPT, text, CAPTION, scene.to_json(truth)))
-    images = vectors([pair.target for pair in pairs])
-    monkeypatch.setattr(retrieval, "told", lambda _, texts: vectors(texts))
-    trained: Any = None
-    found = retrieval.told_apart(trained, pairs, images, images)
-    share = {kind: figure.value for kind, figure in found.items()}
-    assert share.pop("told_apart/relation") == 0
-    assert 0.5 < share.pop("told_apart/hard") < 1
-    assert share == dict.fromkeys(("told_apart/colour", "told_apart/shape", "told_apart/size"), 1)
-    assert not retrieval.told_apart(trained, [replace(p, truth="") for p in pairs], images, images)
+def clip_of(eyes: dict[str, Any]) -> Clip:
+    text = TextEncoder(128, 24, causal=True, body=body())
+    return Clip(**{"image": None} | eyes, text=text, pool=Pool("mean"), width=8)
+
+
+def test_captions_are_told_from_those_with_a_word_changed(tmp_path: Path) -> None:
+    """By one picture, one caption and one wrong one at a time."""
+    model = clip_of({"image": ImageEncoder((48, 48), 16, body=body())})
+    trained, source = watcher(tmp_path, "world/tiny", model)
+    pairs, images, texts = retrieval.embed(trained, source, 12)
+    found = retrieval.told_apart(trained, pairs, images, texts)
+
+    def told(text: str) -> np.ndarray:
+        row = {k: jnp.asarray(rows[None]) for k, rows in trained.tokenise("", text).items()}
+        vector = model.apply({"params": trained.params}, row, method="read_captions")
+        return np.asarray(vector)[0]
+
+    scores: dict[str, list[bool]] = {}
+    for at, pair in enumerate(pairs):
+        for kind, text in matching.hard_texts(pair, random.Random(at)):
+            assert not grade_caption(text, scene.from_json(pair.truth)).wholly_right
+            nearer = images[at] @ told(pair.target) > images[at] @ told(text)
+            scores.setdefault(kind, []).append(bool(nearer))
+    assert set(scores) == {"colour", "shape", "size", "relation"}
+    for kind, each in scores.items():
+        assert found[f"told_apart/{kind}"].value == pytest.approx(np.mean(each))
+    assert 0 < found["told_apart/hard"].value < 1
+
+    few = trained._replace(tokenizer=words([pair.target for pair in pairs[:2]]))
+    left = retrieval.told_apart(few, pairs, images, texts)  # words it never met are left out
+    assert left["told_apart/hard"].n < found["told_apart/hard"].n
+
+
+def test_clips_are_found_by_their_captions(tmp_path: Path) -> None:
+    eyes = VideoEncoder(4, (48, 48), 16, body=body(), time=body())
+    trained, source = watcher(tmp_path, "clips/one_tiny", clip_of({"video": eyes}))
+    pairs, videos, texts = retrieval.embed(trained, source, 5)
+    assert videos.shape == texts.shape == (5, 8)
+    assert len({pair.index for pair in pairs}) == 5
+    assert np.unique(videos, axis=0).shape == (5, 8)
+    assert not retrieval.told_apart(trained, pairs, videos, texts)  # of clips none is known
 
 
 def test_a_word_is_guessed_from_its_neighbours() -> None:
