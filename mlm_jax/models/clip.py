@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mlm_jax.encoders import ImageEncoder, TextEncoder, VideoEncoder
 from mlm_jax.layers import Pool, Tokens
+from mlm_jax.models.sense import sense_of
 
 MOST = 100.0
 """The largest scale of logits in training, for its stability (2103.00020, section 2.5)."""
@@ -45,9 +46,7 @@ class Clip(nn.Module):
     @property
     def sense(self) -> str:
         """The key of a batch that is seen. Raises: ValueError."""
-        if (self.image is None) == (self.video is None):
-            raise ValueError("an image or a video is seen: one of the two is None")
-        return "video" if self.image is None else "image"
+        return sense_of(self)
 
     @property
     def eyes(self) -> ImageEncoder | VideoEncoder:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from mlm_jax.decoders.codes import CodeDecoder, CodeEncoder, Quantised, Quantiser
 from mlm_jax.layers.convolutions import over_frames
+from mlm_jax.models.sense import sense_of
 
 
 class Codes(nn.Module):
@@ -26,9 +27,7 @@ class Codes(nn.Module):
     @property
     def sense(self) -> str:
         """The key of a batch that is coded. Raises: ValueError."""
-        if (self.image is None) == (self.video is None):
-            raise ValueError("codes are of an image or of a video: one of the two is None")
-        return "video" if self.image is None else "image"
+        return sense_of(self)
 
     @property
     def eyes(self) -> CodeEncoder:

@@ -33,6 +33,7 @@ from mlm_jax.layers.convolutions import over_frames
 from mlm_jax.layers.embed import timesteps
 from mlm_jax.layers.tokens import every, for_rows
 from mlm_jax.models.codes import Codes
+from mlm_jax.models.sense import sense_of
 
 NOISED = 0.5  # the latest time that a small picture is noised to in training
 GIVEN = 0.1  # and that to which it is when one is painted
@@ -98,9 +99,7 @@ class Painter(nn.Module):
     @property
     def sense(self) -> str:
         """The key of a batch that is painted. Raises: ValueError."""
-        if (self.image is None) == (self.video is None):
-            raise ValueError("an image or a video is painted: one of the two is None")
-        return "video" if self.image is None else "image"
+        return sense_of(self)
 
     @property
     def canvas(self) -> Canvas:
