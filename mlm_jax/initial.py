@@ -91,7 +91,7 @@ def start_from(
         if both and path in spelled and not (both.alike and array.shape == like.shape):
             ends = getattr(theirs, "words", len(array)), getattr(model, "words", len(like))
             rows = both.translated(array, like, *ends)
-            if rows is None or len(both.ids) < KNOWN * both.words:
+            if rows is None:
                 few = f"{len(both.ids)} of {both.words} words are known there"
                 wrong.append(f"{path} is {like.shape}, there {array.shape}; {few}{hint(path)}")
             else:
@@ -176,12 +176,13 @@ class Vocabularies:
     def translated(
         self, array: Float[np.ndarray, "V *D"], like: Float[Array, "W *D"], there: int, here: int
     ) -> Float[Array, "W *D"] | None:
-        """`like` with the rows of `array` that mean the same; None where the rest differs in shape.
+        """`like` with the rows of `array` that mean the same.
 
         Words have the ids under `there` and `here`; behind them are codes of pictures, in one
-        order.
+        order. None where these or the widths differ, or where too few words are known.
         """
-        if (len(array) - there, *array.shape[1:]) != (len(like) - here, *like.shape[1:]):
+        alike = (len(array) - there, *array.shape[1:]) == (len(like) - here, *like.shape[1:])
+        if not alike or len(self.ids) < KNOWN * self.words:
             return None
         both = [(a, b) for a, b in self.ids.items() if a < here and b < there]
         both += [*zip(range(here, len(like)), range(there, len(array)), strict=True)]
