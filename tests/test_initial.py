@@ -255,7 +255,8 @@ def test_words_of_another_vocabulary_are_found_by_their_spelling(
 ) -> None:
     quantiser = Quantiser(levels=(3, 3))
     pictures, clips = writer(12, 0, quantiser), writer(10, 2, quantiser)
-    monkeypatch.setattr("mlm_jax.initial.open_source", lambda _: (*pictures, ()))
+    restored = pictures[0], jax.tree.map(jnp.asarray, pictures[1])  # as those of a run are
+    monkeypatch.setattr("mlm_jax.initial.open_source", lambda _: (*restored, ()))
     init = Init(str(tmp_path), ("decoder",), ("decoder/words/positions",))
     told = tokenizers.words(["a red star left of a blue circle"])
     told.save(tmp_path / "tokenizer.json")
