@@ -174,7 +174,11 @@ class Vocabularies:
         return len(self.ids) == self.words and all(a == b for a, b in self.ids.items())
 
     def translated(
-        self, array: Float[Array | np.ndarray, "V *D"], like: Float[Array, "W *D"], there: int, here: int
+        self,
+        array: Float[Array | np.ndarray, "V *D"],
+        like: Float[Array, "W *D"],
+        there: int,
+        here: int,
     ) -> Float[Array, "W *D"] | None:
         """`like` with the rows of `array` that mean the same.
 
@@ -187,7 +191,11 @@ class Vocabularies:
         both = [(a, b) for a, b in self.ids.items() if a < here and b < there]
         both += [*zip(range(here, len(like)), range(there, len(array)), strict=True)]
         ours, theirs = (list(each) for each in zip(*both, strict=True))
-        return jnp.asarray(like).at[jnp.array(ours)].set(jnp.asarray(np.asarray(array)[theirs], like.dtype))
+        return (
+            jnp.asarray(like)
+            .at[jnp.array(ours)]
+            .set(jnp.asarray(np.asarray(array)[theirs], like.dtype))
+        )
 
 
 def vocabularies(path: Path, ours: Tokenizer | None) -> Vocabularies | None:

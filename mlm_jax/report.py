@@ -29,6 +29,7 @@ from mlm_jax.terminal import printable
 
 Figures = Mapping[str, Figure]
 
+CHANGED = {"hard": "word", **{kind: kind for kind in ("colour", "shape", "size", "relation")}}
 TITLES = {
     "caption/facts_precision": "facts told that are right",
     "caption/facts_recall": "facts of the picture that are told",
@@ -74,6 +75,20 @@ TITLES = {
     "features/clip_score": "CLIP score of pictures and captions, 0 to 2.5",
     "features/clip_score_real": "baseline: that of the real pictures",
     "features/r_precision": "pictures nearer to their caption than to 99 others",
+    **{
+        f"{one}s/recall@{k}": f"the right {one} among the nearest {k}"
+        for one in ("caption", "picture")
+        for k in (1, 5, 10)
+    },
+    **{
+        f"told_apart/{kind}": f"captions nearer than with another {changed}"
+        for kind, changed in CHANGED.items()
+    },
+    "match/random": "yes to the caption, no to one of another picture",
+    **{
+        f"match/{kind}": f"yes to the caption, no with another {changed}"
+        for kind, changed in CHANGED.items()
+    },
     "prior/imagined": "cosine of the picture's vector and what is imagined",
     "prior/caption": "baseline: and the caption's own vector",
     "prior/another": "baseline: and what is imagined for another caption",
@@ -87,7 +102,7 @@ TITLES = {
 TILES = (
     "caption/facts_f1", "caption/wholly_right", "caption/exact", "vqa/accuracy",
     "classes/accuracy", "events/map@0.5", "events/map", "probe/accuracy",
-    "codes/recognised", "drawn/passed", "loss",
+    "codes/recognised", "drawn/passed", "captions/recall@1", "match/hard", "loss",
 )  # fmt: skip
 AMOUNTS = (
     "classes/views",

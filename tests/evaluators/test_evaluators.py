@@ -23,6 +23,7 @@ from mlm_jax.losses import Caption, Contrastive, Hidden
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
+from mlm_jax.report import TITLES
 from mlm_jax.trained import Trained
 from mlm_jax.world import language, scene
 from mlm_jax.world.grade import grade_caption
@@ -80,6 +81,7 @@ def test_captions_are_told_from_those_with_a_word_changed(tmp_path: Path) -> Non
     for kind, each in scores.items():
         assert found[f"told_apart/{kind}"].value == pytest.approx(np.mean(each))
     assert 0 < found["told_apart/hard"].value < 1
+    assert found.keys() <= TITLES.keys()
 
     few = trained._replace(tokenizer=words([pair.target for pair in pairs[:2]]))
     left = retrieval.told_apart(few, pairs, images, texts)  # words it never met are left out
