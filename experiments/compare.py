@@ -31,11 +31,12 @@ def main(argv: Sequence[str]) -> int:
     from mlm_jax.ablation.comparison import report, sides  # a typo is answered at once
     from mlm_jax.ablation.kinds import statistics
     from mlm_jax.run import write
+    from mlm_jax.terminal import printable
 
     found = sides(given.runs)
     for side in found:
         for problem in side.missing:
-            print(f"{side.path}: {problem}", file=sys.stderr)
+            print(printable(f"{side.path}: {problem}"), file=sys.stderr)
     write(given.out, report(found, statistics))
     print(given.out)
     return 0

@@ -108,6 +108,7 @@ def main(argv: Sequence[str]) -> int:
     from mlm_jax.drawing import DRAWERS
     from mlm_jax.generate import How
     from mlm_jax.losses import Classes, Spans
+    from mlm_jax.terminal import printable, printable_lines
     from mlm_jax.trained import chat, classify, go_on, look, open_trained, unknown, watch_for_events
     from mlm_jax.trained import tell as tell_of
 
@@ -129,13 +130,14 @@ def main(argv: Sequence[str]) -> int:
     if files and isinstance(trained.config.loss, Spans):
         for event in watch_for_events(trained, files)[: given.n if given.n > 1 else EVENTS]:
             print(
-                f"{event.start:6.2f} to {event.end:6.2f} s  {event.label}  ({share(event.score)})"
+                f"{event.start:6.2f} to {event.end:6.2f} s  {printable(event.label)}"
+                f"  ({share(event.score)})"
             )
         return 0
     shown = look(trained, files) if files else None
     if shown is not None and isinstance(trained.config.loss, Classes):
         for text, probability in classify(trained, shown)[: given.n if given.n > 1 else CLASSES]:
-            print(f"{text}  ({share(probability)})")
+            print(f"{printable(text)}  ({share(probability)})")
         return 0
     if given.messages is not None:
         tell = partial(chat, trained, read_messages(given.messages), shown)
@@ -145,6 +147,7 @@ def main(argv: Sequence[str]) -> int:
         tell = partial(go_on, trained, given.prompt)
     told = tell(how=how, count=given.n, seed=given.seed)
     for text, probability in told:
+        text = printable_lines(text)
         print(f"{text}  ({share(probability)})" if given.question or len(told) > 1 else text)
     return 0
 

@@ -115,7 +115,10 @@ def check_vocab(config: Config, size: int) -> None:
     words = getattr(config.model, "words", size)
     if size > words:
         raise UserError(f"the tokenizer has {size} tokens, but model.words is {words}")
-    for part in ("text", "decoder"):
-        vocab = getattr(getattr(config.model, part, None), "vocab", size)
+    for part in ("text", "decoder", "painter.text"):
+        reader: Any = config.model
+        for name in part.split("."):
+            reader = getattr(reader, name, None)
+        vocab = getattr(reader, "vocab", size)
         if size > vocab:
             raise UserError(f"the tokenizer has {size} tokens, but model.{part}.vocab is {vocab}")

@@ -13,6 +13,7 @@ import jax
 
 from mlm_jax.checks import check
 from mlm_jax.config import Config, UserError, folder, load, names, override, read
+from mlm_jax.terminal import printable_lines
 
 STARTED = time.monotonic()
 # of glibc's mallopt, and their numbers in malloc.h
@@ -29,7 +30,7 @@ def main(verb: Callable[[Sequence[str]], int]) -> int:
     except (UserError, ValueError, OSError) as error:
         if os.environ.get("MLM_JAX_TRACEBACK"):
             raise
-        print(f"error: {message(error)}", file=sys.stderr)
+        print(f"error: {printable_lines(message(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -255,5 +255,6 @@ def git() -> dict[str, Any]:
 def write(path: Path, text: str) -> None:
     """Replace `path` whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    # names of files may hold what is no UTF-8
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     part.replace(path)

@@ -26,6 +26,7 @@ from mlm_jax.feed import Feed, open_feed
 from mlm_jax.initial import start_from
 from mlm_jax.paths import map_named, named, nest
 from mlm_jax.progress import Progress
+from mlm_jax.report import write_report
 from mlm_jax.run import Run, differences, open_run
 from mlm_jax.stop import Stop, signals
 
@@ -307,6 +308,8 @@ def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
             batch = next(batches)
         checkpoints.wait()
 
+    if run.writes:
+        write_report(run.path)
     if number < config.steps:
         print(f"stopped and saved at step {number}; the same command goes on: --run {run.path}")
         return 128 + (stop.signal or 0)

@@ -12,9 +12,13 @@ from mlm_jax import checks, command
 from mlm_jax import config as configs
 from mlm_jax.config import Config, Data, Optim, UserError
 from mlm_jax.decoders.codes import Quantiser
+from mlm_jax.encoders import TextEncoder
 from mlm_jax.losses import Caption, Contrastive, Rebuilt
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.multimodal import Multimodal
+from mlm_jax.models.painter import Painter
+from mlm_jax.models.prior import DiffusionPrior
+from mlm_jax.models.unclip import Unclip
 
 WORDS = {"world": 76, "clips": 55}
 """Tokens that the languages of the sets need at least."""
@@ -267,6 +271,11 @@ def test_tokenizer_must_fit_the_model(config: Config) -> None:
     checks.check_vocab(config, config.model.text.vocab)
     with pytest.raises(UserError, match=r"513 tokens, but model\.text\.vocab is 512"):
         checks.check_vocab(config, 513)
+    drawer = replace(
+        config, model=Unclip(DiffusionPrior(words=600), Painter(text=TextEncoder(512)))
+    )
+    with pytest.raises(UserError, match=r"513 tokens, but model\.painter\.text\.vocab is 512"):
+        checks.check_vocab(drawer, 513)
 
 
 def test_frozen(config: Config) -> None:

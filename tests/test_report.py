@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mlm_jax import report
+from mlm_jax import command, report
+from mlm_jax.errors import UserError
 from mlm_jax.metrics import Figure
 from mlm_jax.pages import charts, page
 
@@ -95,6 +96,18 @@ def test_page_is_whole_and_safe(run):
     assert text.count("<script>") == 2 + 8 + 1, "kind in two splits, card, config"
     assert "novel" in text
     assert "prefers-color-scheme: dark" in page
+
+
+def test_a_name_that_is_no_utf8_is_shown(tmp_path):
+    name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    example = {
+        "image": "QUJD",
+        "where": name,
+        "caption": {"text": "a", "score": 0, "references": []},
+    }
+    (tmp_path / "examples.json").write_text(json.dumps({"shown": [example], "wrong": []}))
+    report.write_report(tmp_path)
+    assert r"caf\udce9.png" in (tmp_path / "report.html").read_text()
 
 
 def test_headings_go_down_step_by_step(run):
@@ -204,3 +217,14 @@ def test_examples_on_the_screen_hold_no_control_characters(tmp_path, capsys):
     assert all(line.isprintable() for line in said.splitlines())
     assert said.count(r"\x1b]0;title\x07 star\nwrong") == 6
     assert len(said.splitlines()) == 4
+
+
+def test_errors_hold_no_control_characters(monkeypatch, capsys):
+    """They name files and keys as they are found."""
+
+    def verb(_):
+        raise UserError("no such file: x\x1b[31m\x07.json\nnor y")
+
+    monkeypatch.setenv("MLM_JAX_CACHE", "")
+    assert command.main(verb) == 2
+    assert capsys.readouterr().err == "error: no such file: x\\x1b[31m\\x07.json\nnor y\n"

@@ -249,6 +249,7 @@ def test_a_run_directory(folder: Path, finished: Path) -> None:
     assert lines[0].keys() >= {"loss", "accuracy", "grad_norm", "lr", "pictures_per_second"}
     assert lines[2].keys() == {"step", "time", "test/loss", "test/accuracy"}
     assert lines[4]["loss"] < lines[0]["loss"]
+    assert "after 12 steps" in (finished / "report.html").read_text()
     step, params = restore_params(finished)
     assert step == 12
     assert named(params)["image/patch/kernel"].dtype == np.float32

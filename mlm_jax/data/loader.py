@@ -21,6 +21,7 @@ from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import BadRecord, DataError, Record, Source
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.data.transforms import Pick, Take, Tokenise
+from mlm_jax.terminal import printable
 
 log = logging.getLogger("mlm_jax.data")
 Batch = dict[str, Any]
@@ -46,7 +47,7 @@ class Account:
                 return
             self.seen.add(index)
             self.source.broken[error.where] = f"{error.key}: {error.reason}"
-            log.warning("broken record left out: %s", error)
+            log.warning("broken record left out: %s", printable(error))
             if len(self.seen) > self.data.max_broken * len(self.source):
                 raise DataError(
                     f"{len(self.seen)} of {len(self.source)} records of {self.data.name} are "

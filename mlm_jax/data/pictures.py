@@ -7,7 +7,8 @@ archives read member by member in memory and never extracted, numpy files never 
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,16 +38,28 @@ MAX_ARRAY_BYTES = 8 << 30
 
 def open_picture(data: bytes, where: str) -> Image.Image:
     """Decode an encoded file to an upright RGB picture, alpha on white; raises BadRecord."""
+    with readable(where), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise BadRecord(
+                where,
+                "image",
+                f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are accepted",
+            )
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
+
+
+def size_of(data: bytes, where: str) -> tuple[int, int]:
+    """Width and height as an encoded file says them, without decoding it; raises BadRecord."""
+    with readable(where), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.size
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Raises: BadRecord for whatever a decoder raises."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadRecord(
-                    where,
-                    "image",
-                    f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are accepted",
-                )
-            ImageOps.exif_transpose(image, in_place=True)
-            return _rgb(image)
+        yield
     except BadRecord:
         raise
     except Image.DecompressionBombError as error:
@@ -75,7 +88,7 @@ def _reason(error: Exception) -> str:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bit grey; Pillow's own conversion clips at 255
-        grey = np.clip(np.asarray(image, np.int64), 0, 65535)
+        grey = np.clip(np.asarray(image), 0, 65535).astype(np.int32)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

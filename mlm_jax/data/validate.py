@@ -21,6 +21,7 @@ from mlm_jax.data.splits import parse
 from mlm_jax.data.tokenizers import build
 from mlm_jax.data.transforms import Take, Text, Tokenise, take_for
 from mlm_jax.losses import Classes, Spans
+from mlm_jax.terminal import printable
 
 WORDS = {"image": "pictures", "video": "clips", "audio": "sounds"}
 
@@ -70,7 +71,7 @@ def validate(data: Data, split: str, config: Config | None = None) -> int:
     source = read_source(data, split, needs)
     broken = set(source.broken)
     for where, reason in source.broken.items():
-        print(f"{where}: {reason}")
+        print(printable(f"{where}: {reason}"))
     known: Labels | None = None
     if config is not None and len(source):
         take, known = with_classes(config)
@@ -83,7 +84,7 @@ def validate(data: Data, split: str, config: Config | None = None) -> int:
     for errors in checked.to_iter_dataset(options):
         for error in errors:
             if error.where not in broken:
-                print(error)
+                print(printable(error))
             broken.add(error.where)
     name = f"{data.name} ({split})" if split != "all" else data.name
     what = WORDS[needs[0]] if needs else "texts"

@@ -18,6 +18,8 @@ from mlm_jax.errors import UserError, require
 
 LIMIT = 20.0  # the largest log of the signal-to-noise ratio, and less its smallest
 BETAS = (0.1, 20.0)  # noise a unit of time, "linear": its first and last (2011.13456, appendix C)
+BLIND = -10.2  # the log-SNR under which no clean data are told from noise; DDPM ends at -10.1
+FINE = 4096  # places of continuous time among which the last one over it is sought
 
 Net = Callable[[Array, Array], Array]
 Predicts = Literal["noise", "v", "clean", "flow"]
@@ -109,12 +111,22 @@ class Schedule:
         t = (jax.random.uniform(key) + jnp.arange(rows) / rows) % 1.0
         return (jnp.floor(t * self.steps) + 1) / self.steps if self.steps else t
 
-    def times(self, steps: int) -> Float[Array, "M"]:
-        """From 1 to 0 in so many steps. Raises: UserError."""
-        if self.steps and steps > self.steps:
-            raise UserError(f"{steps} steps to sample, of a schedule of {self.steps}")
-        t = jnp.linspace(1.0, 0.0, steps + 1)
+    def times(self, steps: int, predicts: Predicts) -> Float[Array, "M"]:
+        """From noise to 0 in so many steps. Raises: UserError.
+
+        They begin at 1. Where noise is predicted they begin at the last time over `BLIND`: what is
+        clean is had from it by a division by alpha, which would make anything of an error.
+        """
+        last = self._last_seen() if predicts == "noise" else 1.0
+        if self.steps and steps > (most := round(last * self.steps)):
+            raise UserError(f"{steps} steps to sample, of a schedule of {most}")
+        t = jnp.linspace(last, 0.0, steps + 1)
         return jnp.round(t * self.steps) / self.steps if self.steps else t
+
+    def _last_seen(self) -> float:
+        with jax.ensure_compile_time_eval():
+            t = jnp.linspace(1.0, 0.0, (self.steps or FINE) + 1)
+            return float(t[jnp.argmax(self.logsnr(t) >= BLIND)])
 
 
 def _between(t: Float[Array, "*B"], margin: float, end: float) -> Float[Array, "*B"]:
@@ -252,7 +264,9 @@ def sample(
 
     Raises: UserError; ValueError.
     """
-    return _Way(net, schedule, how, predicts).follow(noise, schedule.times(how.steps), key)
+    times = schedule.times(how.steps, predicts)
+    start = schedule.sigma(times[0]) * noise
+    return _Way(net, schedule, how, predicts).follow(start, times, key)
 
 
 def invert(
@@ -264,8 +278,9 @@ def invert(
     """
     if how.fresh or how.threshold:
         raise ValueError("only a way without noise and thresholding leads back")
-    times = schedule.times(how.steps)[::-1]
-    return _Way(net, schedule, how, predicts).follow(clean, times, None)
+    times = schedule.times(how.steps, predicts)[::-1]
+    end = _Way(net, schedule, how, predicts).follow(clean, times, None)
+    return end / schedule.sigma(times[-1])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from mlm_jax.config import SENSES, UserError
 from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.containers import opened
 from mlm_jax.data.frames import pictures_of
+from mlm_jax.data.pictures import size_of
 from mlm_jax.data.records import BadRecord, Record
 from mlm_jax.losses import Classes, Spans
 from mlm_jax.serving.batching import Batcher, Row, Word
@@ -141,6 +142,8 @@ class Playground:
             else:
                 image, video, audio = (ask.files.get(key, b"") for key in SENSES)
                 record = Record("file", image=image, video=video, audio=audio)
+            if "image" in ask.files:
+                refuse_large(ask.files["image"], self.limits.pixels)
             if take.video is not None:
                 refuse_long(ask.files["video"], self.limits.frames)
                 frames["video"], seconds = take.video(record)
@@ -278,6 +281,13 @@ class Playground:
 
     async def on_device(self, work: Callable[..., T], *given: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.device, work, *given)
+
+
+def refuse_large(file: bytes, most: int) -> None:
+    """By what the file says of itself. Raises: Refused, BadRecord."""
+    width, height = size_of(file, "file")
+    if width * height > most:
+        refuse(f"image: {width} x {height} pixels; at most {most:,} are decoded")
 
 
 def refuse_long(file: bytes, frames: int) -> None:

@@ -41,6 +41,8 @@ class Limits:
     """In a scene."""
     pictures: int = 8
     """Drawn for one prompt."""
+    pixels: int = 32_000_000
+    """Of a picture."""
     frames: int = 10_000
     """Of a clip. What takes longer than `seconds` is not answered, but decoded all the same."""
     seconds: float = 30.0

@@ -121,10 +121,12 @@ def test_times_to_learn_from_are_even_and_those_to_sample_fall() -> None:
         assert (t >= 0).all()
         assert (t <= 1).all()
         np.testing.assert_allclose(np.histogram(t, 10, (1e-4, 1 + 1e-4))[0], 100, atol=1)
-        times = np.asarray(schedule.times(5))
+        times = np.asarray(schedule.times(5, "v"))
         np.testing.assert_allclose(times, [1, 0.8, 0.6, 0.4, 0.2, 0], atol=1e-6)
     with pytest.raises(UserError, match="11 steps to sample, of a schedule of 10"):
-        Schedule("linear", 10).times(11)
+        Schedule("linear", 10).times(11, "v")
+    with pytest.raises(UserError, match="1000 steps to sample, of a schedule of 996"):
+        Schedule("cosine", 1_000).times(1_000, "noise")
     with pytest.raises(UserError, match="0 for a flow"):
         Schedule("flow", 10)
 
@@ -185,7 +187,23 @@ def test_samples_do_not_depend_on_what_is_predicted(predicts: Any) -> None:
     how = How("heun", 8)
     x = sample(gaussian(schedule, predicts), schedule, FEW, how, predicts=predicts)
     y = sample(gaussian(schedule, "v"), schedule, FEW, how, predicts="v")
-    np.testing.assert_allclose(x, y, atol=2e-3)
+    np.testing.assert_allclose(x, y, atol=4e-3)  # predicting noise it begins a little later
+
+
+@pytest.mark.parametrize("predicts", get_args(Predicts))
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *DISCRETE])
+def test_a_net_that_errs_a_little_samples_what_is_a_little_off(
+    predicts: Any, schedule: Schedule
+) -> None:
+    exact = gaussian(schedule, predicts)
+
+    def errs(x: jax.Array, t: jax.Array) -> jax.Array:
+        return exact(x, t) + 0.02 * jnp.sin(50 * x + 100 * t[:, None])
+
+    for how in (How("dpm++2m", 30), How("heun", 30), How("ddim", 30)):
+        x = sample(errs, schedule, FEW, how, predicts=predicts)
+        y = sample(exact, schedule, FEW, how, predicts=predicts)
+        assert float(jnp.abs(x - y).mean()) < 0.1
 
 
 def test_second_order_samplers_need_fewer_steps() -> None:
@@ -214,8 +232,8 @@ def test_a_step_of_ddpm_is_that_of_the_paper() -> None:
         mean = mean + np.sqrt(1 - beta[n]) * (1 - before[n]) / (1 - kept[n]) * x
         new = np.asarray(jax.random.normal(jax.random.fold_in(KEY, i), x.shape))
         x = mean + np.sqrt((1 - before[n]) / (1 - kept[n]) * beta[n]) * new
-    net = gaussian(schedule, "noise")
-    ours = sample(net, schedule, NOISE[::2_000], How("ddpm", 20), predicts="noise", key=KEY)
+    net = gaussian(schedule, "v")
+    ours = sample(net, schedule, NOISE[::2_000], How("ddpm", 20), predicts="v", key=KEY)
     np.testing.assert_allclose(ours, x, atol=1e-3)
 
 

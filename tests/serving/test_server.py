@@ -193,6 +193,12 @@ def svg() -> bytes:
     return b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
 
 
+def poster():
+    file = io.BytesIO()
+    Image.new("1", (8_000, 5_000)).save(file, "PNG")
+    return file.getvalue()
+
+
 IMAGE = base64_of(picture())
 THING = SCENE["objects"][0]
 REFUSED = {
@@ -210,6 +216,7 @@ REFUSED = {
     "a cut picture": ({"image": base64_of(picture()[:200])}, "picture"),
     "SVG": ({"image": base64_of(svg())}, "picture"),
     "a bomb": ({"image": base64_of(bomb())}, "pixels"),
+    "a poster": ({"image": base64_of(poster())}, "8000 x 5000 pixels; at most 32,000,000"),
     "a clip": ({"video": IMAGE}, "takes image"),
     "two pictures": ({"image": IMAGE, "scene": SCENE}, "not both"),
     "an unknown key": ({"image": IMAGE, "path": "x"}, "'path' is not known"),
