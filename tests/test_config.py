@@ -271,9 +271,9 @@ def test_tokenizer_must_fit_the_model(config: Config) -> None:
     checks.check_vocab(config, config.model.text.vocab)
     with pytest.raises(UserError, match=r"513 tokens, but model\.text\.vocab is 512"):
         checks.check_vocab(config, 513)
-    drawer = replace(
-        config, model=Unclip(DiffusionPrior(words=600), Painter(text=TextEncoder(512)))
-    )
+    prior = DiffusionPrior(clip=Clip(text=TextEncoder(vocab=600)))
+    painter = Painter(text=TextEncoder(vocab=512))
+    drawer = replace(config, model=Unclip(prior=prior, painter=painter))
     with pytest.raises(UserError, match=r"513 tokens, but model\.painter\.text\.vocab is 512"):
         checks.check_vocab(drawer, 513)
 

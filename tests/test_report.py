@@ -98,14 +98,11 @@ def test_page_is_whole_and_safe(run):
     assert "prefers-color-scheme: dark" in page
 
 
-def test_a_name_that_is_no_utf8_is_shown(tmp_path):
+def test_a_name_that_is_no_utf8_is_shown(run, tmp_path):
     name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
-    example = {
-        "image": "QUJD",
-        "where": name,
-        "caption": {"text": "a", "score": 0, "references": []},
-    }
-    (tmp_path / "examples.json").write_text(json.dumps({"shown": [example], "wrong": []}))
+    (example,) = json.loads((run / "examples.json").read_text())["shown"]
+    shown = {"shown": [{**example, "where": name}], "wrong": []}
+    (tmp_path / "examples.json").write_text(json.dumps(shown))
     report.write_report(tmp_path)
     assert r"caf\udce9.png" in (tmp_path / "report.html").read_text()
 
