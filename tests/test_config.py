@@ -14,6 +14,7 @@ from mlm_jax.config import Config, Data, Optim, UserError
 from mlm_jax.decoders.codes import Quantiser
 from mlm_jax.encoders import TextEncoder
 from mlm_jax.losses import Caption, Contrastive, Rebuilt
+from mlm_jax.models.clip import Clip
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.models.painter import Painter
