@@ -66,6 +66,7 @@ TITLES = {
     "drawn/count": "as many objects, or events, as told",
     "drawn/attributes": "all that is told of each is right",
     "drawn/relations": "relations right",
+    "drawn/motion": "what happens is what is told",
     "drawn/order": "events in the order told",
     "drawn/among": "pictures drawn for each caption, of which CLIP kept one",
     "drawn/spread": "distance of objects from their mean place over samples",

@@ -7,7 +7,7 @@ from itertools import compress, islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from mlm_jax.choosing import best, drawn_shape, require_sight, seen, told
 from mlm_jax.config import UserError
@@ -23,7 +23,7 @@ from mlm_jax.world import drawn, language, story
 
 PROMPTS = 1_000  # of a split, where no limit is given
 SAMPLES = 8  # pictures of one prompt, whose places are compared
-TRAINING = 10_000  # training pictures among which the nearest is sought
+TRAINING = 10_000  # training pictures, or frames of clips, among which the nearest is sought
 COMPARED = 100  # pictures for which it is
 SHOWN = 16
 Make = Callable[[Sequence[str]], Pixels]
@@ -158,27 +158,29 @@ def graded(
     It is of the median picture, and its bounds hold 95 % of them. Of a split with pictures that
     were learnt from it is left out.
     """
-    sense = trained.config.model.sense
-    if sense == "video":
-        clips = [drawn.grade_clip(*pair) for pair in zip(pictures, prompts, strict=True)]
-        return Measured(drawn.figures(clips), shown(pictures, prompts, clips, sense))
-    grades = [drawn.grade_picture(*pair) for pair in zip(pictures, prompts, strict=True)]
+    grades = grades_of(trained, pictures, prompts)
     figures = drawn.figures(grades)
     figures |= spread(trained, prompts)
     figures |= novelty(trained, source, pictures[:COMPARED])
-    return Measured(figures, shown(pictures, prompts, grades, sense))
+    return Measured(figures, shown(pictures, prompts, grades, trained.config.model.sense))
+
+
+def grades_of(trained: Trained, pictures: Pixels, prompts: Sequence[str]) -> list[Any]:
+    sense = trained.config.model.sense
+    grade = drawn.grade_clip if sense == "video" else drawn.grade_picture
+    return [grade(*pair) for pair in zip(pictures, prompts, strict=True)]
 
 
 def spread(trained: Trained, prompts: Sequence[str]) -> dict[str, Figure]:
-    """`drawn/spread`, the mean over prompts of one object by SAMPLES pictures of each, and the
-    least and most of them; none where too few pictures pass."""
-    alone = [text for text in prompts if drawn.kind_of(language.parse(text)) == "one"]
+    """`drawn/spread`, the mean over prompts of one object, or event, by SAMPLES pictures, or clips,
+    of each, and the least and most of them; none where too few pass."""
+    alone = [text for text in prompts if tells_one(text, trained.config.model.sense)]
     chosen = list(dict.fromkeys(alone))[:SAMPLES]
     again = [text for text in chosen for _ in range(SAMPLES)]
     if not again:
         return {}
     pictures = draw(trained, again, seed=trained.config.seed + 1)
-    grades = [drawn.grade_picture(*pair) for pair in zip(pictures, again, strict=True)]
+    grades = grades_of(trained, pictures, again)
     groups = (grades[i : i + SAMPLES] for i in range(0, len(grades), SAMPLES))
     values = [value for group in groups if not np.isnan(value := drawn.spread(group))]
     if not values:
@@ -186,13 +188,18 @@ def spread(trained: Trained, prompts: Sequence[str]) -> dict[str, Figure]:
     return {"drawn/spread": Figure(float(np.mean(values)), min(values), max(values), len(values))}
 
 
-def novelty(
-    trained: Trained, source: Source, pictures: UInt8[np.ndarray, "N H W 3"]
-) -> dict[str, Figure]:
+def tells_one(text: str, sense: str) -> bool:
+    if sense == "video":
+        return len(story.parse(text)) == 1
+    return drawn.kind_of(language.parse(text)) == "one"
+
+
+def novelty(trained: Trained, source: Source, pictures: Pixels) -> dict[str, Figure]:
     """`drawn/nearest`; none where real pictures are among those learnt from."""
     data = trained.config.data
     train = sources.open_source(data, data.train, trained.take.needs)
-    known = pictures_of(trained, train, TRAINING)
+    frames = pictures.shape[1] if pictures.ndim > 4 else 1
+    known = pictures_of(trained, train, TRAINING // frames)
     real = nearest(pictures_of(trained, source, len(pictures)), known).distance
     if not real.all():
         return {}
@@ -201,9 +208,9 @@ def novelty(
     return {"drawn/nearest": Figure(middle, low, high, len(ratios))}
 
 
-def pictures_of(trained: Trained, source: Source, limit: int) -> UInt8[np.ndarray, "N H W 3"]:
+def pictures_of(trained: Trained, source: Source, limit: int) -> Pixels:
     rows = loader.eval_records(trained.config.data, source, trained.take, limit=limit)
-    return np.stack([arrays["image"] for _, _, arrays in rows])
+    return np.stack([arrays[trained.config.model.sense] for _, _, arrays in rows])
 
 
 def shown(

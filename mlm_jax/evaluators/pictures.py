@@ -129,9 +129,12 @@ class Nearest(NamedTuple):
 
 
 def nearest(
-    pictures: UInt8[np.ndarray, "N H W 3"], training: UInt8[np.ndarray, "M H W 3"]
+    pictures: UInt8[np.ndarray, "N *T H W 3"], training: UInt8[np.ndarray, "M *T H W 3"]
 ) -> Nearest:
-    """The training picture with the least squared difference; `training` may be memory-mapped."""
+    """The training picture, or clip, with the least squared difference.
+
+    `training` may be memory-mapped.
+    """
     flat = levels(pictures)
     row = np.zeros(len(flat), int)
     least = np.full(len(flat), np.inf)
@@ -143,6 +146,6 @@ def nearest(
     return Nearest(row, (least + (flat**2).sum(1)) / flat.shape[1])
 
 
-def levels(pictures: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N P"]:
+def levels(pictures: UInt8[np.ndarray, "N *T H W 3"]) -> Float[np.ndarray, "N P"]:
     """In double precision, in which sums of products of levels are exact."""
     return pictures.reshape(len(pictures), -1).astype(np.float64)

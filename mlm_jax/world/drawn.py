@@ -66,15 +66,19 @@ class ClipGrade:
     count: bool
     """As many events as are told."""
     attributes: bool
-    """Every event told happens, to the object that is told."""
+    """Something happens to every object told, with all that is stated of it."""
+    motion: bool
+    """Every event told happens, whatever it happens to."""
     order: bool
     """Those that happen do so in the order told."""
     fates: tuple[str, ...]
     faults: tuple[str, ...]
+    places: tuple[Place | None, ...]
+    """Where the first object to be seen is, in the frame in which it is."""
 
     @property
     def passed(self) -> bool:
-        return self.count and self.attributes and self.order
+        return self.count and self.attributes and self.motion and self.order
 
 
 # ---- prompts
@@ -192,7 +196,8 @@ def grade_clip(frames: UInt8[np.ndarray, "T H W 3"], prompt: str) -> ClipGrade:
             sum(rising(pairs)),
         ),
     )
-    fates = [event_fate(act, seen[pairs[i]] if i in pairs else None) for i, act in enumerate(told)]
+    met = [(act, seen[pairs[i]] if i in pairs else None) for i, act in enumerate(told)]
+    fates = [event_fate(*each) for each in met]
     extra = [
         f"{watch.phrase(act)}, untold" for j, act in enumerate(seen) if j not in pairs.values()
     ]
@@ -201,11 +206,23 @@ def grade_clip(frames: UInt8[np.ndarray, "T H W 3"], prompt: str) -> ClipGrade:
     return ClipGrade(
         kind=number_of(len(told)),
         count=len(seen) == len(told),
-        attributes=not wrong,
+        attributes=all(agrees(act._replace(action=None), one) for act, one in met),
+        motion=all(agrees(Act(action=act.action), one) for act, one in met),
         order=order,
         fates=tuple(text for text, _ in fates),
         faults=(*wrong, *extra, *([] if order else ["in another order"])),
+        places=(first_place(frames),),
     )
+
+
+def first_place(frames: UInt8[np.ndarray, "T H W 3"]) -> Place | None:
+    found = next(filter(None, map(find, frames)), None)
+    return Place(found[0].x, found[0].y) if found else None
+
+
+def agrees(told: Act, seen: Act | None) -> bool:
+    """Whether all that is stated is so."""
+    return seen is not None and watch.agreement(told, seen) == stated(told)
 
 
 def stated(told: Act | Told) -> int:
@@ -215,7 +232,7 @@ def stated(told: Act | Told) -> int:
 def event_fate(told: Act, seen: Act | None) -> tuple[str, bool]:
     if seen is None:
         return f"no {watch.phrase(told)}", False
-    if watch.agreement(told, seen) < stated(told):
+    if not agrees(told, seen):
         return f"{watch.phrase(seen)} instead of {watch.phrase(told)}", False
     return watch.phrase(told), True
 
@@ -226,8 +243,8 @@ def event_fate(told: Act, seen: Act | None) -> tuple[str, bool]:
 def figures(grades: Sequence[PictureGrade] | Sequence[ClipGrade]) -> dict[str, Figure]:
     """Shares with their intervals: passed, by kind too, and of each part.
 
-    `drawn/relations` is over the prompts that state one, `drawn/order` over those of several
-    events.
+    `drawn/relations` is over the prompts that state one, `drawn/motion` over those of clips,
+    `drawn/order` over those of several events.
     """
     rows: list[dict[str, float]] = []
     for each in grades:
@@ -236,8 +253,10 @@ def figures(grades: Sequence[PictureGrade] | Sequence[ClipGrade]) -> dict[str, F
         row |= {each.kind: True, f"passed {each.kind}": each.passed}
         if isinstance(each, PictureGrade):
             row |= {"related": each.related, "relations": each.relations and each.related}
-        elif each.kind != "one":
-            row |= {"several": True, "order": each.order}
+        else:
+            several = each.kind != "one"
+            row |= {"moving": True, "motion": each.motion}
+            row |= {"several": several, "order": each.order and several}
         rows.append({name: float(value) for name, value in row.items()})
     counted = {name for row in rows for name, value in row.items() if value}
     kinds = [kind for kind in KINDS if kind in counted]
@@ -246,18 +265,20 @@ def figures(grades: Sequence[PictureGrade] | Sequence[ClipGrade]) -> dict[str, F
     shares |= {f"drawn/{part}": Ratio(part, "told", "told") for part in ("count", "attributes")}
     if "related" in counted:
         shares["drawn/relations"] = Ratio("relations", "related", "related")
+    if "moving" in counted:
+        shares["drawn/motion"] = Ratio("motion", "moving", "moving")
     if "several" in counted:
         shares["drawn/order"] = Ratio("order", "several", "several")
     return bootstrap(rows, shares)
 
 
-def spread(grades: Sequence[PictureGrade]) -> float:
-    """How far objects lie from their mean place, over pictures of one prompt that pass.
+def spread(grades: Sequence[PictureGrade] | Sequence[ClipGrade]) -> float:
+    """How far objects lie from their mean place, over pictures, or clips, of a prompt that pass.
 
-    The root of the mean squared distance, in sides of the picture; nan below two pictures. In true
+    The root of the mean squared distance, in sides of the picture; nan below two of them. In true
     pictures of one small object it is 0.32, and 0 where all are drawn at one place.
     """
-    places = np.array([each.places for each in grades if each.passed])
+    places = np.array([each.places for each in grades if each.passed and all(each.places)])
     if len(places) < 2 or not places.size:
         return float("nan")
     return float(np.sqrt(places.var(axis=0, ddof=1).sum(-1).mean()))

@@ -31,18 +31,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return Data("world/tiny", root=str(tmp_path_factory.mktemp("data")))
 
 
-def stand_in(data: Data) -> Any:
+CANVASES = {"image": Canvas(), "video": Canvas(frames=16)}
+
+
+def stand_in(data: Data, sense: str = "image") -> Any:
     """As much of a trained run as is read."""
-    model = SimpleNamespace(sense="image", image=Canvas(), video=Canvas(frames=4))
-    config = SimpleNamespace(data=data, seed=0, model=model)
-    return SimpleNamespace(config=config, take=take_for(data, {"image": Canvas()}), path=Path("x"))
+    config = SimpleNamespace(data=data, seed=0, model=SimpleNamespace(sense=sense, **CANVASES))
+    take = take_for(data, {sense: CANVASES[sense]})
+    return SimpleNamespace(config=config, take=take, path=Path("x"))
 
 
-def drawn_by(data: Data, of: str) -> Any:
-    """Draws the real picture of a caption of split `of`."""
-    source = sources.open_source(data, of, ("image",))
-    take = take_for(data, {"image": Canvas()})
-    real = {source[i].captions[0]: take(source[i])["image"] for i in range(len(source))}
+def drawn_by(data: Data, of: str, sense: str = "image") -> Any:
+    """Draws the real picture, or clip, of a caption of split `of`."""
+    source = sources.open_source(data, of, (sense,))
+    take = take_for(data, {sense: CANVASES[sense]})
+    real = {source[i].captions[0]: take(source[i])[sense] for i in range(len(source))}
     return lambda trained, prompts, *, seed: np.stack([real[text] for text in prompts])
 
 
@@ -59,6 +62,27 @@ def test_real_pictures_pass_and_are_as_new_as_real_ones(
         0, abs=1e-12
     )  # one picture again and again
     assert all(each["text"].endswith(": right") for each in details["drawn"])
+
+
+def test_real_clips_pass_and_are_as_new_as_real_ones(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = replace(data, name="clips/one_tiny")
+    monkeypatch.setattr(drawings, "draw", drawn_by(data, "test", "video"))
+    source = sources.open_source(data, "test", ("video",))
+    figures = drawings.evaluate(stand_in(data, "video"), source, None).figures
+    for part in ("passed", "motion", "attributes", "count"):
+        assert figures[f"drawn/{part}"].value > 0.9
+    assert figures["drawn/nearest"].value == pytest.approx(1, abs=0.1)
+    assert figures["drawn/spread"].value == pytest.approx(0, abs=1e-12)
+
+    monkeypatch.setattr(drawings, "draw", drawn_by(data, "train", "video"))
+    known = sources.open_source(data, "train", ("video",))
+    prompts = [known[i].captions[0] for i in range(8)]
+    learnt = drawings.graded(
+        stand_in(data, "video"), source, prompts, drawings.draw(None, prompts, seed=0)
+    )
+    assert learnt.figures["drawn/nearest"].value == pytest.approx(0, abs=1e-3)
 
 
 def test_remembered_pictures_are_seen_as_such(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +195,9 @@ def test_what_features_cannot_measure_is_left_out_and_told(
     with pytest.raises(UserError, match="at least two pictures"):
         drawings.evaluate(run, source, 1, features=clip)
     run.config.model.sense = "video"
-    with pytest.raises(UserError, match="clip sees pictures, and these are clips of 4 frames"):
+    with pytest.raises(UserError, match="clip sees pictures, and these are clips of 16 frames"):
         drawings.evaluate(run, source, 1, features=clip)
-    with pytest.raises(UserError, match="clip sees pictures, and these are clips of 4 frames"):
+    with pytest.raises(UserError, match="clip sees pictures, and these are clips of 16 frames"):
         drawings.evaluate(run, source, 1, clip=clip, among=2)
 
 

@@ -212,6 +212,34 @@ def test_events_in_another_order_are_told():
     raise AssertionError("no clip of two events was drawn")
 
 
+def test_what_happens_is_told_apart_from_what_it_happens_to():
+    shown, text = next(
+        (shown, text) for shown, text in map(tell, range(60)) if len(story.acts(shown)) == 1
+    )
+    (act,) = story.acts(shown)
+    other = "grows" if act.action != "grows" else "shrinks"
+    pictures = play(shown)
+    right, deed = (grade_clip(pictures, said) for said in (text, text.replace(act.action, other)))
+    assert (right.attributes, right.motion) == (True, True)
+    assert (deed.attributes, deed.motion) == (True, False)
+    strange = "star" if act.shape != "star" else "cross"
+    thing = grade_clip(pictures, text.replace(act.shape, strange))
+    assert (thing.attributes, thing.motion) == (False, True)
+    found = figures([right, deed, thing])
+    assert found["drawn/motion"].value == pytest.approx(2 / 3)
+    assert found["drawn/attributes"].value == pytest.approx(2 / 3)
+
+
+def test_spread_of_clips():
+    shown, text = next(
+        (shown, text) for shown, text in map(tell, range(60)) if len(story.acts(shown)) == 1
+    )
+    pictures = play(shown)
+    assert spread([grade_clip(pictures, text)] * 2) == 0
+    moved = np.roll(pictures, 6, axis=2)
+    assert spread([grade_clip(each, text) for each in (pictures, moved)]) > 0.05
+
+
 def test_a_prompt_without_events_is_refused():
     with pytest.raises(ValueError, match="nothing that happens"):
         grade_clip(play(tell(0)[0]), "hello")
