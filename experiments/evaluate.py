@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -38,6 +39,15 @@ class Arguments:
     counts."""
     among: int = 1
     """Drawing: pictures for each caption, at least 2, with --clip."""
+    guidance: float | None = None
+    """Drawing: how much the caption counts, as in generate.py; as are the next three."""
+    sampler: Literal["ddpm", "ddim", "dpm++2m", "heun"] | None = None
+    """Drawing by diffusion."""
+    steps: int | None = None
+    """Drawing by diffusion."""
+    told: Literal["prior", "text"] | None = None
+    """Drawing by DALL-E 2: by the prior's guess, or, without the prior, by CLIP's vector of the
+    caption."""
     views: int = 1
     """Classes: average over this many looks, the first as it is, the others augmented as in
     training."""
@@ -60,6 +70,10 @@ def main(argv: Sequence[str]) -> int:
         features=given.features,
         clip=given.clip,
         among=given.among,
+        guidance=given.guidance,
+        sampler=given.sampler,
+        steps=given.steps,
+        told=given.told,
     )
     if given.json is not None:
         given.json.write_text(evaluate.as_json(figures))

@@ -11,8 +11,9 @@ python experiments/generate.py --run runs/dalle_tiny --prompt "a red circle" --n
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,17 +25,20 @@ from mlm_jax.config import SENSES, UserError
 EVENTS, CLASSES = 10, 5  # how many are shown where --n does not say
 AMONG = 32  # how many are drawn where --among does not say
 
-DRAWN = ("clip", "to", "guidance", "sampler", "steps", "told", "blocked", "watermark")
+PAINTED = ("guidance", "sampler", "steps", "threshold", "eta", "told")
+DRAWN = ("clip", "to", "to_image", *PAINTED, "blocked", "watermark")
+SAMPLED = ("temperature", "top_k", "top_p")
 NEEDED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(DRAWN, ("out",)),
     **dict.fromkeys(("question", "answers"), SENSES),
     "among": ("clip",),
-    "out": ("prompt",),
+    "out": ("prompt", "image"),
 }
 """By the option: those without all of which it would be passed over."""
 UNREAD = {
     "out": ("question", "answers", "messages", "method", "beams"),
-    "to": ("clip", "video"),
+    "to": ("clip", "video", "to_image"),
+    "to_image": ("clip", "prompt"),
     "messages": ("question", "prompt", "answers"),
 }
 """By the option: those that would be passed over beside it."""
@@ -78,19 +82,25 @@ class Arguments:
     out: Path | None = None
     """Drawing: a new folder for pictures (PNG) or clips (GIF, and MP4 where PyAV is installed), and
     a sheet of all of them. With an --image, or a --video, its first half is kept and the rest drawn
-    anew; DALL-E 2 varies it."""
+    anew; with an --image a clip begins; DALL-E 2 varies an --image, without a --prompt."""
     guidance: float | None = None
-    """Drawing: how much the prompt counts; 1 is as learnt. 2 for codes, 3 for painting."""
+    """Drawing: how much the prompt counts; 1 is as learnt. 1.6 for codes, 3 for painting."""
     sampler: Literal["ddpm", "ddim", "dpm++2m", "heun"] | None = None
     """Drawing by diffusion; None: dpm++2m."""
     steps: int | None = None
     """Drawing by diffusion; None: 30."""
+    threshold: float | None = None
+    """Drawing pixels by diffusion: dynamic thresholding at this share of them; None: none."""
+    eta: float | None = None
+    """Drawing by --sampler ddim: how much noise comes in on the way, up to 1; None: 0."""
     told: Literal["prior", "text"] | None = None
     """Drawing by DALL-E 2: by the prior's guess (None as well), or by CLIP's vector of the prompt
     itself."""
     to: str = ""
     """Drawing by DALL-E 2: --n pictures on the way from --prompt to this prompt; with an --image,
     which --prompt tells, from that picture towards what this prompt tells instead."""
+    to_image: Path | None = None
+    """Drawing by DALL-E 2: --n pictures on the way from --image to this picture."""
     clip: Path | None = None
     """Drawing: a run of CLIP; of --among pictures the --n that it finds nearest to the prompt."""
     among: int | None = None
@@ -154,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
 
 def refuse_unread(given: Arguments) -> None:
     """Raises: UserError for what would be passed over in silence."""
-    said = {each.name for each in fields(given) if getattr(given, each.name) != each.default}
+    said = {*said_of(given, [each.name for each in fields(given)])}
     for one, others in NEEDED.items():
         if one in said and said.isdisjoint(others):
             raise UserError(f"{option(one)} needs {' or '.join(map(option, others))}")
@@ -162,41 +172,59 @@ def refuse_unread(given: Arguments) -> None:
         for other in others:
             if said >= {one, other}:
                 raise UserError(f"{option(one)} reads no {option(other)}")
+    if said >= {"to", "image", "seed"}:
+        raise UserError("--to reads no --seed with an --image: its own noise is found, none drawn")
     if "prompt" in said and "out" not in said and not said.isdisjoint(SENSES):
         raise UserError("--prompt is for a model of text alone, which takes no --image")
-    if given.n < 1 or (given.to and given.n < 2):
-        raise UserError(f"--n is {given.n}: at least {2 if given.to else 1}")
+    least = 2 if given.to or given.to_image else 1
+    if given.n < least:
+        raise UserError(f"--n is {given.n}: at least {least}")
 
 
 def option(name: str) -> str:
-    return "--no-watermark" if name == "watermark" else f"--{name}"
+    return "--no-watermark" if name == "watermark" else f"--{name.replace('_', '-')}"
 
 
 def draw_into(out: Path, given: Arguments, trained: Any) -> int:
     """Draw --n pictures of the prompt into a folder. Raises: UserError."""
     from mlm_jax import choosing, drawing
-    from mlm_jax.trained import look
 
-    how = how_to_draw(given)
+    how = drawing.drawing_of(trained, said_of(given, (*PAINTED, *SAMPLED)))
     clip = refuse_undrawn(out, given, trained)
-    files = {key: path for key in SENSES if (path := getattr(given, key)) is not None}
-    shown = next(iter(look(trained, files).values())) if files else None
-    if given.to:
+    files = said_of(given, (*SENSES, "to_image"))
+    shown = {
+        key: drawing.begin(trained, key.removeprefix("to_"), file) for key, file in files.items()
+    }
+    settings = drawing.settings_of(trained, how) | {
+        key: {"file": file.name, "sha256": sha256(file.read_bytes()).hexdigest()}
+        for key, file in files.items()
+    }
+    begun = shown.get("image", shown.get("video"))
+    if given.to or given.to_image:
+        ends: tuple[Any, Any] = (begun, shown.get("to_image"))
+        if given.to:
+            ends = (given.prompt, given.to)
         way = partial(drawing.morph, seed=given.seed)
-        if shown is not None:
-            way = partial(drawing.changed, picture=shown)
-        pictures = way(trained, given.prompt, given.to, given.n, how=how)
-        texts = [f"{given.prompt} -> {given.to}"] * given.n
-        return hang(out, given, texts, pictures, asdict(how))
+        if given.to and begun is not None:
+            way = partial(drawing.changed, picture=begun)
+        pictures = way(trained, *ends, given.n, how=how)
+        texts = [f"{given.prompt} -> {given.to}" if given.to else ""] * given.n
+        return hang(out, given, texts, pictures, settings)
     count = given.n if clip is None else max(AMONG if given.among is None else given.among, given.n)
-    begun = None if shown is None else shown[None].repeat(count, axis=0)
+    many = None if begun is None else begun[None].repeat(count, axis=0)
     texts = [given.prompt] * count
-    pictures = drawing.draw(trained, texts, how=how, seed=given.seed, begun=begun)
+    pictures = drawing.draw(trained, texts, how=how, seed=given.seed, begun=many)
     if clip is not None:
         scores = choosing.ranked(clip, texts, pictures)
         pictures = pictures[(-scores).argsort(kind="stable")[: given.n]]
-    settings = asdict(how) | {"clip": str(given.clip or ""), "among": count}
+        settings |= {"clip": str(given.clip), "among": count}
     return hang(out, given, texts[: given.n], pictures, settings)
+
+
+def said_of(given: Arguments, names: Sequence[str]) -> dict[str, Any]:
+    """Those of the arguments that are not as they are by themselves."""
+    plain = {each.name: each.default for each in fields(given)}
+    return {name: v for name in names if (v := getattr(given, name)) != plain[name]}
 
 
 def refuse_undrawn(out: Path, given: Arguments, trained: Any) -> Any:
@@ -208,7 +236,7 @@ def refuse_undrawn(out: Path, given: Arguments, trained: Any) -> Any:
     refused = prompts.read_words(given.blocked or prompts.LIST)
     if why := prompts.blocked(f"{given.prompt}; {given.to}", refused):
         raise UserError(f"--prompt: {why}")
-    drawing.drawer_of(trained)
+    drawing.base_of(trained)
     model = trained.config.model
     if given.watermark:
         gallery.require_room(getattr(model, model.sense).takes.shape)
@@ -218,22 +246,6 @@ def refuse_undrawn(out: Path, given: Arguments, trained: Any) -> Any:
     choosing.require_sight(clip, choosing.drawn_shape(trained))
     choosing.told(clip, [given.prompt])
     return clip
-
-
-def how_to_draw(given: Arguments) -> Any:
-    """Raises: UserError."""
-    from mlm_jax.drawing import Drawing
-
-    plain = Drawing()
-    words = {"temperature": given.temperature, "top_k": given.top_k, "top_p": given.top_p}
-    return but_for(
-        plain,
-        codes=but_for(plain.codes, guidance=given.guidance, **words),
-        paint=but_for(
-            plain.paint, sampler=given.sampler, steps=given.steps, guidance=given.guidance
-        ),
-        told=given.told,
-    )
 
 
 def but_for(settings: Any, **given: Any) -> Any:

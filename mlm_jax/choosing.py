@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from mlm_jax.config import UserError
 from mlm_jax.data.transforms import decode_for
-from mlm_jax.drawing import Pixels, draw, parts_of, read_prompts
+from mlm_jax.drawing import Drawing, Pixels, draw, parts_of, read_prompts
 from mlm_jax.generate import Params
 from mlm_jax.models.clip import Clip
 from mlm_jax.trained import Trained
@@ -19,7 +19,13 @@ Vectors = Float[np.ndarray, "N E"]
 
 
 def best(
-    trained: Trained, clip: Trained, prompts: Sequence[str], *, among: int, seed: int = 0
+    trained: Trained,
+    clip: Trained,
+    prompts: Sequence[str],
+    *,
+    among: int,
+    how: Drawing | None = None,
+    seed: int = 0,
 ) -> Pixels:
     """Of `among` pictures of each prompt, of which `draw` makes the first, the nearest.
 
@@ -27,10 +33,10 @@ def best(
     """
     require_sight(clip, drawn_shape(trained))
     words = told(clip, prompts)  # what it refuses it does before the drawing
-    kept = draw(trained, prompts, seed=seed)
+    kept = draw(trained, prompts, how=how, seed=seed)
     highest = cosines(seen(clip, kept), words)
     for turn in range(1, among):
-        made = draw(trained, prompts, seed=seed + turn)
+        made = draw(trained, prompts, how=how, seed=seed + turn)
         scores = cosines(seen(clip, made), words)
         better = scores > highest
         kept[better], highest[better] = made[better], scores[better]

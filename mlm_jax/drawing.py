@@ -1,11 +1,15 @@
 """Pictures and clips from words: the codes that a text is gone on with, or what noise becomes."""
 
+import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from mlm_jax.config import UserError
 from mlm_jax.data.records import BadRecord
+from mlm_jax.data.transforms import decode_for
 from mlm_jax.decoders import diffusion
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Params, Prompt, generate
@@ -22,7 +27,7 @@ from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Painter
 from mlm_jax.models.prior import Prior
 from mlm_jax.models.unclip import Unclip, between
-from mlm_jax.trained import Trained, unknown
+from mlm_jax.trained import Trained, look, record_of, unknown
 
 Pixels = UInt8[np.ndarray, "N *T H W 3"]
 Batch = dict[str, Array]
@@ -47,6 +52,35 @@ class Drawing:
     told: Literal["prior", "text"] = "prior"
 
 
+OPTIONS = {
+    "guidance": ("codes", "paint"),
+    **dict.fromkeys(("temperature", "top_k", "top_p"), ("codes",)),
+    **dict.fromkeys(("sampler", "steps", "threshold", "eta"), ("paint",)),
+    "told": ("told",),
+}
+"""Where in `Drawing` each option stands."""
+
+
+def drawing_of(trained: Trained, given: Mapping[str, Any]) -> Drawing:
+    """The usual way, but for the OPTIONS that are given. Raises: UserError for one not read."""
+    how = Drawing()
+    for option, value in given.items():
+        parts = [part for part in OPTIONS[option] if part in parts_read(trained)]
+        if not parts:
+            name = type(trained.config.model).__name__
+            raise UserError(f"--{option.replace('_', '-')}: a {name} does not read it")
+        for part in parts:
+            changed = value if part == option else replace(getattr(how, part), **{option: value})
+            how = replace(how, **{part: changed})
+    return how
+
+
+def settings_of(trained: Trained, how: Drawing) -> dict[str, Any]:
+    """What goes with what was drawn: the step of the run, and all that was read of `how`."""
+    read = parts_read(trained)
+    return {"step": trained.step} | {k: v for k, v in asdict(how).items() if k in read}
+
+
 def draw(
     trained: Trained,
     prompts: Sequence[str],
@@ -57,13 +91,17 @@ def draw(
 ) -> Pixels:
     """A picture, or clip, for each prompt.
 
-    `begun`: for each a picture whose upper half, or a clip whose first, is kept, and the rest drawn
-    anew; or, by DALL-E 2, of which another like it is drawn. The same prompts and seed give the
-    same pictures. Raises: UserError where the model draws nothing, or a prompt has words that the
-    run has never seen or is too long.
+    `begun`: for each a picture whose upper half, a clip whose first half, or of a clip that is to
+    be the first frame, which is kept and the rest drawn anew; or, by DALL-E 2, a picture of which
+    another like it is drawn, without a word: its prompts are empty. The same prompts and seed give
+    the same pictures. Raises: UserError where the model draws nothing, or a prompt has words that
+    the run has never seen or is too long.
     """
-    drawer = drawer_of(trained, begun is not None)
-    rows = read_prompts(trained, prompts)
+    base, drawer = base_of(trained), DRAWERS[type(trained.config.model)]
+    if begun is not None:
+        require_begun(trained, begun, prompts)
+    varied = begun is not None and isinstance(base, Unclip)
+    rows = {} if varied else read_prompts(trained, prompts)
     drawn = []
     for here in parts_of(len(prompts)):
         part = {name: array[here] for name, array in rows.items()}
@@ -73,6 +111,16 @@ def draw(
         pixels = with_room(drawer, *given)
         drawn.append(np.asarray(pixels))
     return np.concatenate(drawn)[: len(prompts)]
+
+
+def begin(trained: Trained, sense: str, file: Path) -> UInt8[np.ndarray, "*T H W 3"]:
+    """An image, or a video, as `draw` goes on with it. Raises: UserError, BadRecord, OSError."""
+    model = trained.config.model
+    if sense == "image" and model.sense == "video":
+        size = model.video.takes.shape[-3:-1]
+        picture = record_of({sense: file}).image
+        return decode_for(trained.config.data, size)(picture, str(file))
+    return next(iter(look(trained, {sense: file}).values()))
 
 
 def parts_of(count: int) -> Iterator[Int[np.ndarray, "rows"]]:
@@ -102,15 +150,28 @@ def with_room(drawer: jax.stages.Wrapped, *given: Any) -> Array:
 
 
 def memory() -> int:
-    """Bytes that are free on the accelerator; of a CPU all there are."""
+    """Bytes that are free on the accelerator, or beside a CPU."""
     found = jax.local_devices()[0].memory_stats()
     if found is None:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return free_memory()
     return int(found["bytes_limit"] - found["bytes_in_use"])
 
 
-def drawer_of(trained: Trained, begun: bool = False) -> jax.stages.Wrapped:
-    """Raises: UserError."""
+def free_memory(system: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that the system has left, and a control group (v2) that the process may be in."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError):
+        fields = dict(line.split(":") for line in system.read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) << 10
+    with suppress(OSError, ValueError):  # without a limit it is "max"
+        most = int((group / "memory.max").read_text())
+        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free = min(free, most - int(used["anon"]))
+    return free
+
+
+def base_of(trained: Trained) -> nn.Module:
+    """The model that draws, and what it draws may be enlarged. Raises: UserError."""
     first = trained.config.model
     while isinstance(first, Cascade):
         first = first.base
@@ -121,23 +182,43 @@ def drawer_of(trained: Trained, begun: bool = False) -> jax.stages.Wrapped:
             f"{trained.path} enlarges {first.enlarges} times: it draws as the upsampler of a"
             " Cascade"
         )
-    if begun and isinstance(first, Painter):
-        raise UserError(f"{trained.path} paints by a Painter: it draws from words alone")
-    return DRAWERS[type(trained.config.model)]
+    return first
 
 
-def read_prompts(trained: Trained, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+def parts_read(trained: Trained) -> set[str]:
+    """Of `Drawing`. Raises: UserError."""
+    base = base_of(trained)
+    enlarged = base is not trained.config.model
+    return {*PARTS[type(base)], *(("paint",) if enlarged else ())}
+
+
+def require_begun(trained: Trained, begun: Pixels, prompts: Sequence[str]) -> None:
+    """Raises: UserError where nothing is made of what is begun, or of the prompts."""
+    base = base_of(trained)
+    if isinstance(base, Painter) and (begun.ndim == 5 or base.sense == "image"):
+        frame = ", or from the first frame of a clip" if base.sense == "video" else ""
+        raise UserError(f"{trained.path} paints by a Painter: it draws from words alone{frame}")
+    if isinstance(base, Unclip) and any(prompts):
+        raise UserError(
+            f"{trained.path} varies a picture without a word: no --prompt, or with a second one"
+            " (--to) that says what is to change"
+        )
+
+
+def read_prompts(
+    trained: Trained, prompts: Sequence[str], option: str = "--prompt"
+) -> dict[str, np.ndarray]:
     """Ids of the prompts, filled up. Raises: UserError naming the words that are not known."""
     for prompt in prompts:
         if not prompt.strip():
-            raise UserError("--prompt is empty: it says what is to be seen")
+            raise UserError(f"{option} is empty: it says what is to be seen")
         words = unknown(trained.tokenizer, prompt)
         if words:
             raise UserError(
-                f"--prompt {prompt!r}: {trained.path} has never seen: {', '.join(words)}"
+                f"{option} {prompt!r}: {trained.path} has never seen: {', '.join(words)}"
             )
     try:
-        rows = [trained.tokenise("", each, "--prompt") for each in prompts]
+        rows = [trained.tokenise("", each, option) for each in prompts]
     except BadRecord as error:
         raise UserError(str(error)) from error
     return {key: np.stack([row[key] for row in rows]) for key in ("target", "target_mask")}
@@ -157,14 +238,11 @@ def by_codes(
 def written(
     model: Dalle, params: Params, ids: Int[Array, "N M"], how: How, key: Array, begun: Any = None
 ) -> Int[Array, "N codes"]:
-    """The codes that follow each caption; of `begun` pictures the first half is given."""
-    count = int(np.prod(model.grid))
+    """The codes that follow each caption, those that are `begun` as they are."""
     text = model.filled(jnp.asarray(ids))
     given = jnp.zeros((len(text), 0), jnp.int32)
     if begun is not None:
-        coder = {"params": params["codes"]}
-        codes: Any = model.codes.apply(coder, begun, method="encode_codes")
-        given = codes[:, : count // 2]
+        given = given_codes(model, params, begun)
 
     def prompt(text: Array) -> Prompt:
         whole = jnp.concatenate([text, model.words + given], axis=1)
@@ -178,7 +256,7 @@ def written(
         bos=-1,
         eos=-1,
         pad=-1,
-        length=count - given.shape[1],
+        length=math.prod(model.grid) - given.shape[1],
         how=how,
         key=key,
         unconditional=Fused() if guided else None,
@@ -189,17 +267,32 @@ def written(
     return jnp.concatenate([given, texts.ids - model.words], axis=1)
 
 
+def given_codes(
+    model: Dalle, params: Params, begun: UInt8[Array, "N *T H W 3"]
+) -> Int[Array, "N given"]:
+    """Of the first half of pictures or clips, or of pictures as the first frame of clips."""
+    parts = 2
+    if model.sense == "video" and begun.ndim == 4:
+        canvas: Any = model.video
+        begun = jnp.repeat(begun[:, None], canvas.takes.shape[0], axis=1)
+        parts = model.grid[0]
+    coder = {"params": params["codes"]}
+    codes: Any = model.codes.apply(coder, begun, method="encode_codes")
+    return codes[:, : codes.shape[1] // parts]
+
+
 # --- noise ---
 
 
 @partial(jax.jit, static_argnames=("model", "how"))
 def by_painting(
-    model: Painter, params: Params, batch: Batch, how: Drawing, key: Array, begun: None
+    model: Painter, params: Params, batch: Batch, how: Drawing, key: Array, begun: Any
 ) -> UInt8[Array, "N *T H W 3"]:
+    """Of clips `begun` is the first frame, where there is one."""
     first, later = jax.random.split(key)
     rows = len(next(iter(batch.values())))
     noise = jax.random.normal(first, (rows, *model.noise))
-    return painted(model, params, noise, batch, how, later)
+    return painted(model, params, noise, batch, how, later, begun)
 
 
 def painted(
@@ -209,8 +302,10 @@ def painted(
     batch: Batch,
     how: Drawing,
     key: Array | None = None,
+    begun: Any = None,
 ) -> UInt8[Array, "N *T H W 3"]:
-    return levels(model.apply({"params": params}, noise, batch, how.paint, key, method="paint"))
+    bound: Any = partial(model.apply, {"params": params})
+    return levels(bound(noise, batch, how.paint, key, begun, method="paint"))
 
 
 @partial(jax.jit, static_argnames=("model", "how"))
@@ -260,7 +355,8 @@ def morph(
     guess, first = jax.random.split(jax.random.key(seed))
     find = jax.jit(vector_of, static_argnames=("model", "how"))
     told = [
-        read_prompts(trained, [end]) if isinstance(end, str) else end[None] for end in (one, other)
+        read_prompts(trained, [end], option) if isinstance(end, str) else end[None]
+        for end, option in ((one, "--prompt"), (other, "--to"))
     ]
     start, end = (find(model.prior, trained.params["prior"], each, how, guess) for each in told)
     vectors = between(start, end, jnp.linspace(0, 1, count))
@@ -296,7 +392,11 @@ def changed(
         painter, told = {"params": params["painter"]}, {"embedding": shown_as}
         return vectors, model.painter.apply(painter, shown, told, how.paint, method="unpaint")[0]
 
-    vectors, noise = find(trained.params, picture[None], read_prompts(trained, [before, after]))
+    texts = [read_prompts(trained, [before]), read_prompts(trained, [after], "--to")]
+    if np.array_equal(texts[0]["target"], texts[1]["target"]):
+        raise UserError(f"--to {after!r} says no more than --prompt: nothing would change")
+    both = {key: np.concatenate([each[key] for each in texts]) for key in texts[0]}
+    vectors, noise = find(trained.params, picture[None], both)
     return from_one_noise(trained, noise, vectors, how)
 
 
@@ -349,3 +449,6 @@ DRAWERS: dict[type, jax.stages.Wrapped] = {
     Cascade: by_enlarging,
 }
 """By the model: what draws with it."""
+
+PARTS = {Dalle: ("codes",), Painter: ("paint",), Unclip: ("paint", "prior", "told")}
+"""By the model that draws: the parts of `Drawing` that it reads."""

@@ -53,6 +53,10 @@ def evaluate(
     features: Path | None = None,
     clip: Path | None = None,
     among: int = 1,
+    guidance: float | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    told: str | None = None,
 ) -> dict[str, Figure]:
     """Evaluate a run, write evaluation.json and the report into it, and give back the figures.
 
@@ -62,7 +66,8 @@ def evaluate(
     right caption among all distinct captions of the split, by log-probability. `views`: how many
     of each picture, clip or sound are looked at to tell its class (`classes.evaluate`). `features`
     is a run of CLIP, by whose vectors drawn pictures are measured, and `clip` one that keeps one
-    `among` so many drawn for each caption (`drawings.evaluate`). Raises: UserError.
+    `among` so many drawn for each caption (`drawings.evaluate`). `guidance`, `sampler`, `steps` and
+    `told` say how they are drawn (`Drawing`). Raises: UserError.
     """
     trained = open_trained(run)
     data = trained.config.data
@@ -71,7 +76,14 @@ def evaluate(
     data = replace(data, test=data.test if split == "test" else split)
     trained = trained._replace(config=replace(trained.config, data=data))
     source = sources.open_source(data, data.test, trained.take.needs)
-    further = {"rank": rank, "views": views, "features": features, "clip": clip, "among": among}
+    further: dict[str, Any] = {
+        "rank": rank,
+        "views": views,
+        "features": features,
+        "clip": clip,
+        "among": among,
+    }
+    further |= {"guidance": guidance, "sampler": sampler, "steps": steps, "told": told}
     measured = measure_of(trained, further)(trained, source, limit)
     save(trained.path, split, measured, (data.name, data.test))
     write_report(run)
@@ -114,8 +126,10 @@ EVALUATORS: dict[type, Evaluate] = {
 FURTHER: dict[str, tuple[Evaluate, Any, str]] = {
     "rank": (texts.evaluate, False, "captions"),
     "views": (classes.evaluate, 1, "classes"),
-    "features": (drawings.evaluate, None, "pictures that are drawn"),
-    "clip": (drawings.evaluate, None, "pictures that are drawn"),
+    **dict.fromkeys(
+        ("features", "clip", "guidance", "sampler", "steps", "told"),
+        (drawings.evaluate, None, "pictures that are drawn"),
+    ),
     "among": (drawings.evaluate, 1, "pictures that are drawn"),
 }
 """What only some are asked: by which evaluator, what stands for not asked, and for what it is."""

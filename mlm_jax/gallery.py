@@ -22,6 +22,11 @@ def require_new(out: Path) -> None:
         raise UserError(f"--out {out} is in use: it must be a new or an empty folder")
 
 
+def has_room(pictures: np.ndarray) -> bool:
+    """Whether pictures, or clips, are large enough for the mark."""
+    return min(pictures.shape[-3:-1]) >= watermark.GRID
+
+
 def require_room(shape: tuple[int, ...]) -> None:
     """Raises: UserError where a picture, or clip, of this shape is too small for the mark."""
     if min(shape[-3:-1]) < watermark.GRID:
@@ -63,9 +68,11 @@ def hang(
                 write_mp4(paths[-1], list(picture), RATE, facts)
         else:
             write_png(paths[-1], picture, facts)
-    facts = facts_of(run, "; ".join(dict.fromkeys(prompts)), seed=seed, settings=settings)
+    texts = "; ".join(dict.fromkeys(prompts))
+    facts = facts_of(run, texts, seed=seed, settings={**settings, "marked": mark})
     shown = [strip(each) for each in pictures] if clips else list(pictures)
-    write_png(out / "sheet.png", sheet(shown, prompts, 1 if clips else COLUMNS), facts)
+    page = sheet(shown, prompts, 1 if clips else COLUMNS)
+    write_png(out / "sheet.png", marked(page) if mark else page, facts)
     return [*paths, out / "sheet.png"]
 
 

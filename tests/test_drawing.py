@@ -155,13 +155,29 @@ def test_of_begun_pictures_the_first_half_is_kept(params: Any) -> None:
     assert not np.array_equal(given, codes_of(params, GREEDY)[:, :2])
 
 
-def test_of_begun_clips_the_first_frames_are_kept(params: Any) -> None:
-    decoder = MODEL.decoder.clone(length=LENGTH + 2 * PLACES, grid=(2, 2, 2))
-    model = MODEL.clone(decoder=decoder, frames=2)
+def films(params: Any, frames: int) -> tuple[Dalle, Any]:
+    """It draws clips, by parameters of its own for each frame."""
+    decoder = MODEL.decoder.clone(length=LENGTH + frames * PLACES, grid=(frames, 2, 2))
     table = params["decoder"]["words"]["positions"]["table"]
-    places = jnp.concatenate([table, 0.5 - table[LENGTH:]])
+    places = jnp.concatenate([table, *(0.5 * i - table[LENGTH:] for i in range(1, frames))])
     words = {**params["decoder"]["words"], "positions": {"table": places}}
-    params = {**params, "decoder": {**params["decoder"], "words": words}}
+    model = MODEL.clone(decoder=decoder, frames=frames)
+    return model, {**params, "decoder": {**params["decoder"], "words": words}}
+
+
+def test_a_picture_is_the_first_frame_of_a_clip(params: Any) -> None:
+    model, params = films(params, 3)
+    found = written(model, params, IDS, GREEDY, KEY, PICTURES)
+    assert found.shape == (3, 3 * PLACES)
+    coder = {"params": params["codes"]}
+    first = MODEL.codes.apply(coder, PICTURES, method="encode_codes")
+    np.testing.assert_array_equal(found[:, :PLACES], first)
+    free = written(model, params, IDS, GREEDY, KEY)
+    assert not np.array_equal(found[:, PLACES:], free[:, PLACES:])
+
+
+def test_of_begun_clips_the_first_frames_are_kept(params: Any) -> None:
+    model, params = films(params, 2)
     clips = jnp.stack([PICTURES, PICTURES[::-1]], axis=1)
     found = written(model, params, IDS, GREEDY, KEY, clips)
     assert found.shape == (3, 2 * PLACES)
@@ -243,6 +259,32 @@ def test_what_draws_nothing_is_named(trained: Trained) -> None:
         config = replace(trained.config, model=model)
         with pytest.raises(UserError, match=message):
             draw(trained._replace(config=config), PROMPTS)
+
+
+def test_memory_is_what_the_system_and_its_group_have_left(tmp_path: Path) -> None:
+    system, group = tmp_path / "meminfo", tmp_path / "group"
+    system.write_text("MemTotal:  9000 kB\nMemAvailable:  5000 kB\nHugePages_Total:  0\n")
+    assert drawing.free_memory(system, group) == 5000 << 10
+    group.mkdir()
+    (group / "memory.stat").write_text("anon 1000\nfile 4000\n")
+    for most, free in (("max", 5000 << 10), ("3000", 2000)):
+        (group / "memory.max").write_text(f"{most}\n")
+        assert drawing.free_memory(system, group) == free
+    assert drawing.free_memory(tmp_path / "none", tmp_path / "none") > 2**28
+
+
+def test_options_are_of_what_reads_them(trained: Trained) -> None:
+    how = drawing.drawing_of(trained, {"guidance": 2.0, "top_k": 3})
+    assert how.codes == replace(Drawing().codes, guidance=2.0, top_k=3)
+    assert how.paint == Drawing().paint
+    assert drawing.settings_of(trained, how).keys() == {"step", "codes"}
+    for option in ("sampler", "told", "steps"):
+        with pytest.raises(UserError, match=f"--{option}: a Dalle does not read it"):
+            drawing.drawing_of(trained, {option: 3})
+    painter = trained._replace(config=replace(trained.config, model=Painter(Canvas((8, 8)))))
+    assert drawing.drawing_of(painter, {"steps": 3}).paint.steps == 3
+    with pytest.raises(UserError, match="--top-k: a Painter does not read it"):
+        drawing.drawing_of(painter, {"top_k": 3})
 
 
 def test_what_memory_cannot_hold_is_refused_before_it_is_drawn(

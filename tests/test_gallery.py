@@ -1,5 +1,6 @@
 """What was drawn, as files: marked, with their facts; what the command refuses."""
 
+import hashlib
 import re
 import shutil
 from dataclasses import replace
@@ -51,6 +52,8 @@ def test_every_file_bears_the_mark_and_its_facts(run: Path) -> None:
         assert facts["settings"] == {"steps": 5, "number": number, "marked": True}
     with Image.open(paths[2]) as sheet:
         assert sheet.width > 2 * 48
+        assert watermark.marked(np.asarray(sheet)).ours
+    assert provenance.read(paths[2])["settings"]["marked"] is True
 
 
 def test_without_the_mark_the_pictures_are_as_drawn(run: Path) -> None:
@@ -97,12 +100,14 @@ DRAW = ["--prompt", "a circle", "--out", "x"]
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["--out", "x"], "--out needs --prompt"),
+        (["--out", "x"], "--out needs --prompt or --image"),
         *(
             (["--prompt", "a circle", *given], f"{given[0]} needs --out")
             for given in (
                 ["--clip", "runs/clip"],
                 ["--to", "a star"],
+                ["--threshold", "0.9"],
+                ["--to-image", "x.png"],
                 ["--guidance", "1"],
                 ["--sampler", "dpm++2m"],
                 ["--steps", "30"],
@@ -118,6 +123,9 @@ DRAW = ["--prompt", "a circle", "--out", "x"]
         ([*DRAW, "--to", "b", "--n", "2", "--video", "x.mp4"], "--to reads no --video"),
         ([*DRAW, "--to", "b", "--n", "2", "--clip", "clip"], "--to reads no --clip"),
         ([*DRAW, "--to", "b"], "--n is 1: at least 2"),
+        (["--out", "x", "--to-image", "x.png"], "--out needs --prompt or --image"),
+        ([*DRAW, "--image", "x.png", "--to-image", "x.png"], "--to-image reads no --prompt"),
+        ([*DRAW, "--image", "x.png", "--to", "b", "--seed", "1"], "--to reads no --seed"),
         ([*DRAW, "--n", "0"], "--n is 0: at least 1"),
         (["--prompt", "a", "--image", "x.png"], "takes no --image"),
         (["--answers", "a", "b"], "--answers needs --image or --video or --audio"),
@@ -188,6 +196,8 @@ def command(run: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (["films", "a circle", "--clip", "long"], "long sees clips of 6 frames, .* clips of 4"),
         (["painter", "a circle", "--clip", "watcher"], "watcher sees clips .* are pictures"),
         (["clip", "a circle"], "a Clip draws nothing"),
+        (["painter", "a circle", "--told", "text"], "--told: a Painter does not read it"),
+        (["films", "a circle", "--top-p", "0.5"], "--top-p: a Painter does not read it"),
     ],
 )
 def test_what_can_be_refused_is_before_anything_is_drawn(
@@ -205,8 +215,21 @@ def test_clips_are_written_as_films_too_where_they_can_be(command: Any, run: Pat
     assert {path.name for path in (run / "out").iterdir()} == {"000.gif", "000.mp4", "sheet.png"}
     (how,) = (each["how"] for each in command.asked)
     assert how.paint == replace(drawing.Drawing().paint, steps=7, guidance=1.5)
-    assert how.codes == replace(drawing.Drawing().codes, guidance=1.5)
-    assert provenance.read(run / "out" / "000.gif")["settings"]["paint"]["steps"] == 7
+    settings = provenance.read(run / "out" / "000.gif")["settings"]
+    assert settings["paint"]["steps"] == 7
+    assert settings.keys() == {"step", "paint", "number", "marked"}
+
+
+def test_what_is_begun_is_named_in_what_is_made_of_it(command: Any, run: Path) -> None:
+    file = run / "first.png"
+    Image.fromarray(pictures(1)[0]).save(file)
+    (begun,) = (each["begun"] for each in command("films", "a circle", "--image", str(file)))
+    np.testing.assert_array_equal(begun, pictures(1))
+    settings = provenance.read(run / "out" / "000.gif")["settings"]
+    assert settings["image"] == {
+        "file": "first.png",
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
 
 
 def test_and_are_gifs_alone_where_they_cannot(

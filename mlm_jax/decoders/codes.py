@@ -44,7 +44,8 @@ class Quantiser(nn.Module):
     section 3.1); `weight` is that of the distance of what is quantised (equation 3). "gumbel": one
     of `count` vectors drawn by its probability at `temperature`, with the gradient of the soft
     choice (arXiv:1611.01144, section 2.2), and `weight` that of the distance of the probabilities
-    from even ones (arXiv:2102.12092, section 2.1).
+    from even ones (arXiv:2102.12092, section 2.1; there the soft choice itself is decoded, at a
+    temperature that falls to 1/16).
     """
 
     kind: Literal["fsq", "vq", "gumbel"] = "fsq"

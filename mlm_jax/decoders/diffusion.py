@@ -212,6 +212,25 @@ def thresholded(clean: Float[Array, "B *C"], share: float) -> Float[Array, "B *C
     return jnp.clip(clean, -most, most) / most
 
 
+# --- what is known ---
+
+
+def keeping(net: Net, schedule: Schedule, predicts: Predicts, known: Float[Array, "B t *C"]) -> Net:
+    """What `net` says, but of the first frames of each row that they are `known`.
+
+    A sampler then makes these of their noise, and the net sees them on the way as noisy as all the
+    others: the replacement method (arXiv:2204.03458, section 3.1).
+    """
+    count = known.shape[1]
+
+    def denoise(x: Array, t: Array) -> Array:
+        alpha, sigma = schedule.at(t, known)
+        noise = (x[:, :count] - alpha * known) / sigma
+        return net(x, t).at[:, :count].set(wanted(predicts, known, noise, alpha, sigma))
+
+    return denoise
+
+
 # --- samplers ---
 
 

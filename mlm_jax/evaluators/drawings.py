@@ -2,7 +2,8 @@
 it is measured how near they are to real ones and to their captions."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import compress, islice
 from typing import Any
 
@@ -13,9 +14,10 @@ from mlm_jax.choosing import best, drawn_shape, require_sight, seen, told
 from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.records import BadRecord, Record, Source
-from mlm_jax.drawing import Pixels, draw, read_prompts
+from mlm_jax.drawing import Drawing, Pixels, draw, drawing_of, read_prompts
 from mlm_jax.evaluators import Measured
 from mlm_jax.evaluators.pictures import clip_score, fid, kid, nearest, r_precision
+from mlm_jax.gallery import has_room, marked
 from mlm_jax.metrics import Figure
 from mlm_jax.showing import shown_as
 from mlm_jax.trained import Trained
@@ -26,7 +28,25 @@ SAMPLES = 8  # pictures of one prompt, whose places are compared
 TRAINING = 10_000  # training pictures, or frames of clips, among which the nearest is sought
 COMPARED = 100  # pictures for which it is
 SHOWN = 16
-Make = Callable[[Sequence[str]], Pixels]
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """A run that draws, and how; with `clip` the best of `among` is what counts."""
+
+    trained: Trained
+    how: Drawing = field(default_factory=Drawing)
+    clip: Trained | None = None
+    among: int = 1
+
+    def draw(self, prompts: Sequence[str], turn: int = 0) -> Pixels:
+        return draw(self.trained, prompts, how=self.how, seed=self.trained.config.seed + turn)
+
+    def best(self, prompts: Sequence[str]) -> Pixels:
+        if self.clip is None:
+            return self.draw(prompts)
+        seed = self.trained.config.seed
+        return best(self.trained, self.clip, prompts, among=self.among, how=self.how, seed=seed)
 
 
 def evaluate(
@@ -37,8 +57,11 @@ def evaluate(
     features: Trained | None = None,
     clip: Trained | None = None,
     among: int = 1,
+    **options: Any,
 ) -> Measured:
-    """One picture, or clip, for a caption of each record. Raises: UserError.
+    """One picture, or clip, for a caption of each record; `options` are those of `drawing_of`.
+
+    Raises: UserError.
 
     Of the world each is held against its caption (`graded`). With `features`, a run of CLIP,
     pictures of anything are measured by its vectors (`by_features`). With `clip`, another, `among`
@@ -47,48 +70,46 @@ def evaluate(
     if (clip is None) != (among == 1) or among < 1:
         raise UserError(f"--among {among}: pictures, at least 2, of which --clip RUN keeps one")
 
-    def make(prompts: Sequence[str]) -> Pixels:
-        if clip is None:
-            return draw(trained, prompts, seed=trained.config.seed)
-        return best(trained, clip, prompts, among=among, seed=trained.config.seed)
-
+    drawer = Drawer(trained, drawing_of(trained, options), clip, among)
     asked = asked_of(source, limit)
     if features is None:
-        measured = held(trained, source, asked, make)
+        measured = held(drawer, source, asked)
     else:
-        measured = compared(trained, source, asked, make, features)
+        measured = compared(drawer, source, asked, features)
     if clip is not None:
         measured.figures["drawn/among"] = Figure(among, among, among, len(asked))
     return measured
 
 
-def held(trained: Trained, source: Source, records: Sequence[Record], make: Make) -> Measured:
+def held(drawer: Drawer, source: Source, records: Sequence[Record]) -> Measured:
     """Those of the world, held against their captions. Raises: UserError where there are none."""
-    prompts = [each.captions[0] for each in records if gradable(each, trained.config.model.sense)]
+    config = drawer.trained.config
+    prompts = [each.captions[0] for each in records if gradable(each, config.model.sense)]
     if not prompts:
         raise UserError(
-            f"{trained.config.data.name}: no captions of the world that could be drawn"
+            f"{config.data.name}: no captions of the world that could be drawn"
             " (--features RUN measures pictures of others, by a run of CLIP)"
         )
-    return graded(trained, source, prompts, make(prompts))
+    return graded(drawer, source, prompts, drawer.best(prompts))
 
 
 def compared(
-    trained: Trained, source: Source, records: Sequence[Record], make: Make, features: Trained
+    drawer: Drawer, source: Source, records: Sequence[Record], features: Trained
 ) -> Measured:
     """All that both runs can read, by the vectors of CLIP; those of the world held against their
     captions too. Raises: UserError."""
+    trained = drawer.trained
     require_sight(features, drawn_shape(trained))
     records, pictures = comparable(trained, features, records)
     prompts = [each.captions[0] for each in records]
     # what it refuses it does before the drawing
     words, real = told(features, prompts), seen(features, pictures)
-    made = make(prompts)
+    made = drawer.best(prompts)
     figures = by_features(seen(features, made), real, words)
     of_world = np.array([gradable(each, trained.config.model.sense) for each in records])
     if not of_world.any():
         return Measured(figures)
-    measured = graded(trained, source, [*compress(prompts, of_world)], made[of_world])
+    measured = graded(drawer, source, [*compress(prompts, of_world)], made[of_world])
     return measured._replace(figures=measured.figures | figures)
 
 
@@ -148,9 +169,7 @@ def by_features(
     }
 
 
-def graded(
-    trained: Trained, source: Source, prompts: Sequence[str], pictures: np.ndarray
-) -> Measured:
+def graded(drawer: Drawer, source: Source, prompts: Sequence[str], pictures: Pixels) -> Measured:
     """Those of the world, held against their prompts.
 
     `drawn/nearest` is how near the nearest training picture is, over how near it is to real
@@ -158,9 +177,10 @@ def graded(
     It is of the median picture, and its bounds hold 95 % of them. Of a split with pictures that
     were learnt from it is left out.
     """
+    trained = drawer.trained
     grades = grades_of(trained, pictures, prompts)
     figures = drawn.figures(grades)
-    figures |= spread(trained, prompts)
+    figures |= spread(drawer, prompts)
     figures |= novelty(trained, source, pictures[:COMPARED])
     return Measured(figures, shown(pictures, prompts, grades, trained.config.model.sense))
 
@@ -171,16 +191,15 @@ def grades_of(trained: Trained, pictures: Pixels, prompts: Sequence[str]) -> lis
     return [grade(*pair) for pair in zip(pictures, prompts, strict=True)]
 
 
-def spread(trained: Trained, prompts: Sequence[str]) -> dict[str, Figure]:
+def spread(drawer: Drawer, prompts: Sequence[str]) -> dict[str, Figure]:
     """`drawn/spread`, the mean over prompts of one object, or event, by SAMPLES pictures, or clips,
     of each, and the least and most of them; none where too few pass."""
-    alone = [text for text in prompts if tells_one(text, trained.config.model.sense)]
+    alone = [text for text in prompts if tells_one(text, drawer.trained.config.model.sense)]
     chosen = list(dict.fromkeys(alone))[:SAMPLES]
     again = [text for text in chosen for _ in range(SAMPLES)]
     if not again:
         return {}
-    pictures = draw(trained, again, seed=trained.config.seed + 1)
-    grades = grades_of(trained, pictures, again)
+    grades = grades_of(drawer.trained, drawer.draw(again, turn=1), again)
     groups = (grades[i : i + SAMPLES] for i in range(0, len(grades), SAMPLES))
     values = [value for group in groups if not np.isnan(value := drawn.spread(group))]
     if not values:
@@ -221,7 +240,7 @@ def shown(
     return {
         "drawn": [
             {
-                "image": shown_as({sense: picture}),
+                "image": shown_as({sense: marked(picture) if has_room(picture) else picture}),
                 "text": f"{prompt}: {'; '.join(grade.faults) or 'right'}",
             }
             for picture, prompt, grade in rows

@@ -21,6 +21,7 @@ from mlm_jax.decoders.diffusion import (
     Schedule,
     guided,
     invert,
+    keeping,
     min_snr,
     over,
     sample,
@@ -248,11 +249,19 @@ class Painter(nn.Module):
         batch: Mapping[str, Any],
         how: How,
         key: Array | None = None,
+        first: Num[Array, "B H W 3"] | None = None,
     ) -> Float[Array, "B *T H W 3"]:
-        """Pixels from 0 to 1 (see `tell`), from `noise` as it is where `key` is None."""
+        """Pixels from 0 to 1 (see `tell`), from `noise` as it is where `key` is None.
+
+        Of clips the `first` frame, uint8, may be given.
+        """
         if self.codes is not None and how.threshold:
             raise ValueError(f"threshold {how.threshold}: of pixels, not of codes")
         net = self._told_net(self.tell(batch, key), how.guidance)
+        if first is not None:
+            still = jnp.repeat(first[:, None], self.canvas.frames, axis=1)
+            known = self._shown(still)[:, :1]
+            net = keeping(net, self.schedule, self.predicts, known)
         made = sample(net, self.schedule, noise, how, predicts=self.predicts, key=key)
         codes = self.codes
         if codes is None:

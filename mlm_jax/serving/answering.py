@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from mlm_jax import drawing, gallery, prompts, watermark
+from mlm_jax import drawing, gallery, prompts
 from mlm_jax.config import SENSES, UserError
 from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.containers import opened
@@ -261,15 +261,17 @@ class Playground:
         """PNG, or GIF of clips, marked and with their facts as those of generate.py are."""
         texts = [wanted.prompt] * wanted.count
         pixels = drawing.draw(self.trained, texts, seed=wanted.seed)
-        mark = min(pixels.shape[-3:-1]) >= watermark.GRID
+        mark = gallery.has_room(pixels)
+        settings = drawing.settings_of(self.trained, drawing.Drawing())
         with TemporaryDirectory() as folder:
             paths = gallery.hang(
-                Path(folder), self.trained.path, texts, pixels, seed=wanted.seed, settings={},
+                Path(folder), self.trained.path, texts, pixels, seed=wanted.seed, settings=settings,
                 mark=mark,
             )[:-1]  # fmt: skip
             files = [path.read_bytes() for path in paths]
         kind = "image/gif" if pixels.ndim == 5 else "image/png"
-        return {"type": kind, "pictures": [base64.b64encode(file).decode() for file in files]}
+        coded = [base64.b64encode(file).decode() for file in files]
+        return {"type": kind, "marked": mark, "pictures": coded}
 
     async def rendered(self, scene: Scene, size: int) -> Answer:
         return {"image": png(await self.decode(render, scene, size))}

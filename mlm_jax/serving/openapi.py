@@ -208,8 +208,9 @@ def of_answers(limits: Limits) -> dict[str, Schema]:
         "Line": line,
         "Picture": closed(("image",), image={**text, "description": "base64 of a PNG"}),
         "Drawn": closed(
-            ("type", "pictures"),
+            ("type", "marked", "pictures"),
             type=choice(("image/png", "image/gif")),
+            marked={"type": "boolean", "description": "whether they bear the invisible mark"},
             pictures={**many(text), "maxItems": limits.pictures},
         ),
         "Refused": closed(("error", "status"), error=text, status=whole),

@@ -46,7 +46,7 @@ def drawn_by(data: Data, of: str, sense: str = "image") -> Any:
     source = sources.open_source(data, of, (sense,))
     take = take_for(data, {sense: CANVASES[sense]})
     real = {source[i].captions[0]: take(source[i])[sense] for i in range(len(source))}
-    return lambda trained, prompts, *, seed: np.stack([real[text] for text in prompts])
+    return lambda trained, prompts, *, how, seed: np.stack([real[text] for text in prompts])
 
 
 def test_real_pictures_pass_and_are_as_new_as_real_ones(
@@ -79,9 +79,8 @@ def test_real_clips_pass_and_are_as_new_as_real_ones(
     monkeypatch.setattr(drawings, "draw", drawn_by(data, "train", "video"))
     known = sources.open_source(data, "train", ("video",))
     prompts = [known[i].captions[0] for i in range(8)]
-    learnt = drawings.graded(
-        stand_in(data, "video"), source, prompts, drawings.draw(None, prompts, seed=0)
-    )
+    drawer = drawings.Drawer(stand_in(data, "video"))
+    learnt = drawings.graded(drawer, source, prompts, drawer.draw(prompts))
     assert learnt.figures["drawn/nearest"].value == pytest.approx(0, abs=1e-3)
 
 
@@ -92,7 +91,7 @@ def test_remembered_pictures_are_seen_as_such(data: Data, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         drawings,
         "draw",
-        lambda trained, prompts, *, seed: np.resize(known, (len(prompts), 48, 48, 3)),
+        lambda trained, prompts, *, how, seed: np.resize(known, (len(prompts), 48, 48, 3)),
     )
     source = sources.open_source(data, "test", ("image",))
     figures = drawings.evaluate(stand_in(data), source, None).figures
@@ -113,7 +112,9 @@ def test_of_pictures_that_were_learnt_from_it_is_not_said_how_new_they_are(
 def test_pictures_of_another_prompt_fail(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     right = drawn_by(data, "test")
     monkeypatch.setattr(
-        drawings, "draw", lambda trained, prompts, *, seed: right(trained, prompts, seed=seed)[::-1]
+        drawings,
+        "draw",
+        lambda trained, prompts, *, how, seed: right(trained, prompts, how=how, seed=seed)[::-1],
     )
     source = sources.open_source(data, "test", ("image",))
     figures, details, _ = drawings.evaluate(stand_in(data), source, None)
@@ -161,14 +162,16 @@ def test_pictures_are_measured_by_the_vectors_of_clip(
     assert same["features/clip_score"] == same["features/clip_score_real"]
     assert same["drawn/passed"].value == 1, "they are graded as well"
 
-    def noise(trained: Any, prompts: Any, *, seed: int) -> np.ndarray:
+    def noise(trained: Any, prompts: Any, *, how: Any, seed: int) -> np.ndarray:
         rng = np.random.default_rng(0)
         return rng.integers(0, 256, (len(prompts), 48, 48, 3)).astype(np.uint8)
 
     far = measured(noise)
     texts = [source[i].captions[0] for i in range(len(source))]
     told, scale = choosing.told(clip, texts), 8**0.5
-    made, seen = (choosing.seen(clip, draw(None, texts, seed=0)) for draw in (noise, real))
+    made, seen = (
+        choosing.seen(clip, draw(None, texts, how=None, seed=0)) for draw in (noise, real)
+    )
     assert far["features/fid"].value == pytest.approx(fid(scale * made, scale * seen), rel=1e-5)
     assert far["features/fid"].value > 1e-2
     assert far["features/kid"].value == pytest.approx(
@@ -209,9 +212,9 @@ def test_the_nearest_of_several_counts(
     real, run = drawn_by(data, "test"), stand_in(data)
     seeds = []
 
-    def draws(trained: Any, prompts: Any, *, seed: int) -> np.ndarray:
+    def draws(trained: Any, prompts: Any, *, how: Any, seed: int) -> np.ndarray:
         seeds.append(seed)
-        right = real(trained, prompts, seed=seed)
+        right = real(trained, prompts, how=how, seed=seed)
         turn = np.arange(len(prompts)) % 3 == seed
         return np.where(turn[:, None, None, None], right, np.uint8(seed))
 

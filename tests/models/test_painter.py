@@ -287,6 +287,37 @@ def test_codes_of_pictures_code_a_clip_frame_by_frame(latent_params: Any) -> Non
         )
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "dpm++2m", "heun"])
+def test_the_first_frame_of_a_clip_may_be_given(latent_params: Any, sampler: Any) -> None:
+    clips = replace(LATENT, image=None, video=Canvas((8, 8), 3))
+    first = jax.random.randint(KEY, (2, 8, 8, 3), 0, 256).astype(jnp.uint8)
+    noise = jax.random.normal(jax.random.key(1), (2, *clips.noise))
+
+    @jax.jit
+    def paint(first: Any) -> Any:
+        how, bound = How(sampler, steps=3, guidance=2.0), {"params": latent_params}
+        return clips.apply(bound, noise, BATCH, how, KEY, first, method="paint")
+
+    made = np.asarray(paint(first))
+    coder = {"params": latent_params["codes"]}
+    codes = CODES.apply(coder, first, method="encode_codes")
+    known = CODES.apply(coder, codes, method="decode_codes")
+    np.testing.assert_allclose(made[:, 0], known, atol=1e-4)
+
+
+def test_the_other_frames_heed_the_first() -> None:
+    clips = small(image=None, video=Canvas((8, 8), 3))
+    first = jax.random.randint(KEY, (2, 8, 8, 3), 0, 256).astype(jnp.uint8)
+    params = drawn(clips, {**BATCH, "video": jnp.stack([first] * 3, axis=1)})
+    noise = jax.random.normal(KEY, (2, *clips.noise))
+    one, other = (
+        clips.apply({"params": params}, noise, BATCH, How(steps=2), None, each, method="paint")
+        for each in (first, 255 - first)
+    )
+    np.testing.assert_allclose(one[:, 0] * 255, first, atol=0.05)
+    assert (np.abs(np.asarray(other - one))[:, 1:].max((1, 2, 3, 4)) > 1e-4).all()
+
+
 def test_codes_get_no_gradient(latent_params: Any) -> None:
     def loss(params: Any) -> Any:
         return Denoise()(LATENT.apply({"params": params}, BATCH), BATCH)[0]

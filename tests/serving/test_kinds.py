@@ -205,6 +205,7 @@ def test_a_run_that_draws(drawer, tmp_path):
     told = asyncio.run(drawer.draw(Draw("it is red", 3, seed=5)))
     wanted = drawing.draw(drawer.trained, ["it is red"] * 3, seed=5)
     assert told["type"] == "image/png"
+    assert told["marked"] is False, "of 8 pixels there is no mark"
     files = [base64.b64decode(each, validate=True) for each in told["pictures"]]
     for file, pixels in zip(files, wanted, strict=True):
         np.testing.assert_array_equal(Image.open(io.BytesIO(file)), pixels)
@@ -212,6 +213,7 @@ def test_a_run_that_draws(drawer, tmp_path):
     path.write_bytes(files[0])
     facts = provenance.read(path)
     assert (facts["prompt"], facts["seed"], facts["generated"]) == ("it is red", 5, True)
+    assert facts["settings"]["codes"]["guidance"] == drawing.Drawing().codes.guidance
 
 
 @pytest.mark.parametrize(
