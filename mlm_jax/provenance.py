@@ -51,7 +51,7 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </x:xmpmeta>
 <?xpacket end="r"?>"""
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-FEW = 144  # pixels: smaller pictures are enlarged on a sheet
+FEW = 144  # pixels of height: smaller pictures are enlarged on a sheet
 GAP = 8
 TEXT = 13  # height of letters
 
@@ -203,7 +203,7 @@ READERS: dict[str, Callable[[Path], str]] = {".png": read_png, ".gif": read_gif,
 def sheet(pictures: Sequence[Picture], captions: Sequence[str], columns: int) -> Picture:
     """Pictures of one size in rows of `columns`, each above its caption, on white."""
     height, width = pictures[0].shape[:2]
-    times = max(-(-FEW // width), 1)
+    times = max(-(-FEW // height), 1)
     width, height = width * times, height * times
     font = ImageFont.load_default(TEXT)
     lines = [wrapped(caption, font, width) for caption in captions]
