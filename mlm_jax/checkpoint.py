@@ -323,6 +323,13 @@ def on_one_device(info: dict[str, Any]) -> Trees:
     )
 
 
+def restorable(folder: Path, choose: Callable[[dict[str, Any]], Trees] = on_one_device) -> bool:
+    """Whether one of the steps is whole, in all that was saved or in what `choose` takes of it."""
+    with jax.set_mesh(NO_MESH):
+        found = (read(folder, step, choose) for step in reversed(steps(folder)))
+        return any(isinstance(each, Saved) for each in found)
+
+
 def none_good(folder: Path, found: Sequence[int]) -> UserError:
     if not found:
         return UserError(f"{folder} holds no checkpoint yet")

@@ -23,12 +23,13 @@ from pathlib import Path
 from shutil import rmtree
 from typing import IO, Any
 
+from mlm_jax import checkpoint
 from mlm_jax import config as configs
 from mlm_jax.ablation.costs import Cost, costs, reference, steps
 from mlm_jax.ablation.plan import Plan, Resolved, Value, refuse_names, words
-from mlm_jax.checkpoint import steps as checkpoints
 from mlm_jax.config import UserError, senses, to_json
 from mlm_jax.data import sources
+from mlm_jax.losses import Classes, Spans
 from mlm_jax.report import saved_name
 from mlm_jax.run import as_now, differences, lock, read_metrics, write
 from mlm_jax.terminal import printable
@@ -129,7 +130,7 @@ class Work:
             for split in self.ready.plan.ablation.splits
             if split not in status.evaluated or not self.evaluation(split).exists()
         ]
-        if status.trained is None or (left and not self.whole()):
+        if status.trained is None:
             line = train_command(self.variant, self.run, seed=self.seed, steps=self.steps)
             return TRAIN, line
         if not left:
@@ -139,9 +140,20 @@ class Work:
         line = [*script("evaluate.py"), "--run", str(self.run), "--split", left[0], *some]
         return left[0], line
 
+    def goes_on(self) -> bool:
+        """Whether train.py can go on with it: nothing was saved yet, or a checkpoint is whole."""
+        folder = self.run / "checkpoints"
+        begun = (self.run / "config.json").exists()
+        return begun and (not checkpoint.steps(folder) or checkpoint.restorable(folder))
+
     def whole(self) -> bool:
-        """Whether it can be asked."""
-        return (self.run / "config.json").exists() and bool(checkpoints(self.run / "checkpoints"))
+        """Whether it can be asked: what evaluate.py opens is there, and a checkpoint is whole."""
+        names = ["config.json", "tokenizer.json"]
+        if isinstance(self.variant.config.loss, Classes | Spans):
+            names.append("classes.json")
+        if not all((self.run / name).exists() for name in names):
+            return False
+        return checkpoint.restorable(self.run / "checkpoints", checkpoint.parameters)
 
     def evaluation(self, split: str) -> Path:
         return self.run / saved_name("evaluation", split)
@@ -330,16 +342,13 @@ def begin_next(ready: Ready, waiting: list[Work], going: list[Going]) -> None:
         work = next((each for each in waiting if not held(each.run)), None)
         if work is not None:
             waiting.remove(work)
-            status = replace(work.status(), code=0, tail=())
-            going.append(start(work, status, slot, ready.order.jobs))
+            going.append(start(work, taken_up(work), slot, ready.order.jobs))
 
 
 def start(work: Work, status: Status, slot: int, jobs: int) -> Going:
     following = work.next(status)
     assert following is not None
     stage, command = following
-    if stage == TRAIN:
-        status = cleared(work, status)
     work.folder.mkdir(parents=True, exist_ok=True)
     log = work.log.open("ab")
     share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.2f}"} if jobs > 1 else {}
@@ -354,12 +363,15 @@ def start(work: Work, status: Status, slot: int, jobs: int) -> Going:
     return Going(work, status, stage, process, log, slot, time.monotonic())
 
 
-def cleared(work: Work, status: Status) -> Status:
-    """Before training: a run that was half deleted is removed, as train.py would refuse it."""
-    begun = status.trained is None and (work.run / "config.json").exists()
-    if begun or not work.run.exists():
+def taken_up(work: Work) -> Status:
+    """How a run was left, for another try; one that was half deleted is removed.
+
+    train.py or evaluate.py would refuse it each time.
+    """
+    status = replace(work.status(), code=0, tail=())
+    if work.goes_on() if status.trained is None else work.whole():
         return status
-    rmtree(work.run)
+    rmtree(work.run, ignore_errors=True)
     return Status(work.steps)
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from mlm_jax.ablation import plan as plans
@@ -15,6 +16,7 @@ from mlm_jax.ablation import runner
 from mlm_jax.ablation.costs import Cost, cost
 from mlm_jax.ablation.plan import Ablation, Plan, Variant
 from mlm_jax.ablation.runner import Order, Ready, Status
+from mlm_jax.checkpoint import Checkpoints
 from mlm_jax.config import UserError, load, override
 from mlm_jax.run import lock
 
@@ -34,8 +36,16 @@ def ready(plan: Plan, out: Path, **order) -> Ready:
 
 def trained(run: Path) -> None:
     """What is left of training, as far as it is looked for."""
-    (run / "checkpoints" / "10").mkdir(parents=True)
-    (run / "config.json").write_text("{}")
+    checkpoints = Checkpoints(run / "checkpoints", keep=1)
+    arrays = {"params": {"kernel": jnp.ones(8)}, "opt": {"mean": jnp.zeros(16)}}
+    checkpoints.save(10, arrays, {"batches": 10})
+    checkpoints.close()
+    for name in ("config.json", "tokenizer.json", "classes.json"):
+        (run / name).write_text("{}")
+
+
+def damaged(run: Path, tree: str) -> None:
+    shutil.rmtree(run / "checkpoints" / "10" / tree)
 
 
 def test_works_are_seed_by_seed_and_know_what_is_left(plan, tmp_path):
@@ -59,25 +69,60 @@ def test_works_are_seed_by_seed_and_know_what_is_left(plan, tmp_path):
     assert work.next(work.status())[0] == "test", "deleted: it is made again"
 
 
-@pytest.mark.parametrize("gone", ["config.json", "checkpoints"])
+GONE = ("config.json", "tokenizer.json", "checkpoints", "checkpoints/10/params")
+
+
+@pytest.mark.parametrize("gone", GONE)
 def test_a_half_deleted_run_is_trained_again_from_nothing(plan, tmp_path, gone):
     """Where it must be asked; what was evaluated and lies there needs no training."""
     work = ready(plan, tmp_path).works()[0]
     trained(work.run)
-    left = work.run / gone
-    shutil.rmtree(left) if left.is_dir() else left.unlink()
-    (work.run / "metrics.jsonl").write_text('{"step": 10}\n')
+    done = Status(10, 1.0, {"test": 1.0, "novel": 1.0})
     for split in ("test", "novel"):
         work.evaluation(split).write_text("{}")
-    done = Status(10, 1.0, {"test": 1.0, "novel": 1.0})
-    assert work.next(done) is None
+    work.remember(done)
+    left = work.run / gone
+    shutil.rmtree(left) if left.is_dir() else left.unlink()
+    assert work.done()
     work.evaluation("novel").unlink()
-    assert work.next(done)[0] == "train"
-    assert runner.cleared(work, done) == Status(10)
+    assert runner.taken_up(work) == Status(10)
     assert not work.run.exists()
+
+
+def test_a_whole_run_is_asked(plan, tmp_path):
+    """What the optimiser remembers and names of classes are not opened for it."""
+    work = ready(plan, tmp_path).works()[0]
     trained(work.run)
-    assert runner.cleared(work, Status(10)) == Status(10)
-    assert work.run.exists(), "begun, and not half deleted: train.py goes on with it"
+    damaged(work.run, "opt")
+    (work.run / "classes.json").unlink()
+    work.remember(Status(10, 1.0, code=3, tail=("full",)))
+    assert runner.taken_up(work) == Status(10, 1.0)
+
+
+def test_a_classifier_is_asked_with_the_names_of_its_classes(tmp_path):
+    variants = (Variant("base"), Variant("other", {"data.shift": 1}))
+    classifiers = plans.make("mine", Ablation("vit_classifier_tiny", variants, ("accuracy",)))
+    work = ready(classifiers, tmp_path).works()[0]
+    trained(work.run)
+    assert work.whole()
+    (work.run / "classes.json").unlink()
+    assert not work.whole()
+
+
+@pytest.mark.parametrize("tree", ["params", "opt", "info"])
+def test_training_goes_on_with_what_can_be_restored(plan, tmp_path, tree):
+    """Without a checkpoint it begins anew by itself; one that is damaged it would refuse."""
+    work = ready(plan, tmp_path).works()[0]
+    trained(work.run)
+    assert runner.taken_up(work) == Status(10)
+    assert work.run.exists()
+    damaged(work.run, tree)
+    assert runner.taken_up(work) == Status(10)
+    assert not work.run.exists()
+    work.run.mkdir(parents=True)
+    (work.run / "config.json").write_text("{}")
+    assert runner.taken_up(work) == Status(10)
+    assert work.run.exists()
 
 
 def test_a_status_that_was_cut_short_or_is_of_other_steps_is_none(plan, tmp_path):
