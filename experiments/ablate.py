@@ -74,7 +74,6 @@ def run(plan: Plan, order: Order) -> int:
 def foresee(ready: Ready) -> None:
     """Say before it runs what it takes, and what it can show by the spread that is known."""
     plan, seeds = ready.plan, ready.order.seeds
-    comparisons = len(plan.variants) - 1
     for each in plan.variants:
         cost = ready.costs[each.name]
         print(
@@ -83,10 +82,10 @@ def foresee(ready: Ready) -> None:
         )
     known = {**plan.ablation.spread, **spreads(gather(ready, statistics))}
     for figure, spread in known.items():
-        smallest = foreseen(seeds, comparisons, spread)
+        smallest = foreseen(seeds, ready.comparisons, spread)
         if smallest is not None:
             print(f"{figure}: differences from {smallest:.3g} on can be seen with {seeds} seeds")
-    if problem := warning(seeds, comparisons):
+    if problem := warning(seeds, ready.comparisons):
         print(f"warning: {problem}")
 
 

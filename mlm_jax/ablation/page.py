@@ -50,7 +50,7 @@ def header(results: Results) -> str:
         f" {ready.order.seeds} seeds each, {BUDGETS[ready.plan.ablation.budget]}.",
         f"{done} of {len(results.runs)} runs are done"
         + (f", {len(failed)} failed." if (failed := results.failed()) else "."),
-        warning(ready.order.seeds, len(ready.plan.variants) - 1),
+        warning(ready.order.seeds, ready.comparisons),
         *missing(results),
     ]
     lines = "".join(f"<p>{escape(each)}</p>" for each in said if each)
@@ -77,7 +77,7 @@ def compared_section(results: Results, each: Compared) -> str:
     less = " Less is better." if each.figure in DOWN else ""
     note = (
         f"<p>{escape(each.figure)} on {escape(each.split)}. Means with the 95 % interval of"
-        f" what other seeds would change; p is corrected over the variants (Holm).{less}</p>"
+        f" what other seeds would change; p is corrected over the variants planned (Holm).{less}</p>"
     )
     return section(f"{name[:1].upper()}{name[1:]}, {each.split}", note, table(columns, rows))
 
@@ -264,15 +264,15 @@ def how_tested(results: Results) -> list[str]:
         for row in each.rows
         if row.difference is not None and row.difference.p is not None
     ]
-    comparisons = len(ready.plan.variants) - 1
+    comparisons = ready.comparisons
     said = [
         f"Each variant is held against {ready.plan.baseline}, seed by seed: runs with the same"
         " seed read the same data in the same order, and all are asked about the same pictures."
         " What is replicated is the seed, so the test is a t test of the differences by seed.",
         *over_pictures(tested),
         f"p values are corrected by Holm's procedure over {comparisons}"
-        f" {'comparison' if comparisons == 1 else 'comparisons'} of one figure on one split;"
-        " figures and splits are not corrected for each other. Better or worse means a corrected p"
+        f" {'comparison' if comparisons == 1 else 'comparisons'} of one figure on one split, those"
+        " that failed or are still to be made among them; figures and splits are not corrected for each other. Better or worse means a corrected p"
         f" under {LEVEL:g}.",
         "What could be seen is the smallest true difference that 80 of 100 such ablations would"
         " have found, by the spread that was met: of variants that are not told apart, smaller"

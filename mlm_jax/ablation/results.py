@@ -128,7 +128,7 @@ def compare(ready: Ready, runs: Sequence[Ended], by_picture: "Shares") -> Compar
             differences = [values[name][seed] - base[seed] for seed in shared]
             apart = by_picture.differences(name, ready.plan.baseline, shared)
             raw[name] = tests.paired(differences, apart)
-    corrected = tests.corrected(raw)
+    corrected = tests.corrected(raw, ready.comparisons)
     rows = [
         Row(
             name,

@@ -55,12 +55,20 @@ class Order:
 
 @dataclass(frozen=True)
 class Ready:
-    """A plan that may run in its folder: what its variants cost, how many steps each makes."""
+    """A plan that may run in its folder.
+
+    `costs` and `steps` are of all variants that the folder holds, so of those of the plan too.
+    """
 
     plan: Plan
     order: Order
     costs: Mapping[str, Cost]
     steps: Mapping[str, int]
+
+    @property
+    def comparisons(self) -> int:
+        """Variants that the folder holds, also those not run now, but for the baseline."""
+        return len(self.steps) - 1
 
     def works(self) -> list["Work"]:
         """One seed of all variants after another, so that all can be compared early."""

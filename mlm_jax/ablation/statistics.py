@@ -67,7 +67,7 @@ class Difference:
 
     `p` is two-sided and None where nothing can be tested. `by_picture` says whether the interval
     and the test hold for other pictures as well, and not for these alone. `corrected` fills in
-    `adjusted`, Holm's p over the variants, and `visible`, the smallest true difference that 80 of
+    `adjusted`, Holm's p over the comparisons that were planned, and `visible`, the smallest true difference that 80 of
     100 such ablations would have found, at the level that the correction asks of the first.
     """
 
@@ -175,11 +175,15 @@ def shares(
 # --- several variants ---
 
 
-def corrected(tests: Mapping[str, Difference]) -> dict[str, Difference]:
-    """With p values corrected over the variants, so that one false find in all is under 5 %."""
+def corrected(tests: Mapping[str, Difference], comparisons: int) -> dict[str, Difference]:
+    """With p values corrected over all that were planned, so that one false find is under 5 %.
+
+    `comparisons` that were not made, of runs that failed or are to come, count as well. Raises:
+    ValueError where fewer were planned than were tested.
+    """
     tested = {name: test.p for name, test in tests.items() if test.p is not None}
-    adjusted = dict(zip(tested, holm([*tested.values()]), strict=True))
-    level = LEVEL / max(len(tested), 1)
+    adjusted = dict(zip(tested, holm([*tested.values()], comparisons), strict=True))
+    level = LEVEL / max(comparisons, 1)
     return {
         name: replace(
             test,
@@ -190,15 +194,21 @@ def corrected(tests: Mapping[str, Difference]) -> dict[str, Difference]:
     }
 
 
-def holm(values: Sequence[float]) -> list[float]:
+def holm(values: Sequence[float], comparisons: int) -> list[float]:
     """p values, corrected step by step (Holm 1979): the smallest counts n times, the next n - 1.
 
-    holm([0.01, 0.04, 0.03]) -> [0.03, 0.06, 0.06]
+    n is the number of `comparisons`; those without a p have one of 1. Raises: ValueError where
+    there are more p values.
+
+    holm([0.01, 0.04, 0.03], 3) -> [0.03, 0.06, 0.06]
+    holm([0.01], 3) -> [0.03]
     """
+    if comparisons < len(values):
+        raise ValueError(f"{len(values)} p values, but {comparisons} comparisons")
     order = sorted(range(len(values)), key=lambda i: values[i])
     adjusted, largest = [0.0] * len(values), 0.0
     for place, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(values) - place) * values[i]))
+        largest = max(largest, min(1.0, (comparisons - place) * values[i]))
         adjusted[i] = largest
     return adjusted
 

@@ -90,6 +90,24 @@ def test_seeds_that_one_side_lacks_do_not_count(done):
     assert f"    {EVIL}" in page.as_markdown(found)
 
 
+def test_p_is_corrected_over_all_that_the_folder_holds(done):
+    """Five more variants that were planned before, or with --only are left out now."""
+    more = {f"more {i}": 10 for i in range(5)}
+    found = results.gather(dataclasses.replace(done, steps={**done.steps, **more}), statistics)
+    other = found.compared[0].rows[1].difference
+    assert other.adjusted == pytest.approx(6 * other.p)
+    assert "over 6 comparisons" in page.as_markdown(found)
+
+
+def test_p_of_the_first_that_is_done_is_corrected_over_those_to_come(tmp_path):
+    whole = ready(planned(4), tmp_path)
+    for work in whole.works():
+        if work.variant.name in ("base", EVIL):
+            finish(work, (BASE if work.variant.name == "base" else OTHER)[work.seed])
+    other = results.gather(whole, statistics).compared[0].rows[1].difference
+    assert other.adjusted == pytest.approx(3 * other.p)
+
+
 def test_a_figure_that_no_evaluation_has_is_named_with_those_that_there_are(done):
     mistyped = dataclasses.replace(done.plan.ablation, figures=("vqa/acuracy", "vqa/accuracy"))
     whole = dataclasses.replace(done, plan=dataclasses.replace(done.plan, ablation=mistyped))

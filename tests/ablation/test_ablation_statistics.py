@@ -49,7 +49,7 @@ def test_what_cannot_be_tested_is_not():
     assert own.paired([0.0, 0.0, 0.0]).p == 1
     same = own.paired([0.25, 0.25])
     assert (same.p, same.adjusted, same.found) == (None, None, False)
-    assert own.corrected({"a": same})["a"].adjusted is None
+    assert own.corrected({"a": same}, 1)["a"].adjusted is None
     assert own.paired([0.7 - 0.6, 0.8 - 0.7]).p is None, "equal, but for rounding"
     assert own.paired([0.1, 0.1 + 1e-9]).p is not None
 
@@ -59,7 +59,7 @@ def test_what_cannot_be_tested_is_not():
 
 def test_holm_of_a_published_example():
     """Four hypotheses of 0.01, 0.04, 0.03 and 0.005, of which the first and the last fall."""
-    found = own.holm([0.01, 0.04, 0.03, 0.005])
+    found = own.holm([0.01, 0.04, 0.03, 0.005], 4)
     assert found == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
@@ -77,19 +77,27 @@ def test_holm_is_the_closed_test_of_bonferroni():
             )
             for i in range(count)
         ]
-        assert own.holm(p.tolist()) == pytest.approx(closed)
-    assert own.holm([]) == []
-    assert own.holm([0.9, 0.8]) == [1.0, 1.0]
+        assert own.holm(p.tolist(), count) == pytest.approx(closed)
+    assert own.holm([], 0) == []
+    assert own.holm([0.9, 0.8], 2) == [1.0, 1.0]
 
 
-def test_correction_counts_those_that_were_tested():
+def test_correction_counts_what_was_planned():
+    """Of four comparisons two can be tested: one has a single seed, one is not done."""
     tests = {name: own.paired([0.1, 0.12, 0.11 + add]) for name, add in (("a", 0.0), ("b", 0.3))}
     tests["c"] = own.paired([0.1])
-    found = own.corrected(tests)
-    assert found["a"].adjusted == pytest.approx(2 * tests["a"].p)
-    assert found["b"].adjusted == pytest.approx(max(2 * tests["a"].p, tests["b"].p))
+    found = own.corrected(tests, 4)
+    assert found["a"].adjusted == pytest.approx(4 * tests["a"].p)
+    assert found["b"].adjusted == pytest.approx(max(4 * tests["a"].p, 3 * tests["b"].p))
+    assert found["a"].visible == own.visible(tests["a"].spreads[0], 0.05 / 4)
     assert found["c"].adjusted is None
     assert found["a"].difference == tests["a"].difference
+    with pytest.raises(ValueError, match="2 p values, but 1 comparisons"):
+        own.corrected(tests, 1)
+
+
+def test_comparisons_that_were_not_made_count_as_if_nothing_were_found():
+    assert own.holm([0.01, 0.04], 5) == own.holm([0.01, 0.04, 1, 1, 1], 5)[:2]
 
 
 # --- what can be seen ---
