@@ -32,6 +32,8 @@ Overrides = Mapping[str, Value]
 Budget = Literal["steps", "examples", "flops", "time"]
 LONGEST = 100
 """Characters of the name of a folder."""
+TRIES = 100
+"""For each draw, to find one that was not drawn before."""
 
 
 @dataclass(frozen=True)
@@ -81,23 +83,34 @@ class Range:
 class Draws:
     """The experiment as it is ("base"), and `count` random draws from ranges or from choices.
 
-    The same `seed` draws the same, and a larger `count` goes on after what was drawn.
+    The same `seed` draws the same, and a larger `count` goes on after what was drawn. No two draws
+    are equal, so that they are fewer than `count` where ranges and choices hold no more.
     """
 
     ranges: Mapping[str, Range | Sequence[Value]]
     count: int = 8
     seed: int = 0
 
-    def variants(self) -> tuple[Variant, ...]:
+    def variants(self, base: Overrides | None = None) -> tuple[Variant, ...]:
+        """`base` are values of the experiment by key, lists for tuples: what draws must not be."""
         dice = random.Random(self.seed)
+        taken = [{key: (base or {}).get(spell(key)) for key in self.ranges}]
         found = [Variant("base")]
-        for index in range(self.count):
-            drawn: dict[str, Value] = {
-                key: values.draw(dice) if isinstance(values, Range) else dice.choice(values)
-                for key, values in self.ranges.items()
-            }
-            found.append(Variant(f"draw {index}: {spelled(drawn)}", drawn))
+        for _ in range(TRIES * self.count):
+            if len(found) > self.count:
+                break
+            drawn = self.draw(dice)
+            values = {key: to_json(value) for key, value in drawn.items()}
+            if values not in taken:
+                taken.append(values)
+                found.append(Variant(f"draw {len(found) - 1}: {spelled(drawn)}", drawn))
         return tuple(found)
+
+    def draw(self, dice: random.Random) -> dict[str, Value]:
+        return {
+            key: values.draw(dice) if isinstance(values, Range) else dice.choice(values)
+            for key, values in self.ranges.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -216,8 +229,7 @@ def make(
     experiment's own smallest size. Raises: UserError naming variant and key for what cannot work,
     and the variants that are in truth the same.
     """
-    kinds = ablation.variants
-    listed = kinds if isinstance(kinds, tuple) else kinds.variants()
+    listed = variants_of(name, ablation, common or {}, tiny)
     known = [each.name for each in listed]
     baseline = ablation.baseline or (known[0] if known else "")
     for asked in (baseline, *only):
@@ -231,6 +243,26 @@ def make(
     found = tuple(resolve(ablation, each, common or {}, tiny) for each in listed)
     refuse_same(found)
     return Plan(name, ablation, baseline, found)
+
+
+def variants_of(
+    name: str, ablation: Ablation, common: Overrides, tiny: bool
+) -> tuple[Variant, ...]:
+    """As a list; of draws, which may be fewer than asked for, the number is then said."""
+    kinds = ablation.variants
+    if isinstance(kinds, tuple):
+        return kinds
+    if isinstance(kinds, Grid):
+        return kinds.variants()
+    base = resolve(ablation, Variant("base"), common, tiny)
+    found = kinds.variants(flat(to_json(base.config)))
+    if len(found) <= kinds.count:
+        print(
+            f"warning: {name}: {len(found) - 1} draws instead of {kinds.count}: its ranges and"
+            " choices hold no more that differ from each other and from the base",
+            file=sys.stderr,
+        )
+    return found
 
 
 def refuse_names(listed: Sequence[str]) -> None:

@@ -12,8 +12,8 @@ from mlm_jax.run import differences
 
 
 def made(*variants: Variant, common: dict | None = None, **changes) -> plan.Plan:
-    settings = {"config": "vit_tiny", "figures": ("loss",)} | changes
-    return plan.make("mine", Ablation(variants=variants, **settings), common)
+    settings = {"config": "vit_tiny", "figures": ("loss",), "variants": variants} | changes
+    return plan.make("mine", Ablation(**settings), common)
 
 
 def test_overrides_are_those_of_the_command_line():
@@ -111,6 +111,31 @@ def test_draws_are_the_same_again_and_go_on():
     assert few[0] == Variant("base")
     assert Draws(ranges, 3, seed=6).variants()[1:] != few[1:]
     assert all(isinstance(each.overrides["data.shift"], int) for each in more[1:])
+
+
+CHOICES = {"data.shift": (0, 1, 2), "optim.freeze": ((), ("image",))}
+
+
+def searched(count: int, ranges: dict, common: dict | None = None) -> list[dict]:
+    found = made(variants=Draws(ranges, count), common=common)
+    return [dict(each.own) for each in found.variants]
+
+
+def test_no_draw_is_the_base_or_another_draw(capsys):
+    """Of six choices one is the base; a larger count goes on with those of the smaller one."""
+    few, more = (searched(count, CHOICES) for count in (3, 5))
+    assert more[:4] == few
+    assert {"data.shift": load("vit_tiny").data.shift, "optim.freeze": ()} not in more
+    assert all(one != other for one, other in itertools.combinations(more, 2))
+    assert capsys.readouterr().err == ""
+    other = searched(5, CHOICES, {"data.shift": "1"})
+    assert {"data.shift": 1, "optim.freeze": ()} not in other, "the base is that of the command"
+    assert len(searched(6, {"data.shift": Range(0, 6, whole=True)})) == 7
+
+
+def test_fewer_draws_where_there_are_no_more(capsys):
+    assert len(searched(8, CHOICES)) == 6
+    assert "mine: 5 draws instead of 8" in capsys.readouterr().err
 
 
 def test_ranges_are_even_in_what_they_say():
