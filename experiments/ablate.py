@@ -20,12 +20,12 @@ from typing import get_args
 from mlm_jax import command
 from mlm_jax.ablation import plan as plans
 from mlm_jax.ablation import runner
+from mlm_jax.ablation.ablate import foresee
 from mlm_jax.ablation.kinds import statistics
 from mlm_jax.ablation.page import as_markdown, report
 from mlm_jax.ablation.plan import Budget, Overrides, Plan
-from mlm_jax.ablation.results import as_csv, as_json, gather, missing, spreads
-from mlm_jax.ablation.runner import Order, Ready
-from mlm_jax.ablation.statistics import foreseen, warning
+from mlm_jax.ablation.results import as_csv, as_json, gather, missing
+from mlm_jax.ablation.runner import Order
 from mlm_jax.config import UserError, load
 from mlm_jax.planner.compiler import simulate
 from mlm_jax.run import lock, write
@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
 def run(plan: Plan, order: Order) -> int:
     """Prepare, foresee, run, and write the results whenever a run ended."""
     ready = runner.prepare(plan, order)
-    foresee(ready)
+    for line in foresee(ready):
+        print(line)
     told: set[str] = set()
 
     def results() -> None:
@@ -69,24 +70,6 @@ def run(plan: Plan, order: Order) -> int:
     if failed:
         print(f"{failed} runs failed: their last lines are in the report", file=sys.stderr)
     return int(failed > 0)
-
-
-def foresee(ready: Ready) -> None:
-    """Say before it runs what it takes, and what it can show by the spread that is known."""
-    plan, seeds = ready.plan, ready.order.seeds
-    for each in plan.variants:
-        cost = ready.costs[each.name]
-        print(
-            f"{each.name}: {cost.parameters:,} parameters, {cost.flops / 1e9:.3g} GFLOP a step,"
-            f" {ready.steps[each.name]:,} steps"
-        )
-    known = {**plan.ablation.spread, **spreads(gather(ready, statistics))}
-    for figure, spread in known.items():
-        smallest = foreseen(seeds, ready.comparisons, spread)
-        if smallest is not None:
-            print(f"{figure}: differences from {smallest:.3g} on can be seen with {seeds} seeds")
-    if problem := warning(seeds, ready.comparisons):
-        print(f"warning: {problem}")
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Overrides]:

@@ -77,7 +77,7 @@ def compared_section(results: Results, each: Compared) -> str:
     less = " Less is better." if each.figure in DOWN else ""
     note = (
         f"<p>{escape(each.figure)} on {escape(each.split)}. Means with the 95 % interval of"
-        f" what other seeds would change; p is corrected over the variants planned (Holm).{less}</p>"
+        f" what other seeds would change; p is corrected over all variants (Holm).{less}</p>"
     )
     return section(f"{name[:1].upper()}{name[1:]}, {each.split}", note, table(columns, rows))
 
@@ -271,9 +271,9 @@ def how_tested(results: Results) -> list[str]:
         " What is replicated is the seed, so the test is a t test of the differences by seed.",
         *over_pictures(tested),
         f"p values are corrected by Holm's procedure over {comparisons}"
-        f" {'comparison' if comparisons == 1 else 'comparisons'} of one figure on one split, those"
-        " that failed or are still to be made among them; figures and splits are not corrected for each other. Better or worse means a corrected p"
-        f" under {LEVEL:g}.",
+        f" {'comparison' if comparisons == 1 else 'comparisons'} of one figure on one split, also"
+        " those that are still to be made or whose runs failed; figures and splits are not"
+        f" corrected for each other. Better or worse means a corrected p under {LEVEL:g}.",
         "What could be seen is the smallest true difference that 80 of 100 such ablations would"
         " have found, by the spread that was met: of variants that are not told apart, smaller"
         " differences than this are not ruled out.",

@@ -67,8 +67,9 @@ class Difference:
 
     `p` is two-sided and None where nothing can be tested. `by_picture` says whether the interval
     and the test hold for other pictures as well, and not for these alone. `corrected` fills in
-    `adjusted`, Holm's p over the comparisons that were planned, and `visible`, the smallest true difference that 80 of
-    100 such ablations would have found, at the level that the correction asks of the first.
+    `adjusted`, Holm's p over the comparisons that were planned, and `visible`, the smallest true
+    difference that 80 of 100 such ablations would have found, at the level that the correction asks
+    of the first.
     """
 
     difference: float
@@ -270,15 +271,22 @@ def foreseen(seeds: int, comparisons: int, spread: float = 1.0) -> float | None:
     return visible(Spread(error, seeds - 1), LEVEL / comparisons)
 
 
-def warning(seeds: int, comparisons: int) -> str:
-    """What few seeds cannot show, in words; empty where they will do."""
-    if seeds < 2:
-        return "one seed: no difference can be tested, as nothing says how much seeds differ."
+def outlook(seeds: int, comparisons: int) -> str:
+    """What so many seeds can show, in words."""
     smallest = foreseen(seeds, comparisons)
-    if seeds > FEW and smallest is not None and smallest < 5:
-        return ""
+    if smallest is None:
+        return "one seed: no difference can be tested, as nothing says how much seeds differ."
     return (
         f"{seeds} seeds, {comparisons} held against the baseline: a difference must be"
         f" {smallest:.1f} times the spread between seeds to be found in 80 of 100 such ablations."
-        " More --seeds, or fewer variants, show smaller ones."
     )
+
+
+def warning(seeds: int, comparisons: int) -> str:
+    """What few seeds cannot show, in words; empty where they will do."""
+    smallest = foreseen(seeds, comparisons)
+    if smallest is None:
+        return outlook(seeds, comparisons)
+    if seeds > FEW and smallest < 5:
+        return ""
+    return f"{outlook(seeds, comparisons)} More --seeds, or fewer variants, show smaller ones."

@@ -15,9 +15,11 @@ from scipy import stats
 
 from mlm_jax.ablation import page, pictures, results, runner
 from mlm_jax.ablation import plan as plans
+from mlm_jax.ablation.ablate import foresee
 from mlm_jax.ablation.costs import Cost, steps
 from mlm_jax.ablation.plan import Ablation, Plan, Variant
 from mlm_jax.ablation.runner import Order, Ready, Status
+from mlm_jax.ablation.statistics import foreseen
 from mlm_jax.config import UserError
 from mlm_jax.evaluators.texts import statistics
 from mlm_jax.pages import charts
@@ -210,6 +212,21 @@ def test_spread_is_pooled_over_variants(done):
     found = results.spreads(results.gather(done, statistics))
     both = (np.var([*BASE.values()], ddof=1) + np.var([*OTHER.values()], ddof=1)) / 2
     assert found == {"vqa/accuracy": pytest.approx(np.sqrt(both))}
+
+
+@pytest.mark.parametrize(("seeds", "large"), [(1, True), (3, True), (5, False), (20, False)])
+def test_what_can_be_seen_is_always_said_before_it_runs(tmp_path, seeds, large):
+    """Also with the default of 5 seeds and 6 comparisons."""
+    lines = [*foresee(ready(planned(7), tmp_path, seeds))]
+    assert [line.startswith("warning: ") for line in lines[7:]] == [large]
+    said = f"{foreseen(seeds, 6):.1f} times the spread" if seeds > 1 else "one seed"
+    assert said in lines[-1]
+
+
+def test_where_the_spread_is_known_it_is_said_in_the_unit_of_the_figure(done):
+    lines = [*foresee(done)]
+    spread = results.spreads(results.gather(done, statistics))["vqa/accuracy"]
+    assert lines[-1].startswith(f"vqa/accuracy: differences from {foreseen(3, 1, spread):.3g} on")
 
 
 # --- pictures ---

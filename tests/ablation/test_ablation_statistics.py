@@ -150,6 +150,12 @@ def test_few_seeds_are_warned_of():
     assert own.warning(10, 2) == ""
 
 
+def test_the_outlook_says_what_any_number_of_seeds_can_show():
+    assert f"{own.foreseen(5, 6):.1f} times the spread" in own.outlook(5, 6)
+    assert own.warning(3, 6).startswith(own.outlook(3, 6))
+    assert own.warning(1, 1) == own.outlook(1, 1)
+
+
 # --- pictures ---
 
 
