@@ -26,9 +26,10 @@ from mlm_jax.ablation.page import as_markdown, report
 from mlm_jax.ablation.plan import Budget, Overrides, Plan
 from mlm_jax.ablation.results import as_csv, as_json, gather, missing
 from mlm_jax.ablation.runner import Order
-from mlm_jax.config import UserError, load
+from mlm_jax.config import UserError
 from mlm_jax.planner.compiler import simulate
 from mlm_jax.run import lock, write
+from mlm_jax.sharding import least
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     name = Path(given.name).stem
     plan = plans.make(name, ablation, common, only=given.only, tiny=given.tiny)
     out = given.out or Path("runs") / "ablations" / (f"{name}-tiny" if given.tiny else name)
-    simulate(load(plan.variants[0].source))  # runs alone take the accelerator
+    simulate(max((each.config for each in plan.variants), key=lambda config: least(config.mesh)))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):

@@ -75,6 +75,11 @@ def devices() -> list[jax.Device]:
     return jax.devices()
 
 
+def least(mesh: "Mesh") -> int:
+    """How many devices a mesh takes at least."""
+    return math.prod(max(getattr(mesh, axis), 1) for axis in AXES)
+
+
 def make_mesh(mesh: "Mesh") -> jax.sharding.Mesh:
     """Raises: UserError if the axes do not multiply to the devices there are."""
     have = devices()

@@ -23,7 +23,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import IO, Any
 
-from mlm_jax import checkpoint
+from mlm_jax import checkpoint, sharding
 from mlm_jax import config as configs
 from mlm_jax.ablation.costs import Cost, costs, reference, steps
 from mlm_jax.ablation.plan import Plan, Resolved, Value, refuse_names, words
@@ -41,11 +41,16 @@ TIMED, SKIPPED = 16, 6
 CURVE = 40
 """Lines of metrics.jsonl that a run writes at least."""
 TRAIN = "train"
+DEVICES = Path("/dev")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
 class Order:
-    """How a plan is run: seeds 0 to `seeds` - 1, `jobs` at a time, `limit` pictures evaluated."""
+    """How a plan is run: seeds 0 to `seeds` - 1, `jobs` at a time, `limit` pictures evaluated.
+
+    Where there are several GPUs, each of several `jobs` has one of them.
+    """
 
     out: Path
     seeds: int = 5
@@ -186,9 +191,10 @@ def prepare(plan: Plan, order: Order) -> Ready:
     """Check every new variant by building its step, and every split by opening it.
 
     The folder is taken for this plan, or what is new is added to the plan that it holds. Raises:
-    UserError for a model that cannot be built, a split that is not there, or a folder of another
-    plan or of no plan.
+    UserError for a model that cannot be built, a split that is not there, a folder of another plan
+    or of no plan, or several runs at once that each need several devices.
     """
+    refuse_shared(plan, order)
     kept = opened(plan, order)
     open_splits(plan)
     known: dict[str, int] = kept["steps"]
@@ -291,7 +297,8 @@ def measure(variants: Mapping[str, Resolved], order: Order) -> dict[str, float]:
         run.parent.mkdir(parents=True, exist_ok=True)
         every = replace(each, overrides={**each.overrides, "log_every": 1})
         line = train_command(every, run, seed=0, steps=TIMED)
-        done = subprocess.run(line, capture_output=True, text=True)
+        surroundings = environment(0, order.jobs)
+        done = subprocess.run(line, capture_output=True, text=True, env=surroundings)
         times = [float(row["time"]) for row in read_metrics(run)][SKIPPED:]
         if done.returncode or len(times) < 2:
             said = "\n".join(map(printable, (done.stdout + done.stderr).splitlines()[-TAIL:]))
@@ -299,6 +306,43 @@ def measure(variants: Mapping[str, Resolved], order: Order) -> dict[str, float]:
         found[each.name] = statistics.median(b - a for a, b in itertools.pairwise(times))
     rmtree(order.out / "timing", ignore_errors=True)
     return found
+
+
+# --- devices ---
+
+
+def gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them: those that it leaves visible, or else all there are."""
+    shown = os.environ.get(VISIBLE)
+    if shown is None:
+        return [str(index) for index, _ in enumerate(DEVICES.glob("nvidia[0-9]*"))]
+    return [each.strip() for each in shown.split(",") if each.strip()]
+
+
+def environment(slot: int, jobs: int) -> dict[str, str]:
+    """Of one of `jobs` runs at once: its GPU, and its share of the memory where others are there.
+
+    A run by itself sees them all.
+    """
+    if jobs == 1:
+        return {**os.environ}
+    there = gpus()
+    place = slot % max(len(there), 1)
+    beside = len(range(place, jobs, max(len(there), 1)))
+    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / beside:.2f}"}
+    return share | os.environ | ({VISIBLE: there[place]} if there else {})
+
+
+def refuse_shared(plan: Plan, order: Order) -> None:
+    """Raises: UserError where runs at once would each need the GPUs of the others."""
+    if order.jobs == 1 or len(gpus()) < 2:
+        return
+    for each in plan.variants:
+        if (count := sharding.least(each.config.mesh)) > 1:
+            raise UserError(
+                f"variant `{each.name}` needs {count} devices for a run, but {order.jobs} runs at"
+                " once have one each: --jobs 1, or no --mesh"
+            )
 
 
 # --- the runs ---
@@ -359,9 +403,9 @@ def start(work: Work, status: Status, slot: int, jobs: int) -> Going:
     stage, command = following
     work.folder.mkdir(parents=True, exist_ok=True)
     log = work.log.open("ab")
-    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / jobs:.2f}"} if jobs > 1 else {}
+    surroundings = environment(slot, jobs)
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=share | os.environ
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=surroundings
     )
     cores = sorted(os.sched_getaffinity(0))
     if jobs > 1 and len(cores) >= jobs:

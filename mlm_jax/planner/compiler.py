@@ -6,7 +6,6 @@ program down in between, so another process compiles, and is stopped when the pr
 """
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -37,9 +36,8 @@ THEN = "*jit_step.cpu_after_optimizations-*"
 
 def simulate(config: Config) -> None:
     """As many devices as the mesh has: before anything asks jax for its devices."""
-    sizes = (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", math.prod(max(size, 1) for size in sizes))
+    jax.config.update("jax_num_cpu_devices", sharding.least(config.mesh))
 
 
 # --- the step ---

@@ -1,16 +1,19 @@
 """Runs of an ablation: which are left, another plan in the folder, and the command line itself."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
 
+from experiments import ablate as script
 from mlm_jax.ablation import plan as plans
 from mlm_jax.ablation import runner
 from mlm_jax.ablation.costs import Cost, cost
@@ -19,6 +22,7 @@ from mlm_jax.ablation.runner import Order, Ready, Status
 from mlm_jax.checkpoint import Checkpoints
 from mlm_jax.config import UserError, load, override
 from mlm_jax.run import lock
+from mlm_jax.sharding import least
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -281,6 +285,71 @@ def test_failures_are_kept_and_the_others_go_on(plan, tmp_path, monkeypatch):
     assert runner.run_all(whole, said.append, lambda: None) == 1
     again = [run for run, at in began.items() if run.with_suffix(".log").stat().st_mtime_ns > at]
     assert again == [whole.works()[1].run], "what is done is not done again"
+
+
+# --- devices ---
+
+
+def test_each_run_has_a_gpu_and_its_share_of_the_memory(monkeypatch):
+    """Four runs at once on three GPUs: the first and the last share one. One alone has them all."""
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-7f,6")
+    found = [runner.environment(slot, 4) for slot in range(4)]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in found] == ["5", "GPU-7f", "6", "5"]
+    assert [each["XLA_PYTHON_CLIENT_MEM_FRACTION"] for each in found] == [
+        "0.45", "0.90", "0.90", "0.45"
+    ]  # fmt: skip
+    assert runner.environment(0, 1) == dict(os.environ)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.2")
+    assert runner.environment(1, 4)["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.2"
+
+
+@pytest.mark.parametrize(("there", "seen"), [((), None), (("0", "1", "2"), "1")])
+def test_without_a_choice_of_the_user_all_gpus_count(monkeypatch, there, seen):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(runner, "DEVICES", SimpleNamespace(glob=lambda _: map(Path, there)))
+    assert runner.gpus() == list(there)
+    assert runner.environment(1, 2).get("CUDA_VISIBLE_DEVICES") == seen
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert runner.gpus() == []
+    assert runner.environment(1, 2)["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_runs_at_once_are_started_on_gpus_of_their_own(plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    code = "import os, sys; open(sys.argv[1], 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
+
+    def command(variant, run, *, seed, steps):
+        return [sys.executable, "-c", f"{code}; sys.exit(1)", str(tmp_path / variant.name)]
+
+    monkeypatch.setattr(runner, "train_command", command)
+    runner.run_all(ready(plan, tmp_path / "out", seeds=1, jobs=2), lambda _: None, lambda: None)
+    assert [(tmp_path / each).read_text() for each in ("base", "other")] == ["3", "4"]
+
+
+def test_a_run_that_needs_several_gpus_has_no_other_beside_it(monkeypatch, tmp_path):
+    variants = (Variant("base"), Variant("other", {"data.shift": 1}))
+    spread = plans.make("mine", Ablation("vit_tiny", variants, ("loss",)), {"mesh.fsdp": 2})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(UserError, match=r"`base` needs 2 devices for a run.* --jobs 1"):
+        runner.prepare(spread, Order(tmp_path, jobs=2))
+    runner.refuse_shared(spread, Order(tmp_path, jobs=1))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    runner.refuse_shared(spread, Order(tmp_path, jobs=2))
+
+
+def test_costs_are_counted_on_as_many_devices_as_the_command_asks_for(monkeypatch, tmp_path):
+    asked: list[int] = []
+
+    def simulate(config):
+        asked.append(least(config.mesh))
+        raise UserError("far enough")
+
+    monkeypatch.setattr(script, "simulate", simulate)
+    words = ["pooling", "--tiny", "--out", str(tmp_path), "--mesh.fsdp", "2", "--mesh.tensor", "2"]
+    with pytest.raises(UserError, match="far enough"):
+        script.main(words)
+    assert asked == [4]
 
 
 def test_last_lines_are_a_screen(tmp_path):
