@@ -318,7 +318,7 @@ def runs_section(results: Results) -> str:
 
 
 def state_of(run: Ended) -> str:
-    if run.status.code:
+    if run.failed:
         return "failed"
     return "done" if run.done else "not done"
 

@@ -45,7 +45,12 @@ class Ended:
 
     @property
     def done(self) -> bool:
-        return not self.status.code and {*self.work.ready.plan.ablation.splits} <= {*self.figures}
+        return {*self.work.ready.plan.ablation.splits} <= {*self.figures}
+
+    @property
+    def failed(self) -> bool:
+        """Not where what failed is no longer asked for."""
+        return self.status.code != 0 and not self.done
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Results:
     compared: tuple[Compared, ...]
 
     def failed(self) -> list[Ended]:
-        return [run for run in self.runs if run.status.code]
+        return [run for run in self.runs if run.failed]
 
     def of(self, variant: str) -> list[Ended]:
         return [run for run in self.runs if run.variant == variant]

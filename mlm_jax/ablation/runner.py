@@ -133,8 +133,7 @@ class Work:
         write(self.folder / f"seed{self.seed}.json", json.dumps(asdict(status)) + "\n")
 
     def done(self) -> bool:
-        status = self.status()
-        return status.code == 0 and self.next(status) is None
+        return self.next(self.status()) is None
 
     def next(self, status: Status) -> tuple[str, list[str]] | None:
         """ "train" or the split to evaluate on, and the command; None where nothing is left."""

@@ -135,6 +135,15 @@ def test_what_was_evaluated_counts_where_another_split_failed(done):
     assert results.missing(found) == []
 
 
+def test_a_split_that_failed_and_is_no_longer_asked_for_is_no_failure(done):
+    for work in done.works():
+        work.remember(Status(10, 5.0, {"test": 1.0}, code=2, tail=("no split tset",)))
+    found = results.gather(done, statistics)
+    assert "6 of 6 runs are done." in page.report(found)
+    assert found.failed() == []
+    assert runner.run_all(done, lambda _: None, lambda: None) == 0, "nothing is left to run"
+
+
 def test_page_holds_no_script_and_all_text(done):
     text = page.report(results.gather(done, statistics))
     seen = parsed(text)
