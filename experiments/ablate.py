@@ -14,21 +14,18 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from mlm_jax import command
 from mlm_jax.ablation import plan as plans
-from mlm_jax.ablation import runner
-from mlm_jax.ablation.ablate import foresee
-from mlm_jax.ablation.kinds import statistics
-from mlm_jax.ablation.page import as_markdown, report
-from mlm_jax.ablation.plan import Budget, Overrides, Plan
-from mlm_jax.ablation.results import as_csv, as_json, gather, missing
+from mlm_jax.ablation.ablate import ablate
+from mlm_jax.ablation.page import as_markdown
+from mlm_jax.ablation.plan import Budget, Overrides
 from mlm_jax.ablation.runner import Order
 from mlm_jax.config import UserError
 from mlm_jax.planner.compiler import simulate
-from mlm_jax.run import lock, write
 from mlm_jax.sharding import least
 
 
@@ -39,38 +36,17 @@ def main(argv: Sequence[str]) -> int:
     name = Path(given.name).stem
     plan = plans.make(name, ablation, common, only=given.only, tiny=given.tiny)
     out = given.out or Path("runs") / "ablations" / (f"{name}-tiny" if given.tiny else name)
+    # runs alone take the accelerator
     simulate(max((each.config for each in plan.variants), key=lambda config: least(config.mesh)))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    out.mkdir(parents=True, exist_ok=True)
-    with lock(out):
-        return run(plan, Order(out, given.seeds, given.jobs, given.limit))
-
-
-def run(plan: Plan, order: Order) -> int:
-    """Prepare, foresee, run, and write the results whenever a run ended."""
-    ready = runner.prepare(plan, order)
-    for line in foresee(ready):
-        print(line)
-    told: set[str] = set()
-
-    def results() -> None:
-        found = gather(ready, statistics)
-        new = {*missing(found)} - told
-        told.update(new)
-        for line in new:
-            print(f"warning: {line}", file=sys.stderr, flush=True)
-        texts = {"report.html": report, "table.md": as_markdown}
-        texts |= {"results.csv": as_csv, "results.json": as_json}
-        for name, make in texts.items():
-            write(order.out / name, make(found))
-
-    failed = runner.run_all(ready, lambda line: print(line, flush=True), results)
-    results()
-    print((order.out / "table.md").read_text())
-    print(f"{order.out / 'report.html'}")
-    if failed:
-        print(f"{failed} runs failed: their last lines are in the report", file=sys.stderr)
-    return int(failed > 0)
+    results = ablate(
+        plan, Order(out, given.seeds, given.jobs, given.limit), partial(print, flush=True)
+    )
+    print(as_markdown(results))
+    print(out / "report.html")
+    if failed := results.failed():
+        print(f"{len(failed)} runs failed: their last lines are in the report", file=sys.stderr)
+    return int(bool(failed))
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, Overrides]:

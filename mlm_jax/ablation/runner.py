@@ -360,7 +360,7 @@ class Going:
     began: float
 
 
-def run_all(ready: Ready, say: Callable[[str], None], after: Callable[[], None]) -> int:
+def run_all(ready: Ready, say: Callable[[str], None], after: Callable[[], object]) -> int:
     """Run what is not done yet; `after` is called when a run ended. How many failed.
 
     An error or a signal here stops the runs, which save first.

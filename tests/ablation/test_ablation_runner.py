@@ -16,6 +16,7 @@ import pytest
 from experiments import ablate as script
 from mlm_jax.ablation import plan as plans
 from mlm_jax.ablation import runner
+from mlm_jax.ablation.ablate import FILES, ablate
 from mlm_jax.ablation.costs import Cost, cost
 from mlm_jax.ablation.plan import Ablation, Plan, Variant
 from mlm_jax.ablation.runner import Order, Ready, Status
@@ -257,8 +258,9 @@ def test_a_run_that_another_process_holds_waits(tmp_path):
         pass
 
 
-def test_failures_are_kept_and_the_others_go_on(plan, tmp_path, monkeypatch):
-    """With commands that take no time: one variant fails in training, one is wholly done."""
+@pytest.fixture
+def commands(monkeypatch, tmp_path):
+    """Commands that take no time, of which the first run of `other` fails in training."""
 
     def command(variant, run, *, seed, steps):
         fails = variant.name == "other" and seed == 0
@@ -275,6 +277,10 @@ def test_failures_are_kept_and_the_others_go_on(plan, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(runner, "train_command", command)
     monkeypatch.setattr(runner, "script", lambda name: [sys.executable, str(tmp_path / name)])
+
+
+def test_failures_are_kept_and_the_others_go_on(plan, tmp_path, commands):
+    """One variant fails in training, one is wholly done."""
     whole, said, ended = ready(plan, tmp_path / "out", seeds=2), [], []
     assert runner.run_all(whole, said.append, lambda: ended.append(1)) == 1
     assert len(said) == len(ended) == 4
@@ -285,6 +291,20 @@ def test_failures_are_kept_and_the_others_go_on(plan, tmp_path, monkeypatch):
     assert runner.run_all(whole, said.append, lambda: None) == 1
     again = [run for run, at in began.items() if run.with_suffix(".log").stat().st_mtime_ns > at]
     assert again == [whole.works()[1].run], "what is done is not done again"
+
+
+def test_an_ablation_is_a_function(plan, tmp_path, prepared, commands):
+    """It says what it takes, runs what is not done, and gives back what it writes."""
+    out, said = tmp_path / "out", []
+    found = ablate(plan, Order(out, seeds=2), said.append)
+    assert [run.done for run in found.runs] == [True, False, True, True]
+    assert [run.work.run for run in found.failed()] == [out / "other" / "seed0"]
+    assert json.loads((out / "results.json").read_text())["failed"][0]["tail"] == ["one", "two"]
+    assert {path.name for path in out.iterdir()} > {*FILES}
+    assert "times the spread between seeds" in "".join(said[:3])
+    assert "4 of 4" in said[-1]
+    with lock(out), pytest.raises(UserError, match="in use"):
+        ablate(plan, Order(out, seeds=2), said.append)
 
 
 # --- devices ---
