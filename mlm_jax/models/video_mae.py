@@ -13,7 +13,7 @@ from mlm_jax.encoders import VideoEncoder
 from mlm_jax.layers import Transformer
 from mlm_jax.layers.embed import sines
 from mlm_jax.layers.tokens import every
-from mlm_jax.models.mae import put, standardised
+from mlm_jax.models.mae import put
 
 
 class VideoMae(nn.Module):
@@ -21,6 +21,8 @@ class VideoMae(nn.Module):
 
     What is hidden at one time is hidden at all (tube masking, section 3.3): of what hardly moves a
     tubelet could otherwise be copied from the next. So most can be hidden, 0.9 in the paper.
+    `target` "standardised": of a tubelet each colour by itself, less its mean, over its standard
+    deviation. "plain": the pixels, from 0 to 1.
     """
 
     video: VideoEncoder = field(default_factory=lambda: VideoEncoder(kind="joint"))
@@ -46,7 +48,7 @@ class VideoMae(nn.Module):
         wanted = tubelets(video.astype(jnp.float32) / 255, self.video.tube, self.video.patch)
         pixels = nn.Dense(wanted.shape[-1], name="pixels")(x).astype(jnp.float32)
         if self.target == "standardised":
-            wanted = standardised(wanted)
+            wanted = standardised(wanted, video.shape[-1])
         return {"pixels": pixels, "wanted": wanted, "hidden": hidden}
 
     def hide(self, key: Array, count: int) -> tuple[Int[Array, "B K"], Bool[Array, "B N"]]:
@@ -73,3 +75,10 @@ def tubelets(
     )
     grid = parts.transpose(0, 1, 3, 5, 2, 4, 6, 7)
     return grid.reshape(count, -1, tube * patch * patch * channels)
+
+
+def standardised(parts: Float[Array, "B N D"], channels: int) -> Float[Array, "B N D"]:
+    """Each channel of a tubelet less its mean, over its standard deviation."""
+    pixels = parts.reshape(*parts.shape[:2], -1, channels)
+    centred = pixels - pixels.mean(2, keepdims=True)
+    return (centred / (pixels.std(2, ddof=1, keepdims=True) + 1e-6)).reshape(parts.shape)

@@ -243,6 +243,18 @@ def test_tubelets_by_hand() -> None:
                 np.testing.assert_array_equal(parts[:, place], own.reshape(2, -1))
 
 
+def test_each_colour_of_a_tubelet_is_standardised_by_itself() -> None:
+    model = VideoMae(eyes("joint", tube=2, positions="sines"), replace(BODY), 0.5)
+    video = clip() // np.array([1, 2, 4], np.uint8)
+    out: Any = jax.jit(model.init_with_output)(KEY, {"video": jnp.asarray(video)})[0]
+    for row, (time, up, left) in enumerate(np.ndindex(2, 2, 2)):
+        at = (slice(2 * time, 2 * time + 2), slice(4 * up, 4 * up + 4), slice(4 * left, 4 * left + 4))
+        pixels = video[(0, *at)].astype(float).reshape(-1, 3) / 255
+        colours = [(x - x.mean()) / (np.sqrt(x.var(ddof=1)) + 1e-6) for x in pixels.T]
+        wanted = np.stack(colours, axis=1).reshape(-1)
+        np.testing.assert_allclose(out["wanted"][0, row], wanted, atol=1e-4)
+
+
 def test_one_loudness_whatever_the_level() -> None:
     encoder = ears(loudness=0.1)
     wave = jnp.asarray(np.random.default_rng(0).normal(0, 0.2, (2, 256)), jnp.float32)
