@@ -196,16 +196,19 @@ def test_groups_hold_every_text_once():
     ]
     for shared in texts.GROUPS:
         seen = []
-        for real, batch in texts.batches(examples, shared):
-            assert len(real) == len(batch["text"]) == texts.ROWS
+        for real, batch in texts.batches(examples, shared, 16):
+            assert len(real) == len(batch["text"]) == 16
             assert batch["target"].shape[1] == 8, "cut to what is needed"
-            assert len(batch["image"]) * shared == texts.ROWS
+            assert len(batch["image"]) * shared == 16
             pictures = np.repeat(batch["image"][:, 0], shared)
             np.testing.assert_array_equal(pictures // 100, batch["text"][:, 0] // 100)
             seen += batch["text"][real, 0].tolist()
         assert seen == [e[1]["text"][0] for e in examples]
-    assert texts.cheapest(examples) in (2, 4)
-    assert texts.cheapest(examples[3:4]) == 1
+    assert texts.cheapest(examples, 16) in (2, 4)
+    assert texts.cheapest(examples, 1) == 1
+    assert texts.cheapest(examples[3:4], 16) == 1
+    few = [len(real) for real, _ in texts.batches(examples[:3], 1, 16)]
+    assert few == [4], "three rows are not filled up to sixteen"
 
 
 def test_what_is_written_is_read_back(run, figures):

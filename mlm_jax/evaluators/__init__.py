@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mlm_jax.config import Config
 from mlm_jax.metrics import Figure
 
 
@@ -18,3 +19,8 @@ class Measured(NamedTuple):
     figures: dict[str, Figure]
     details: Mapping[str, Any] = {}
     counts: Mapping[int, Mapping[str, float]] = {}
+
+
+def at_once(config: Config, most: int) -> int:
+    """How many rows are evaluated at a time: `most`, and no more than training held at a time."""
+    return max(1, min(most, config.data.batch // config.optim.accumulate))

@@ -17,7 +17,7 @@ from mlm_jax.data import labels, loader, sources
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import BadRecord, Record, Source
 from mlm_jax.data.transforms import Take
-from mlm_jax.evaluators import Measured
+from mlm_jax.evaluators import Measured, at_once
 from mlm_jax.metrics import Figure, Ratio, Statistic, Sums, bootstrap, divide
 from mlm_jax.trained import Trained
 
@@ -66,7 +66,7 @@ def evaluate(trained: Trained, source: Source, limit: int | None, views: int = 1
         rows = labelled(data, source, Views(take, views), Labels(classes), limit)
     else:
         rows = labelled_texts(trained, source, Labels(classes), limit)
-    for batch, count in batches(rows, max(1, BATCH // views)):
+    for batch, count in batches(rows, max(1, at_once(trained.config, BATCH) // views)):
         right = batch.pop("label")[:count].tolist()
         places += batch.pop("place")[:count].tolist()
         best = np.asarray(likeliest(model, trained.params, batch))
@@ -176,11 +176,14 @@ def commonest_class(train: Source, classes: tuple[str, ...]) -> int:
     return classes.index(counted.most_common(1)[0][0])
 
 
-def batches(rows: Iterable[loader.Batch], size: int = BATCH) -> Iterator[tuple[loader.Batch, int]]:
-    """`size` rows as one, the last filled up with copies, and how many are real."""
-    rows = iter(rows)
+def batches(rows: Iterable[loader.Batch], size: int) -> Iterator[tuple[loader.Batch, int]]:
+    """`size` rows as one, the last filled up with copies to the size of the first, and how many
+    are real.
+    """
+    rows, first = iter(rows), 0
     while part := list(islice(rows, size)):
-        whole = part + [part[-1]] * (size - len(part))
+        first = first or len(part)
+        whole = part + [part[-1]] * (first - len(part))
         batch = {key: np.stack([row[key] for row in whole]) for key in part[0]}
         yield batch, len(part)
 

@@ -18,8 +18,8 @@ from mlm_jax.config import UserError, senses
 from mlm_jax.data import labels, loader, sources
 from mlm_jax.data.labels import Labels
 from mlm_jax.data.records import Source
-from mlm_jax.evaluators import Measured
-from mlm_jax.evaluators.classes import batches, commonest_class
+from mlm_jax.evaluators import Measured, at_once
+from mlm_jax.evaluators.classes import BATCH, batches, commonest_class
 from mlm_jax.metrics import Ratio, bootstrap
 from mlm_jax.trained import Trained
 
@@ -47,9 +47,10 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     known = read(trained, train, classes, LABELLED)
     asked = read(trained, source, classes, limit)
     fresh = jax.jit(config.model.init)(jax.random.key(config.seed), {sense: known.shown[:1]})
+    look = partial(seen, eyes, size=at_once(config, BATCH))
     readers: dict[str, Features] = {
-        "accuracy": partial(seen, eyes, trained.params[sense]),
-        "untrained": partial(seen, eyes, fresh["params"][sense]),
+        "accuracy": partial(look, trained.params[sense]),
+        "untrained": partial(look, fresh["params"][sense]),
         "pixels": lambda shown: jnp.asarray(shown.reshape(len(shown), -1), jnp.float32),
     }
     columns = {
@@ -73,10 +74,11 @@ def read(trained: Trained, source: Source, classes: tuple[str, ...], limit: int 
     return Pictures(*(np.stack([row[key] for row in rows]) for key in (*take.needs, "label")))
 
 
-def seen(eyes: Any, params: Any, shown: np.ndarray) -> Array:
-    """The mean of the patch tokens, (len(shown), D)."""
+def seen(eyes: Any, params: Any, shown: np.ndarray, *, size: int) -> Array:
+    """The mean of the patch tokens, (len(shown), D), `size` at a time."""
     rows: list[dict[str, Any]] = [{"shown": each} for each in shown]
-    found = [tokens_mean(eyes, params, part["shown"])[:real] for part, real in batches(rows)]
+    parts = batches(rows, size)
+    found = [tokens_mean(eyes, params, part["shown"])[:real] for part, real in parts]
     return jnp.concatenate(found)
 
 

@@ -15,7 +15,7 @@ from mlm_jax.config import UserError
 from mlm_jax.data import loader
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import BadRecord, Source
-from mlm_jax.evaluators import Measured
+from mlm_jax.evaluators import Measured, at_once
 from mlm_jax.evaluators.matching import by_kind, hard_texts
 from mlm_jax.metrics import Figure, Ratio, bootstrap, place_of
 from mlm_jax.trained import Trained, unknown
@@ -109,7 +109,7 @@ def embed(
     found: list[list[np.ndarray]] = [[], []]
     rows = loader.eval_pairs(config.data, source, trained.tokenizer, trained.take, limit)
     captions = ((pair, batch) for pair, batch in rows if pair.kind == CAPTION)
-    for some, batch, real in full(captions, config.model.sense):
+    for some, batch, real in full(captions, config.model.sense, at_once(config, BATCH)):
         pairs += some
         for side, vectors in zip(found, both(config.model, trained.params, batch), strict=True):
             side.append(np.asarray(vectors)[:real])
@@ -117,10 +117,12 @@ def embed(
     return pairs, images, words
 
 
-def full(rows: Any, sense: str) -> Iterator[tuple[list[Pair], dict[str, np.ndarray], int]]:
-    """Batches of BATCH rows, the last filled up with copies; how many are real."""
-    while part := list(islice(rows, BATCH)):
-        whole = part + [part[-1]] * (BATCH - len(part))
+def full(
+    rows: Any, sense: str, size: int
+) -> Iterator[tuple[list[Pair], dict[str, np.ndarray], int]]:
+    """Batches of `size` rows, the last filled up with copies; how many are real."""
+    while part := list(islice(rows, size)):
+        whole = part + [part[-1]] * (size - len(part))
         keys = (sense, "target", "target_mask")
         batch = {key: np.stack([arrays[key] for _, arrays in whole]) for key in keys}
         yield [pair for pair, _ in part], batch, len(part)

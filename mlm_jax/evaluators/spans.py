@@ -15,8 +15,8 @@ from mlm_jax.config import UserError
 from mlm_jax.data import labels, loader
 from mlm_jax.data.records import Source
 from mlm_jax.detect import Span, detect, iou, spans
-from mlm_jax.evaluators import Measured
-from mlm_jax.evaluators.classes import batches
+from mlm_jax.evaluators import Measured, at_once
+from mlm_jax.evaluators.classes import BATCH, batches
 from mlm_jax.metrics import Figure, figure_of, redrawn
 from mlm_jax.showing import shown_as
 from mlm_jax.trained import Trained
@@ -36,7 +36,7 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     true: list[list[Span]] = []
     pictures: list[str] = []
     rows = loader.eval_labelled(data, source, trained.take_events(classes), None, limit)
-    for batch, count in batches(rows):
+    for batch, count in batches(rows, at_once(trained.config, BATCH)):
         score, span = (np.asarray(x) for x in detect(model, trained.params, batch))
         said += [spans(score[i, :, : len(classes)], span[i]) for i in range(count)]
         some = min(count, SHOWN - len(pictures))

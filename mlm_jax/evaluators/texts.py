@@ -21,7 +21,7 @@ from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
-from mlm_jax.evaluators import Measured, matching
+from mlm_jax.evaluators import Measured, at_once, matching
 from mlm_jax.generate import decode, encode, generate, rank
 from mlm_jax.metrics import (
     F1,
@@ -124,7 +124,7 @@ def judge(model: nn.Module, params: Any, batch: Mapping[str, Array], **words: in
 def say(trained: Trained, examples: Sequence[Example], texts: int) -> list[Said]:
     """What the model says to each example; `texts` of one picture share its encoding."""
     said: list[Said] = []
-    for real, batch in batches(examples, texts):
+    for real, batch in batches(examples, texts, at_once(trained.config, ROWS)):
         out = judge(trained.config.model, trained.params, batch, **trained.words)
         ids, nats, tokens = (np.asarray(x)[real] for x in out)
         texts_ = map(trained.tokenizer.decode, ids)
@@ -132,11 +132,13 @@ def say(trained: Trained, examples: Sequence[Example], texts: int) -> list[Said]
     return said
 
 
-def batches(examples: Sequence[Example], texts: int) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Batches of ROWS rows, `texts` rows to a picture, and which rows are real, in order.
+def batches(
+    examples: Sequence[Example], texts: int, rows: int
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Batches of `rows` rows, `texts` of them to a picture, and which rows are real, in order.
 
     The others are copies that fill up a picture's rows or the last batch. All batches have the
-    lengths of the longest texts among `examples`.
+    lengths of the longest texts among `examples`; of few examples they are a power of two smaller.
     """
     groups = [
         places[i : i + texts]
@@ -144,14 +146,14 @@ def batches(examples: Sequence[Example], texts: int) -> Iterator[tuple[np.ndarra
         for i in range(0, len(places), texts)
     ]
     whole = stack_texts(examples) if examples else {}
-    size = ROWS // texts
+    size = min(max(1, rows // texts), 1 << (len(groups) - 1).bit_length())
     for start in range(0, len(groups), size):
         part = groups[start : start + size]
         real = [i < len(group) for group in part for i in range(texts)]
-        real += [False] * (ROWS - len(real))
+        real += [False] * (size * texts - len(real))
         part += [part[-1]] * (size - len(part))
-        rows = [group[min(i, len(group) - 1)] for group in part for i in range(texts)]
-        texts_of = {key: value[rows] for key, value in whole.items()}
+        places = [group[min(i, len(group) - 1)] for group in part for i in range(texts)]
+        texts_of = {key: value[places] for key, value in whole.items()}
         yield np.array(real), texts_of | stack_shown([examples[group[0]] for group in part])
 
 
@@ -172,10 +174,11 @@ def by_picture(examples: Sequence[Example]) -> list[list[int]]:
     return [list(places) for _, places in own]
 
 
-def cheapest(examples: Sequence[Example]) -> int:
-    """How many questions should share a picture, if a picture costs what a question costs."""
+def cheapest(examples: Sequence[Example], rows: int) -> int:
+    """How many questions should share a picture, at most `rows`, if it costs what one costs."""
     sizes = [len(places) for places in by_picture(examples)]
-    return min(GROUPS, key=lambda texts: sum(-(-size // texts) * (1 + texts) for size in sizes))
+    fit = [texts for texts in GROUPS if texts <= rows]
+    return min(fit, key=lambda texts: sum(-(-size // texts) * (1 + texts) for size in sizes))
 
 
 def chunks(trained: Trained, source: Source, limit: int | None) -> Iterator[list[Example]]:
@@ -205,7 +208,8 @@ def score(trained: Trained, examples: list[Example]) -> list[Result]:
     """Captions, then questions, of each picture in the order of the pictures."""
     captions = [e for e in examples if e[0].kind == CAPTION]
     questions = [e for e in examples if e[0].kind != CAPTION]
-    said = say(trained, captions, 1) + say(trained, questions, cheapest(questions))
+    shared = cheapest(questions, at_once(trained.config, ROWS))
+    said = say(trained, captions, 1) + say(trained, questions, shared)
     pairs = [pair for pair, _ in captions + questions]
     results = [result(pair, each) for pair, each in zip(pairs, said, strict=True)]
     return sorted(results, key=lambda each: each.pair.index)

@@ -17,7 +17,7 @@ from mlm_jax.config import Config, Data, Fields, Optim, UserError
 from mlm_jax.data.records import Record
 from mlm_jax.data.transforms import Decode, Shift, Take
 from mlm_jax.encoders import ImageEncoder, TextEncoder
-from mlm_jax.evaluators import classes, probe
+from mlm_jax.evaluators import at_once, classes, probe
 from mlm_jax.evaluators.probe import Pictures
 from mlm_jax.export import export
 from mlm_jax.layers import Block, Pool, Transformer
@@ -89,6 +89,18 @@ def test_views_are_the_same_each_time_and_the_first_is_plain() -> None:
     np.testing.assert_array_equal(seen[0], picture)
     assert len({view.tobytes() for view in seen}) > 3
     np.testing.assert_array_equal(classes.Views(take, 1)(record)["image"], picture[None])
+
+
+def test_no_more_rows_at_a_time_than_training_held() -> None:
+    config = Config(None, None, Data(batch=12), Optim(accumulate=2))
+    assert at_once(config, 128) == 6
+    assert at_once(config, 4) == 4
+    assert at_once(replace(config, data=Data(batch=1), optim=Optim()), 128) == 1
+    rows = [{"label": np.array(i)} for i in range(8)]
+    read = [(batch["label"].tolist(), real) for batch, real in classes.batches(rows, 6)]
+    assert read == [([0, 1, 2, 3, 4, 5], 6), ([6, 7, 7, 7, 7, 7], 2)]
+    ((alone, real),) = classes.batches(rows[:3], 6)
+    assert (alone["label"].tolist(), real) == ([0, 1, 2], 3), "nothing to fill up to"
 
 
 class Sure:
