@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlm_jax.config import read_json
+from mlm_jax.data.own import names_rows
 from mlm_jax.metrics import Figure
 from mlm_jax.pages import interval, number
 from mlm_jax.provenance import SOURCE
@@ -94,7 +95,7 @@ def data_lines(config: Config) -> Iterator[str]:
 
 def synthetic(name: str) -> str:
     """What is said of the sets that the library makes."""
-    what = SYNTHETIC.get(name.partition("/")[0])
+    what = None if names_rows(name) else SYNTHETIC.get(name.partition("/")[0])
     return f": {what}, made by rule; no person, and no one's work, is in it" if what else ""
 
 

@@ -58,7 +58,8 @@ class Data:
     """What is read, and how it becomes batches."""
 
     name: str = "world"
-    """`world`, `clips`, `world/224px`, a prepared TFDS set, or a path: *.jsonl(.gz), a folder."""
+    """`world`, `clips`, `world/224px`, a prepared TFDS set, or a path: *.jsonl(.gz), a folder
+    (one of your own that is called clips: `./clips`)."""
     root: str = "data"
     """The folder that holds prepared sets; the world is built there on first use."""
     images: tuple[str, ...] = ()

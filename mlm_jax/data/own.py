@@ -30,11 +30,37 @@ Row = tuple[int | str, dict[str, Any]]  # the number of a line or the name of a 
 Names = tuple[str, ...]  # one, or those of the frames of a clip
 
 
+def names_rows(name: str) -> bool:
+    """Whether a name can only be that of the user's own rows."""
+    return name.endswith((".jsonl", ".jsonl.gz")) or "{split}" in name
+
+
 def is_own(name: str) -> bool:
-    """Whether a name is a path of the user's own rather than a set below data.root."""
-    if name.partition("/")[0] in ("world", "clips"):
+    """Whether a name is a path of the user's own rather than a set below data.root.
+
+    Raises: DataError for one that is both the embedded world and a folder of files.
+    """
+    if names_rows(name):
+        return True
+    kind, _, config = name.partition("/")
+    if kind not in ("world", "clips"):
+        return Path(name).is_dir()
+    if not _holds_files(Path(name)):
         return False
-    return name.endswith((".jsonl", ".jsonl.gz")) or "{split}" in name or Path(name).is_dir()
+    if not config:
+        raise DataError(
+            f"data {name!r} is the embedded world and a folder of files here: ./{name} is the"
+            f" folder, and {name}/48px the world"
+        )
+    from mlm_jax.world.builder import BUILDERS
+
+    return config not in [each.name for each in BUILDERS[kind].BUILDER_CONFIGS]
+
+
+def _holds_files(folder: Path) -> bool:
+    suffixes = (".jsonl", ".jsonl.gz", *(suffix for kind in SUFFIXES.values() for suffix in kind))
+    files = folder.iterdir() if folder.is_dir() else ()
+    return any(file.name.lower().endswith(suffixes) for file in files)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 "world", "clips", "world/224px"     the embedded world, built below data.root on first use
 "coco_captions", "voc/2007:5.0.0"   a set prepared by TFDS below data.root
 "mine.jsonl", "mine/{split}.jsonl"  rows of a user's own, also .jsonl.gz
-"mine/"                             a folder with data.jsonl, or files with .txt captions
+"mine/", "./clips"                  a folder with data.jsonl, or files with .txt captions
 """
 
 import logging

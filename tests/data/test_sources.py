@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mlm_jax.config import Data, Fields
 from mlm_jax.data import rows as reader
+from mlm_jax.data.own import is_own
 from mlm_jax.data.records import BadRecord, DataError
 from mlm_jax.data.sources import open_source, read_source
 
@@ -326,3 +327,25 @@ def test_any_file_gives_records_or_reasons(tmp_path, lines):
     assert source.rows == filled
     assert sum(len(source.where(i)) for i in range(len(source))) + len(source.broken) == filled
     assert all(text.strip() for text in source.corpus())
+
+
+def test_a_folder_that_is_called_as_the_world_is_not_taken_for_it(own, tmp_path, monkeypatch):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    row = {"image": "0.png", "captions": "mine"}
+    for name in ("train", "test"):
+        own([row], name=f"clips/{name}.jsonl")
+    (folder / "0.png").write_bytes(encoded(picture(0)))
+    (folder / "0.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    for name in ("clips/train.jsonl", "clips/{split}.jsonl", "./clips"):
+        assert texts(open_source(data(name), "train")) == [(("mine",), ())], name
+    with pytest.raises(DataError, match=r"'clips' is .*: \./clips is the folder, and clips/48px"):
+        open_source(data("clips"), "train")
+    (folder / "mine").mkdir()
+    (folder / "48px").mkdir()
+    for name in ("mine", "48px"):
+        (folder / name / "0.png").write_bytes(b"")
+    assert is_own("clips/mine")
+    assert not is_own("clips/48px"), "a set of that name is in the embedded world"
+    assert not is_own("world"), "no such folder"
