@@ -221,9 +221,14 @@ def middles(times: int) -> Float[Array, "T"]:
 def wanted_spans(
     batch: Batch, times: int, labels: int
 ) -> tuple[Bool[Array, "B T C"], Float[Array, "B T C 2"]]:
-    """At each time of each class whether an event is going on, and its span; 0 where none is."""
+    """At each time of each class whether an event is going on, and its span; 0 where none is.
+
+    An event goes on at the times whose middles it holds, and at least at that nearest its own.
+    """
     middle, span = middles(times), batch["span"]
     inside = (middle >= span[..., :1]) & (middle < span[..., 1:])  # B E T
+    nearest = jnp.clip((span.mean(-1) * times).astype(jnp.int32), 0, times - 1)
+    inside |= jax.nn.one_hot(nearest, times, dtype=bool)
     inside &= batch["event_mask"][..., None]
     of_class = jax.nn.one_hot(batch["event"], labels, dtype=bool)  # B E C
     here = inside[..., None] & of_class[:, :, None]  # B E T C

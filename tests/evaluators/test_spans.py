@@ -192,6 +192,15 @@ def test_at_each_time_the_shortest_event_of_a_class_is_wanted() -> None:
         np.testing.assert_allclose(span[row, at, label], want)
 
 
+def test_an_event_shorter_than_a_time_step_is_wanted_at_the_nearest() -> None:
+    """0.3 of a step, before the middle of the second of four, and at the very end."""
+    spans = np.array([[[1.1, 1.4], [3.7, 4.0]]], np.float32) / 4
+    batch = {"event": np.zeros((1, 2), int), "span": spans, "event_mask": np.ones((1, 2), bool)}
+    present, span = wanted_spans(batch, 4, 1)
+    assert present[0, :, 0].tolist() == [False, True, False, True]
+    np.testing.assert_allclose(span[0, [1, 3], 0], spans[0])
+
+
 def test_the_loss_is_least_where_all_is_right_and_its_gradient_is_finite() -> None:
     present, span = wanted_spans(BATCH, 4, 2)
     middle = ((np.arange(4) + 0.5) / 4)[:, None]
