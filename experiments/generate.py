@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -27,7 +27,6 @@ AMONG = 32  # how many are drawn where --among does not say
 
 PAINTED = ("guidance", "sampler", "steps", "threshold", "eta", "told")
 DRAWN = ("clip", "to", "to_image", *PAINTED, "blocked", "watermark")
-SAMPLED = ("temperature", "top_k", "top_p")
 NEEDED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(DRAWN, ("out",)),
     **dict.fromkeys(("question", "answers"), SENSES),
@@ -42,6 +41,10 @@ UNREAD = {
     "messages": ("question", "prompt", "answers"),
 }
 """By the option: those that would be passed over beside it."""
+WRITING = (
+    "question", "answers", "messages", "method", "beams", "temperature", "top_k", "top_p", "seed",
+)  # fmt: skip
+"""What a model that tells classes or events would pass over."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ class Arguments:
     """Sampling: among the likeliest words that have this probability between them."""
     beams: int | None = None
     """None: 4."""
-    n: int = 1
-    """How many texts, which for more than one need --method sample or beam; classes, or events;
-    or pictures."""
+    number: Annotated[int | None, tyro.conf.arg(name="n")] = None
+    """How many texts, which for more than one need --method sample or beam; or pictures. None: 1.
+    Or at most how many classes, None: 5; or events, None: 10."""
     seed: int = 0
     """Sampling, and drawing."""
     out: Path | None = None
@@ -110,6 +113,10 @@ class Arguments:
     watermark: bool = True
     """Drawing: an invisible mark in every picture."""
 
+    @property
+    def n(self) -> int:
+        return 1 if self.number is None else self.number
+
 
 def main(argv: Sequence[str]) -> int:
     given = tyro.cli(Arguments, args=list(argv), prog="generate.py", description=__doc__)
@@ -127,6 +134,8 @@ def main(argv: Sequence[str]) -> int:
         return draw_into(given.out, given, trained)
     if type(trained.config.model) in DRAWERS:
         raise UserError(f"{given.run} draws pictures: --out names a new folder for them")
+    if isinstance(trained.config.loss, Classes | Spans):
+        refuse_unwritten(given)
     for text in (given.question, given.prompt, *given.answers):
         words = unknown(trained.tokenizer, text)
         if words:
@@ -138,7 +147,8 @@ def main(argv: Sequence[str]) -> int:
     )
     files = {key: path for key in SENSES if (path := getattr(given, key)) is not None}
     if files and isinstance(trained.config.loss, Spans):
-        for event in watch_for_events(trained, files)[: given.n if given.n > 1 else EVENTS]:
+        most = EVENTS if given.number is None else given.n
+        for event in watch_for_events(trained, files)[:most]:
             print(
                 f"{event.start:6.2f} to {event.end:6.2f} s  {printable(event.label)}"
                 f"  ({share(event.score)})"
@@ -146,7 +156,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     shown = look(trained, files) if files else None
     if shown is not None and isinstance(trained.config.loss, Classes):
-        for text, probability in classify(trained, shown)[: given.n if given.n > 1 else CLASSES]:
+        most = CLASSES if given.number is None else given.n
+        for text, probability in classify(trained, shown)[:most]:
             print(f"{printable(text)}  ({share(probability)})")
         return 0
     if given.messages is not None:
@@ -164,7 +175,7 @@ def main(argv: Sequence[str]) -> int:
 
 def refuse_unread(given: Arguments) -> None:
     """Raises: UserError for what would be passed over in silence."""
-    said = {*said_of(given, [each.name for each in fields(given)])}
+    said = said_in(given).keys()
     for one, others in NEEDED.items():
         if one in said and said.isdisjoint(others):
             raise UserError(f"{option(one)} needs {' or '.join(map(option, others))}")
@@ -181,6 +192,20 @@ def refuse_unread(given: Arguments) -> None:
         raise UserError(f"--n is {given.n}: at least {least}")
 
 
+def refuse_unwritten(given: Arguments) -> None:
+    """Raises: UserError for what is read only where texts are written."""
+    said = said_in(given)
+    for name in WRITING:
+        if name in said:
+            raise UserError(f"{option(name)} is for a model that writes: {given.run} does not")
+
+
+def said_in(given: Arguments) -> dict[str, Any]:
+    """The options that are not left as they are."""
+    plain = {each.name: each.default for each in fields(given)}
+    return {name: value for name in plain if (value := getattr(given, name)) != plain[name]}
+
+
 def option(name: str) -> str:
     return "--no-watermark" if name == "watermark" else f"--{name.replace('_', '-')}"
 
@@ -189,9 +214,10 @@ def draw_into(out: Path, given: Arguments, trained: Any) -> int:
     """Draw --n pictures of the prompt into a folder. Raises: UserError."""
     from mlm_jax import choosing, drawing
 
-    how = drawing.drawing_of(trained, said_of(given, (*PAINTED, *SAMPLED)))
+    said = said_in(given)
+    how = drawing.drawing_of(trained, {k: v for k, v in said.items() if k in drawing.OPTIONS})
     clip = refuse_undrawn(out, given, trained)
-    files = said_of(given, (*SENSES, "to_image"))
+    files = {key: path for key, path in said.items() if key in (*SENSES, "to_image")}
     shown = {
         key: drawing.begin(trained, key.removeprefix("to_"), file) for key, file in files.items()
     }
@@ -219,12 +245,6 @@ def draw_into(out: Path, given: Arguments, trained: Any) -> int:
         pictures = pictures[(-scores).argsort(kind="stable")[: given.n]]
         settings |= {"clip": str(given.clip), "among": count}
     return hang(out, given, texts[: given.n], pictures, settings)
-
-
-def said_of(given: Arguments, names: Sequence[str]) -> dict[str, Any]:
-    """Those of the arguments that are not as they are by themselves."""
-    plain = {each.name: each.default for each in fields(given)}
-    return {name: v for name in names if (v := getattr(given, name)) != plain[name]}
 
 
 def refuse_undrawn(out: Path, given: Arguments, trained: Any) -> Any:

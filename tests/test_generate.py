@@ -3,23 +3,27 @@
 import itertools
 import math
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import generate as command
+from mlm_jax import trained as trained_runs
 from mlm_jax.config import Config, UserError
+from mlm_jax.data import tokenizers
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.fusion import Fusion
 from mlm_jax.generate import How, beam_search, decode, encode, generate, rank, truncate
 from mlm_jax.layers import Block, Transformer
-from mlm_jax.losses import Caption
+from mlm_jax.losses import Caption, Classes, Spans
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.mae import Mae
 from mlm_jax.models.multimodal import Multimodal
-from mlm_jax.trained import Trained, require_writer
+from mlm_jax.trained import Happened, Told, Trained, require_writer
 
 PAD, BOS, EOS, VOCAB, LENGTH = 0, 1, 2, 6, 4
 WORDS = {"bos": BOS, "eos": EOS, "pad": PAD, "length": LENGTH}
@@ -270,3 +274,23 @@ def test_a_model_that_writes_nothing_says_so(kind, tmp_path):
     run = Trained(tmp_path, Config(model, Caption()), None, {}, 1)
     with pytest.raises(UserError, match="which writes nothing"):
         require_writer(run)
+
+
+def test_n_counts_classes_and_events_and_what_only_texts_have_is_refused(monkeypatch, capsys):
+    few = {"classify": Told("red", 0.1), "watch_for_events": Happened("fall", 0.0, 1.0, 0.5)}
+    for name, each in few.items():
+        monkeypatch.setattr(trained_runs, name, lambda *_, each=each: [each] * 12)
+    monkeypatch.setattr(trained_runs, "look", lambda *_: {})
+    for loss, default in ((Classes(), 5), (Spans(), 10)):
+        run = Trained(Path("run"), Config(None, loss), tokenizers.words([]), {}, 0)
+        monkeypatch.setattr(trained_runs, "open_trained", lambda _, run=run: run)
+        given = ["--run", "run", "--video", "clip.mp4"]
+        for more, lines in (([], default), (["--n", "1"], 1), (["--n", "7"], 7)):
+            assert command.main([*given, *more]) == 0
+            assert len(capsys.readouterr().out.splitlines()) == lines
+        options = {"--question": "what?", "--answers": "yes", "--messages": "a.json",
+                   "--method": "sample", "--beams": "3", "--temperature": "0.5", "--top-k": "4",
+                   "--top-p": "0.9", "--seed": "1"}  # fmt: skip
+        for option, value in options.items():
+            with pytest.raises(UserError, match=f"{option} is for a model that writes"):
+                command.main([*given, option, value])
