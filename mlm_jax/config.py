@@ -104,12 +104,18 @@ class Data:
     threads: int = 4
     """Threads that decode; does not change the result."""
     max_broken: float = 0.01
-    """Share of broken records at which reading stops."""
+    """Share of broken records above which reading stops; a single one does not stop it, however few
+    there are, unless this is 0."""
 
     @property
     def texts(self) -> bool:
         """Whether texts are read; where none are, pictures are, with their labels."""
         return bool(self.captions or self.questions)
+
+    def too_many(self, broken: int, rows: int) -> bool:
+        """Whether reading stops at so many broken ones of so many."""
+        least = 1 if self.max_broken > 0 else 0
+        return broken > max(self.max_broken * rows, least)
 
     @property
     def plain(self) -> Self:

@@ -87,6 +87,7 @@ def evaluate(
     measured = measure_of(trained, further)(trained, source, limit)
     save(trained.path, split, measured, (data.name, data.test))
     write_report(run)
+    sources.say_left_out(source)
     return measured.figures
 
 

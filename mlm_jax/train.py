@@ -20,6 +20,7 @@ from jaxtyping import Array, Int
 from mlm_jax import optim, processes, sharding, stages
 from mlm_jax.checkpoint import WATCHED, Checkpoints, Saved, size, steps
 from mlm_jax.config import Config, UserError, to_json
+from mlm_jax.data.sources import say_left_out
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.decoders.codes import AVERAGES
 from mlm_jax.feed import Feed, open_feed
@@ -310,6 +311,7 @@ def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
 
     if run.writes:
         write_report(run.path)
+    say_left_out(feed.source)
     if number < config.steps:
         print(f"stopped and saved at step {number}; the same command goes on: --run {run.path}")
         return 128 + (stop.signal or 0)

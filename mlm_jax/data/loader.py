@@ -48,7 +48,7 @@ class Account:
             self.seen.add(index)
             self.source.broken[error.where] = f"{error.key}: {error.reason}"
             log.warning("broken record left out: %s", printable(error))
-            if len(self.seen) > self.data.max_broken * len(self.source):
+            if self.data.too_many(len(self.seen), len(self.source)):
                 raise DataError(
                     f"{len(self.seen)} of {len(self.source)} records of {self.data.name} are "
                     f"broken, more than --data.max-broken {self.data.max_broken:g}; the last: "

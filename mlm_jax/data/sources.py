@@ -14,18 +14,19 @@ from mlm_jax.data.own import is_own, open_own
 from mlm_jax.data.prepared import open_prepared
 from mlm_jax.data.records import BadRecord, DataError, Question, Record, Source
 from mlm_jax.data.splits import parse
+from mlm_jax.terminal import printable
 
 __all__ = ["BadRecord", "DataError", "Question", "Record", "Source", "open_source", "read_source"]
 
 log = logging.getLogger("mlm_jax.data")
-NAMED = 5  # broken rows named in full while a file is read; validate.py names all
+NAMED = 5  # broken rows named in full; validate.py names all
 
 
 def open_source(data: Data, split: str, needs: Collection[str] = ("image",)) -> Source:
     """Open a split; broken rows are left out and logged.
 
     `needs`: which of image, video and audio are read; the user's own rows need not have others.
-    Raises DataError when nothing is usable or more than data.max_broken of the rows are broken.
+    Raises DataError when nothing is usable or too many of the rows are broken (data.max_broken).
     """
     source = read_source(data, split, needs)
     for where, reason in list(source.broken.items())[:NAMED]:
@@ -34,12 +35,23 @@ def open_source(data: Data, split: str, needs: Collection[str] = ("image",)) -> 
         log.warning("and %d more broken rows of %s", len(source.broken) - NAMED, data.name)
     if not len(source):
         raise DataError(f"{data.name}: split {split!r} has no usable rows{_first(source)}")
-    if len(source.broken) > data.max_broken * source.rows:
+    if data.too_many(len(source.broken), source.rows):
         raise DataError(
             f"{data.name}: {len(source.broken)} of {source.rows} rows that {split!r} is taken from "
             f"are broken, more than --data.max-broken {data.max_broken:g}{_first(source)}"
         )
     return source
+
+
+def say_left_out(source: Source) -> None:
+    """Print how many records have been left out so far, if any, and the first few with why."""
+    count = len(source.broken)
+    if count:
+        print(f"{count:,} record{'s' if count > 1 else ''} left out:")
+    for where, reason in list(source.broken.items())[:NAMED]:
+        print(f"  {printable(where)}: {printable(reason)}")
+    if count > NAMED:
+        print(f"  and {count - NAMED:,} more; validate.py names them all")
 
 
 def _first(source: Source) -> str:

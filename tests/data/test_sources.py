@@ -15,7 +15,7 @@ from mlm_jax.config import Data, Fields
 from mlm_jax.data import rows as reader
 from mlm_jax.data.own import is_own
 from mlm_jax.data.records import BadRecord, DataError
-from mlm_jax.data.sources import open_source, read_source
+from mlm_jax.data.sources import open_source, read_source, say_left_out
 
 
 def data(path: Path | str, **options) -> Data:
@@ -255,13 +255,32 @@ def test_too_many_broken_rows_stop_the_run(own):
         open_source(data(path, max_broken=0.019), "train")
 
 
+def test_one_broken_row_of_a_few_does_not_stop_the_run(own):
+    path = own([*[{"image": f"{i}.png", "captions": "x"} for i in range(9)], b"{"])
+    assert len(open_source(data(path, max_broken=0.01), "train")) == 9
+    path = own([*[{"image": f"{i}.png", "captions": "x"} for i in range(8)], b"{", b"{"])
+    with pytest.raises(DataError, match=r"2 of 10 rows"):
+        open_source(data(path, max_broken=0.01), "train")
+
+
+def test_what_was_left_out_is_told(own, capsys):
+    path = own([{"image": "0.png", "captions": "x"}, *[b"{"] * 7])
+    say_left_out(open_source(data(path), "train"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "7 records left out:"
+    assert lines[1].startswith(f"  {path}:2: row: invalid JSON")
+    assert len(lines) == 7
+    assert lines[-1] == "  and 2 more; validate.py names them all"
+    say_left_out(open_source(data(own([{"image": "0.png", "captions": "x"}])), "train"))
+    assert not capsys.readouterr().out
+
+
 def test_broken_rows_are_held_against_those_of_the_split(own):
     rows = [{"image": f"{i}.png", "captions": "x", "split": "ab"[i < 2]} for i in range(100)]
     path = own([*rows, {"image": "1.png", "captions": "", "split": "b"}])
     assert len(open_source(data(path, max_broken=0), "a")) == 98
-    with pytest.raises(DataError, match=r"1 of 3 rows .*'b'.*--data.max-broken 0.3; the first: "):
-        open_source(data(path, max_broken=0.3), "b")
-    assert len(open_source(data(path, max_broken=0.34), "b")) == 2
+    with pytest.raises(DataError, match=r"1 of 3 rows .*'b'.*--data.max-broken 0; the first: "):
+        open_source(data(path, max_broken=0), "b")
     assert open_source(data(path), "a+b").rows == open_source(data(path), "all").rows == 101
 
 

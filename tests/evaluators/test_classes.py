@@ -142,28 +142,32 @@ def settings(folder: Path, **changes: object) -> Config:
     return replace(config, **changes)
 
 
-def test_a_classifier_of_texts_learns_is_measured_and_is_handed_back(tmp_path: Path) -> None:
-    """Rows without pictures; what is no label is nothing but a broken record."""
+def test_a_classifier_of_texts_learns_is_measured_and_is_handed_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows without pictures; what is no label is nothing but a broken record, which is told."""
     rng = np.random.default_rng(0)
     rows: list[dict[str, object]] = []
     for i in range(60):
         colour, thing = rng.choice(["red", "green", "blue"]), rng.choice(["disc", "star"])
-        text, label = f"this {thing} is {colour}", colour if i != 5 else 0.5
+        text, label = f"this {thing} is {colour}", colour if i not in (5, 7) else 0.5
         rows.append({"text": text, "label": label, "split": "test" if i % 4 == 3 else "train"})
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     post = replace(body(), block=Block(heads=2, order="post"))
     data = Data(str(file), batch=8, captions=1, questions=0, text_length=4, target_length=8,
-                fields=Fields(captions="text"), max_broken=0.1, threads=1)  # fmt: skip
+                fields=Fields(captions="text"), threads=1)  # fmt: skip
     reader = TextEncoder(16, 8, types=2, body=post)
     model = Bert(reader, masked=False, pooler=True, labels=3)
     config = settings(tmp_path, model=model, data=data, steps=120, eval_every=120)
     assert train(config, tmp_path / "run") == 0
+    assert f"1 record left out:\n  {file}:6: label: " in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "classes.json").read_text()) == ["blue", "green", "red"]
     figures = verb.evaluate(tmp_path / "run")
+    assert f"1 record left out:\n  {file}:8: label: " in capsys.readouterr().out
     assert figures["classes/accuracy"].value == 1
-    assert figures["classes/accuracy"].n == 15
-    assert len(pictures.load(tmp_path / "run", "test").pictures) == 15
+    assert figures["classes/accuracy"].n == 14
+    assert len(pictures.load(tmp_path / "run", "test").pictures) == 14
     assert figures["classes/majority"].value < 0.7
     with pytest.raises(UserError, match="views 2: all would be alike"):
         verb.evaluate(tmp_path / "run", views=2)
