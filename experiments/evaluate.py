@@ -1,6 +1,7 @@
 """Evaluate a trained run; figures go to the screen, evaluation.json and report.html of the run.
 
 python experiments/evaluate.py --run runs/vit_tiny [--split test|novel] [--json FILE] [--limit N]
+python experiments/evaluate.py --run runs/vit_tiny --data mine.jsonl [--images FOLDER]
 
 Captions: --rank. Classes: --views N. Pictures drawn: --features RUN, and --clip RUN with --among N.
 """
@@ -26,6 +27,11 @@ class Arguments:
     """The run directory."""
     split: str = "test"
     """`test` is the run's own data.test; or any split of its data: novel, train[:500]."""
+    data: str = ""
+    """Other data in place of the run's own, named as by --data.name; `test` is then all of a file
+    whose rows tell no split."""
+    images: tuple[str, ...] = ()
+    """Further places of the files that rows of --data name: folders, .zip, .npz."""
     limit: int | None = None
     """At most so many pictures, evenly spread over the split."""
     json: Path | None = None
@@ -57,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
     given = tyro.cli(Arguments, args=list(argv), prog="evaluate.py", description=__doc__)
     if given.json is not None and not given.json.parent.is_dir():
         raise UserError(f"--json {given.json}: there is no folder {given.json.parent}")
+    if given.images and not given.data:
+        raise UserError("--images needs --data")
     command.keep_memory()
     from mlm_jax import evaluate, report  # after the command line: a typo is answered at once
 
@@ -65,6 +73,8 @@ def main(argv: Sequence[str]) -> int:
         given.run,
         given.split,
         limit=given.limit,
+        name=given.data,
+        images=given.images,
         rank=given.rank,
         views=given.views,
         features=given.features,
@@ -77,8 +87,9 @@ def main(argv: Sequence[str]) -> int:
     )
     if given.json is not None:
         given.json.write_text(evaluate.as_json(figures))
-    report.print_figures(figures, f"{given.run} on {given.split}")
-    report.print_examples(given.run, given.split)
+    split = evaluate.called(given.split, given.data)
+    report.print_figures(figures, f"{given.run} on {split}")
+    report.print_examples(given.run, split)
     print(f"{time.monotonic() - begin:.1f} s; report: {given.run / 'report.html'}")
     return 0
 

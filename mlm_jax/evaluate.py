@@ -10,6 +10,7 @@ from typing import Any
 from mlm_jax.ablation import pictures
 from mlm_jax.config import UserError
 from mlm_jax.data import sources
+from mlm_jax.data.own import is_own, tells_splits
 from mlm_jax.data.records import Source
 from mlm_jax.evaluators import (
     Measured,
@@ -48,6 +49,7 @@ def evaluate(
     *,
     limit: int | None = None,
     name: str = "",
+    images: tuple[str, ...] = (),
     rank: bool = False,
     views: int = 1,
     features: Path | None = None,
@@ -61,7 +63,9 @@ def evaluate(
     """Evaluate a run, write evaluation.json and the report into it, and give back the figures.
 
     `split` "test" is the run's own data.test; any other is a split of its data, in TFDS syntax.
-    `name` is another data set (data.name), of which "test" is then a split like any other.
+    `name` is another data set (data.name), with the places of its files in `images`, of which
+    "test" is then a split like any other, or all of it where its rows tell no split; baselines are
+    still those of what the run learnt from, and the files are called after `name` (`called`).
     `limit`: that many pictures, evenly spread. `rank` adds caption/recall@k: the place of the
     right caption among all distinct captions of the split, by log-probability. `views`: how many
     of each picture, clip or sound are looked at to tell its class (`classes.evaluate`). `features`
@@ -70,11 +74,12 @@ def evaluate(
     `told` say how they are drawn (`Drawing`). Raises: UserError.
     """
     trained = open_trained(run)
-    data = trained.config.data
+    own = data = trained.config.data
     if name:
-        data = replace(data, name=name, test="test", images=())
+        data = replace(data, name=name, images=images)
+        data = replace(data, test="all" if is_own(name) and not tells_splits(data) else "test")
     data = replace(data, test=data.test if split == "test" else split)
-    trained = trained._replace(config=replace(trained.config, data=data))
+    trained = trained._replace(config=replace(trained.config, data=data), own=own)
     source = sources.open_source(data, data.test, trained.take.needs)
     further: dict[str, Any] = {
         "rank": rank,
@@ -85,10 +90,17 @@ def evaluate(
     }
     further |= {"guidance": guidance, "sampler": sampler, "steps": steps, "told": told}
     measured = measure_of(trained, further)(trained, source, limit)
-    save(trained.path, split, measured, (data.name, data.test))
+    save(trained.path, called(split, name), measured, (data.name, data.test))
     write_report(run)
     sources.say_left_out(source)
     return measured.figures
+
+
+def called(split: str, name: str = "") -> str:
+    """What files and report call a split: one of other data by their name as well."""
+    if not name:
+        return split
+    return f"data {name}" if split == "test" else f"{split} of {name}"
 
 
 def measure_of(trained: Trained, further: Mapping[str, Any]) -> Evaluate:

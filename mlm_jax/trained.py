@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mlm_jax.checkpoint import restore_params
-from mlm_jax.config import SENSES, Config, Fields, UserError, inline, read, senses
+from mlm_jax.config import SENSES, Config, Data, Fields, UserError, inline, read, senses
 from mlm_jax.data import CAPTION_PROMPT, labels, tokenizers
 from mlm_jax.data.loader import trim
 from mlm_jax.data.pictures import MAX_BYTES
@@ -43,6 +43,12 @@ class Trained(NamedTuple):
     tokenizer: Tokenizer
     params: Params
     step: int
+    own: Data | None = None
+    """The run's own data, where config.data are others that it is measured on."""
+
+    @property
+    def learnt_from(self) -> Data:
+        return self.config.data if self.own is None else self.own
 
     @property
     def words(self) -> dict[str, int]:

@@ -170,6 +170,18 @@ def open_own(data: Data, part: Part, needs: Collection[str] = ("image",)) -> Row
     return Rows(chosen, places or [open_place(folder)], total, broken)
 
 
+def tells_splits(data: Data) -> bool:
+    """Whether the name of the user's own rows, or a column of them, tells of which split they are.
+
+    Raises: DataError.
+    """
+    if "{split}" in data.name:
+        return True
+    path = _file(data.name, Part("all"))
+    rows = () if path.is_dir() else read_jsonl(path, {})
+    return any(column(values, data.fields.split) is not None for _, values in rows)
+
+
 def _rows(path: Path, texts: bool, kinds: tuple[str, ...], broken: dict[str, str]) -> Iterator[Row]:
     if not path.is_dir():
         return read_jsonl(path, broken)

@@ -58,7 +58,8 @@ def evaluate(trained: Trained, source: Source, limit: int | None, views: int = 1
             f"--views {views}: all would be alike; varied is what is seen or heard, where"
             " data.shift, speed, tone or noise is not 0"
         )
-    common = commonest_class(sources.open_source(data, data.train, take.needs), classes)
+    learnt = trained.learnt_from
+    common = commonest_class(sources.open_source(learnt, learnt.train, take.needs), classes)
     places: list[int] = []
     counts: list[dict[str, float]] = []
     confused = np.zeros((len(classes), len(classes)), int)

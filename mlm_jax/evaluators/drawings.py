@@ -215,7 +215,7 @@ def tells_one(text: str, sense: str) -> bool:
 
 def novelty(trained: Trained, source: Source, pictures: Pixels) -> dict[str, Figure]:
     """`drawn/nearest`; none where real pictures are among those learnt from."""
-    data = trained.config.data
+    data = trained.learnt_from
     train = sources.open_source(data, data.train, trained.take.needs)
     frames = pictures.shape[1] if pictures.ndim > 4 else 1
     known = pictures_of(trained, train, TRAINING // frames)

@@ -42,7 +42,8 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     """Accuracy of probes of the trained encoder, of the same one untrained, and of pixels."""
     config = trained.config
     ((sense, eyes),) = senses(config).items()
-    train = sources.open_source(config.data, config.data.train, (sense,))
+    learnt = trained.learnt_from
+    train = sources.open_source(learnt, learnt.train, (sense,))
     classes = labels.classes_of(train, events=False)
     known = read(trained, train, classes, LABELLED)
     asked = read(trained, source, classes, limit)

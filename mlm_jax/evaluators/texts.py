@@ -254,7 +254,7 @@ def add_baselines(trained: Trained, results: Sequence[Result]) -> None:
     questions = [each for each in results if each.pair.kind != CAPTION]
     if not questions:
         return
-    data = trained.config.data
+    data = trained.learnt_from
     known = baselines.asked(sources.open_source(data, data.train, ()))
     if not known:
         return

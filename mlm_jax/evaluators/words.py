@@ -234,7 +234,7 @@ def compare(model: Any, params: Any, ids: Array) -> tuple[Array, Array]:
 
 
 def train_source(trained: Trained) -> Source:
-    data = trained.config.data
+    data = trained.learnt_from
     return sources.open_source(data, data.train, ())
 
 

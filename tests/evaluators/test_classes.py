@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import toy
 
+from experiments import evaluate as command
 from mlm_jax import evaluate as verb
 from mlm_jax.ablation import pictures
 from mlm_jax.checks import check
@@ -26,6 +27,7 @@ from mlm_jax.metrics import bootstrap
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.mae import Mae
 from mlm_jax.models.vit import Vit
+from mlm_jax.report import split_of
 from mlm_jax.train import train
 
 
@@ -201,6 +203,29 @@ def test_a_classifier_learns_and_is_measured(colours: Path, tmp_path: Path) -> N
     (tmp_path / "run" / "classes.json").write_text('["red", "green", "blue"]')
     figures = verb.evaluate(tmp_path / "run")
     assert figures["classes/accuracy"].value == pytest.approx(1 / 3), "read back, not made anew"
+
+
+def test_a_run_is_measured_on_other_data(colours: Path, tmp_path: Path) -> None:
+    """Rows without splits, of fewer classes, files elsewhere; the baseline is the run's own."""
+    assert train(settings(colours, eval_every=0), tmp_path / "run") == 0
+    rows = [{"image": f"{i}.png", "label": ["red", "green", "blue"][i % 3]} for i in range(24)]
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows if row["label"] != "red"))
+    run = tmp_path / "run"
+    given = ["--run", str(run), "--data", str(other), "--images", str(colours)]
+    assert command.main([*given, "--json", str(tmp_path / "figures.json")]) == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["classes/accuracy"]["n"] == 16
+    assert figures["classes/accuracy"]["value"] == 1
+    assert figures["classes/majority"]["value"] == 0, "red, the first of three alike"
+    assert not (run / "evaluation.json").exists()
+    (file,) = run.glob("evaluation*.json")
+    assert split_of(file, "evaluation") == f"data {other}"
+    assert json.loads((run / "classes.json").read_text()) == ["blue", "green", "red"]
+    command.main([*given, "--split", "train[:25%]"])
+    assert pictures.load(run, f"train[:25%] of {other}").pictures == (0, 1, 2, 3)
+    with pytest.raises(UserError, match="--images needs --data"):
+        command.main([*given[:2], "--images", "x"])
 
 
 def test_too_many_classes_are_refused(colours: Path, tmp_path: Path) -> None:
