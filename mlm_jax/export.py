@@ -9,7 +9,9 @@ from tokenizers import processors
 
 from mlm_jax import optim, pretrained
 from mlm_jax.config import Config, UserError, senses
+from mlm_jax.data import labels
 from mlm_jax.data.tokenizers import Tokenizer
+from mlm_jax.losses import Classes
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.pretrained.family import Family
@@ -40,8 +42,8 @@ def export(run: Path, out: Path) -> tuple[str, int]:
             length = trained.config.data.target_length
             save_tokenizer(tokenizer.inner, folder, special=names, length=length)
 
-    ids = token_ids(trained, family.kind)
-    pretrained.save(out, model, trained.params, config=ids, beside=beside)
+    fields = token_ids(trained, family.kind) | class_names(trained)
+    pretrained.save(out, model, trained.params, config=fields, beside=beside)
     return family.architecture(model), optim.count(trained.params)
 
 
@@ -57,6 +59,20 @@ def token_ids(trained: Trained, kind: str) -> dict[str, Any]:
     if kind in ("clip", "siglip"):
         return {"text_config": ids}
     return ids if kind in ("bert", "gpt2") else {}
+
+
+def class_names(trained: Trained) -> dict[str, Any]:
+    """The names of the classes by their numbers, and back; LABEL_9 where the run has none."""
+    file = trained.path / "classes.json"
+    if not isinstance(trained.config.loss, Classes) or not file.exists():
+        return {}
+    names = labels.load(file)
+    model: Any = trained.config.model
+    every = [*names, *(f"LABEL_{i}" for i in range(len(names), model.labels))]
+    return {
+        "id2label": {str(i): name for i, name in enumerate(every)},
+        "label2id": {name: i for i, name in enumerate(every)},
+    }
 
 
 def special(tokenizer: Tokenizer, model: Any) -> dict[str, str]:
@@ -89,10 +105,14 @@ def published_pixels(config: Config, family: Family) -> Pixels | None:
     if config.data.preprocessor:
         published = load_pixels(config.data.preprocessor)
         return replace(published, mean=eyes.mean, std=eyes.std)  # the model's own count
-    if config.data.resize != "stretch":
-        raise UserError(
-            f"data.resize is {config.data.resize!r}: only 'stretch', or the data.preprocessor of a"
-            " published checkpoint, can be told to the reference"
-        )
     bicubic = Image.Resampling.BICUBIC
-    return Pixels(family.pixels, eyes.size, bicubic, None, eyes.mean, eyes.std)
+    if config.data.resize == "stretch":
+        return Pixels(family.pixels, eyes.size, bicubic, None, eyes.mean, eyes.std)
+    edge, other = eyes.size
+    if config.data.resize == "crop" and edge == other:  # alike but for parts of a pixel
+        return Pixels(family.pixels, edge, bicubic, eyes.size, eyes.mean, eyes.std)
+    raise UserError(
+        f"data.resize is {config.data.resize!r}, to {edge} x {other} pixels: only 'stretch', 'crop'"
+        " to a square, or the data.preprocessor of a published checkpoint, can be told to the"
+        " reference"
+    )

@@ -4,13 +4,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import toy
 from tokenizers import Tokenizer
 
+from experiments.configs import video_base
 from mlm_jax import train
 from mlm_jax.config import UserError
+from mlm_jax.data import tokenizers
+from mlm_jax.data.transforms import decode_for
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
 from mlm_jax.export import export
@@ -25,8 +29,8 @@ from mlm_jax.models.vit import Vit
 from mlm_jax.paths import named
 from mlm_jax.pretrained import load
 from mlm_jax.pretrained.pixels import load_pixels
-from mlm_jax.pretrained.store import family_of
-from mlm_jax.trained import open_trained
+from mlm_jax.pretrained.store import example, family_of
+from mlm_jax.trained import Trained, open_trained
 
 BODY = Transformer(16, 1, Block(heads=2))
 MODELS = {
@@ -89,6 +93,31 @@ def test_a_run_is_read_back_as_it_was(name: str, tmp_path: Path) -> None:
         assert pixels.mean == model.image.mean
     with pytest.raises(UserError, match="exists"):
         export(tmp_path / "run", tmp_path / "out")
+
+
+def test_a_clip_classifier_is_written_with_its_crop_and_its_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = video_base.tiny.model
+    params = jax.jit(model.init)(jax.random.key(0), example(model))["params"]
+    (tmp_path / "classes.json").write_text('["fall", "sit"]')
+    run = Trained(tmp_path, video_base.tiny, tokenizers.words([]), params, 1)
+    monkeypatch.setattr("mlm_jax.export.open_trained", lambda path: run)
+    kind, _ = export(tmp_path, tmp_path / "out")
+    assert kind == "VideoMAEForVideoClassification"
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert [*settings["id2label"].values()][:3] == ["fall", "sit", "LABEL_2"]
+    assert settings["label2id"]["sit"] == 1
+    assert load(tmp_path / "out").model.labels == len(settings["id2label"]) == 10
+    written = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert (written["size"], written["do_center_crop"]) == ({"shortest_edge": 48}, True)
+    wide = np.add.outer(np.arange(96), np.arange(160)).astype(np.uint8)[..., None].repeat(3, -1)
+    ours = decode_for(video_base.tiny.data, (48, 48))(wide).astype(int)
+    assert np.abs(load_pixels(tmp_path / "out")(wide) - ours).max() <= 1
+    oblong = replace(model, video=replace(model.video, size=(48, 32)))
+    run = run._replace(config=replace(video_base.tiny, model=oblong))
+    with pytest.raises(UserError, match="'crop', to 48 x 32 pixels: only"):
+        export(tmp_path, tmp_path / "oblong")
 
 
 def test_what_no_family_can_express_is_named() -> None:

@@ -36,7 +36,9 @@ tiny = replace(
     model=replace(
         model,
         labels=10,
-        video=replace(eyes, size=(48, 48), body=replace(transformer("tiny"), depth=1)),
+        video=replace(
+            eyes, size=(48, 48), body=replace(transformer("tiny"), depth=1, last_norm=False)
+        ),
     ),
     data=replace(config.data, name="clips/one_tiny", batch=2),
     steps=2,
