@@ -17,10 +17,11 @@ from jaxtyping import Array, Float
 
 from mlm_jax import checkpoint, pretrained
 from mlm_jax.config import Init, UserError, flat, read, to_json
-from mlm_jax.data import tokenizers
+from mlm_jax.data import labels, tokenizers
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.encoders import AudioEncoder, ImageEncoder, VideoEncoder
 from mlm_jax.paths import matches, named, nested, require_matches, rolled, unrolled
+from mlm_jax.pretrained.files import CONFIG, read_json
 
 Leaves = dict[str, Any]
 Senses = ImageEncoder | VideoEncoder | AudioEncoder
@@ -28,6 +29,10 @@ FREE = ("type", "size", "length", "vocab", "words", "depth", "dropout", "layers"
 """Fields that may differ without a change of what a parameter means."""
 TABLES = ("positions/table", "positions_again/table")
 WORDS = "words/table/embedding"
+HEADS = tuple(
+    f"{head}/{name}" for head in ("head", "taught_head", "classes") for name in ("kernel", "bias")
+)
+"""What has a row, or a column, for each class."""
 MARKS = ("pad", "bos", "eos", "unk")
 KNOWN = 0.2
 """Where a smaller share of the words is known, the one has words and the other pieces of them."""
@@ -65,12 +70,17 @@ def summary(paths: Sequence[str], most: int = 8) -> str:
 
 
 def start_from(
-    init: Init, model: nn.Module, params: Any, tokenizer: Tokenizer | None = None
+    init: Init,
+    model: nn.Module,
+    params: Any,
+    tokenizer: Tokenizer | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[Any, Listing]:
     """`params` of `model` with what init.path has in their place, and what was done.
 
     Where `tokenizer` has other words than that beside init.path, the vectors of words that both
-    have are found by their spelling, and those of other words stay as they were drawn. Raises:
+    have are found by their spelling, and those of other words stay as they were drawn. Where
+    init.path names all of the data's `classes`, its rows of classes are put in their order. Raises:
     UserError if the path is none, nothing matches, or shapes do not fit: all at once.
     """
     theirs, source, left = open_source(Path(init.path))
@@ -86,6 +96,8 @@ def start_from(
     resized, by_word, wrong = [], [], []
     spelled = [path for path in pairs if by_vocabulary(path, want)]
     both = vocabularies(Path(init.path), tokenizer) if spelled else None
+    heads = [path for path in pairs if path in HEADS and classes]
+    order = order_of(classes, classes_at(Path(init.path))) if heads else None
     for path, other in pairs.items():
         array, like = have[other], want[path]
         if both and path in spelled and not (both.alike and array.shape == like.shape):
@@ -107,6 +119,8 @@ def start_from(
                 continue
             array = fitted
             resized.append(path)
+        if order and path in heads:
+            array = np.asarray(array)[..., order]
         found[path] = np.asarray(array, like.dtype)
     if wrong:
         listed = "\n".join(f"  {w}" for w in wrong)
@@ -118,7 +132,10 @@ def start_from(
         known=f"{len(both.ids)} of {both.words} words" if both else "",
         fresh=tuple(p for p in want if p not in found),
         unused=(*(p for p in have if p not in pairs.values()), *left),
-        differs=tuple(differences(model, theirs, pairs)),
+        differs=(
+            *differences(model, theirs, pairs),
+            *([] if order else unknown_order(init, heads)),
+        ),
     )
     return nested(rolled({**want, **found}, named(params))), listing
 
@@ -156,6 +173,37 @@ def hint(path: str) -> str:
             f": another vocabulary; take its tokenizer.json (--data.tokenizer) and size, or {skip}"
         )
     return f"; {skip}"
+
+
+# --- other classes ---
+
+
+def classes_at(path: Path) -> tuple[str, ...]:
+    """Their names by a run, or by config.json of a checkpoint; () where it tells none."""
+    if (path / "checkpoints").is_dir():
+        file = path / "classes.json"
+        return labels.load(file) if file.exists() else ()
+    names = read_json(path / CONFIG).get("id2label") or {}
+    return tuple(str(names[str(number)]) for number in range(len(names)))
+
+
+def order_of(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
+    """The place of each of ours in theirs, then of those that ours lacks; [] if ours has others.
+
+    ("cat", "dog") of ("dog", "owl", "cat") -> 2, 0, 1
+    """
+    if not {*ours} <= {*theirs}:
+        return []
+    places = [theirs.index(name) for name in ours]
+    return places + [place for place, name in enumerate(theirs) if name not in ours]
+
+
+def unknown_order(init: Init, heads: Sequence[str]) -> Iterator[str]:
+    for head in dict.fromkeys(path.partition("/")[0] for path in heads):
+        yield (
+            f"{head}: {init.path} does not name the classes of the data, so which row is of which"
+            f" is unknown (--init.skip {head} leaves it fresh)"
+        )
 
 
 # --- other words ---

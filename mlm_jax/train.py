@@ -50,13 +50,16 @@ class State(NamedTuple):
 
 
 def prepare(
-    config: Config, example: Batch, tokenizer: Tokenizer | None = None
+    config: Config,
+    example: Batch,
+    tokenizer: Tokenizer | None = None,
+    classes: Sequence[str] = (),
 ) -> tuple[State, optax.GradientTransformation, Callable[[], State]]:
     """For batches like `example`: shapes of the state, the optimiser, what makes the first state.
 
-    `tokenizer` is that of the run, by which words are found in what config.init names. Where a mesh
-    is set the shapes say where on it the arrays lie. Raises: ValueError by a model that cannot be
-    built; UserError for patterns that match nothing.
+    `tokenizer` is that of the run, by which words are found in what config.init names, as are its
+    `classes` by their names. Where a mesh is set the shapes say where on it the arrays lie. Raises:
+    ValueError by a model that cannot be built; UserError for patterns that match nothing.
     """
 
     def initial_params() -> Any:
@@ -79,7 +82,7 @@ def prepare(
     def begin() -> State:
         params = draw()
         if config.init.path:
-            params, listing = start_from(config.init, config.model, params, tokenizer)
+            params, listing = start_from(config.init, config.model, params, tokenizer, classes)
             print(f"parameters from {config.init.path}:", *listing.lines(), sep="\n")
         return complete(stages.with_stages(config, params))
 
@@ -271,7 +274,8 @@ def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
 
 
 def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
-    shapes, tx, begin = prepare(config, next(feed.batches(0, Stop())), feed.tokenizer)
+    classes = feed.labels.classes if feed.labels else ()
+    shapes, tx, begin = prepare(config, next(feed.batches(0, Stop())), feed.tokenizer, classes)
     saved = checkpoints.restore(trees(shapes))
     start = saved.step if saved else 0
     if start >= config.steps:

@@ -1,6 +1,8 @@
 """First parameters from published checkpoints and runs."""
 
+import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +190,31 @@ def test_other_mathematics_is_said() -> None:
     assert "model.text.body.block.activation is relu, the checkpoint was made with gelu" in told
     assert "--model.text.body.block.eps 1e-05" in told
     assert len(listing.differs) == 2
+
+
+def test_rows_of_a_head_are_put_in_the_order_of_the_data(tmp_path: Path) -> None:
+    folder = shutil.copytree(GOLDEN / "ViTForImageClassification", tmp_path / "vit")
+    settings = json.loads((folder / "config.json").read_text())
+    names = {"id2label": {"0": "dog", "1": "owl", "2": "cat"}}
+    (folder / "config.json").write_text(json.dumps(settings | names))
+    theirs = load(folder)
+    fresh = jax.tree.map(np.zeros_like, theirs.params)
+
+    def heads(*classes: str) -> tuple[list[int], tuple[str, ...]]:
+        tree, listing = start_from(Init(str(folder)), theirs.model, fresh, None, classes)
+        there = np.asarray(theirs.params["head"]["kernel"]).T.tolist()
+        order = [there.index(row) for row in np.asarray(tree["head"]["kernel"]).T.tolist()]
+        bias = np.asarray(theirs.params["head"]["bias"])[order]
+        np.testing.assert_array_equal(tree["head"]["bias"], bias)
+        return order, listing.differs
+
+    assert heads("cat", "dog", "owl") == ([2, 0, 1], ())
+    assert heads("owl", "cat") == ([1, 2, 0], ()), "a head may have more rows than data classes"
+    assert heads() == ([0, 1, 2], ()), "no data with classes"
+    order, (told,) = heads("cat", "dog", "fox")
+    assert order == [0, 1, 2]
+    assert "does not name the classes of the data" in told
+    assert "--init.skip head" in told
 
 
 def test_scanned_layers() -> None:

@@ -14,7 +14,7 @@ from experiments import evaluate as command
 from mlm_jax import evaluate as verb
 from mlm_jax.ablation import pictures
 from mlm_jax.checks import check
-from mlm_jax.config import Config, Data, Fields, Optim, UserError
+from mlm_jax.config import Config, Data, Fields, Init, Optim, UserError
 from mlm_jax.data.records import Record
 from mlm_jax.data.transforms import Decode, Shift, Take
 from mlm_jax.encoders import ImageEncoder, TextEncoder
@@ -203,6 +203,10 @@ def test_a_classifier_learns_and_is_measured(colours: Path, tmp_path: Path) -> N
     (tmp_path / "run" / "classes.json").write_text('["red", "green", "blue"]')
     figures = verb.evaluate(tmp_path / "run")
     assert figures["classes/accuracy"].value == pytest.approx(1 / 3), "read back, not made anew"
+    again = replace(config, init=Init(str(tmp_path / "run")), optim=Optim(lr=1e-9), steps=1)
+    assert train(again, tmp_path / "again") == 0
+    figures = verb.evaluate(tmp_path / "again")
+    assert figures["classes/accuracy"].value == pytest.approx(1 / 3), "rows by those names"
 
 
 def test_a_run_is_measured_on_other_data(colours: Path, tmp_path: Path) -> None:
