@@ -39,7 +39,8 @@ class Arguments:
     rank: bool = False
     """Captions: rank all distinct ones of the split for every picture, caption/recall@k. Slow."""
     features: Path | None = None
-    """Drawing: a run of CLIP, whose vectors compare with real pictures: FID, KID, CLIP score."""
+    """Drawing: a run of CLIP, whose vectors compare with real pictures: FID, KID, CLIP score; or
+    Inception-v3 as .safetensors, with the names of torchvision: FID, KID as they are published."""
     clip: Path | None = None
     """Drawing: a run of CLIP; of --among pictures for each caption only the one it finds nearest
     counts."""

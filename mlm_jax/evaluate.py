@@ -17,6 +17,7 @@ from mlm_jax.evaluators import (
     classes,
     codes,
     drawings,
+    inception,
     prior,
     probe,
     retrieval,
@@ -69,7 +70,8 @@ def evaluate(
     `limit`: that many pictures, evenly spread. `rank` adds caption/recall@k: the place of the
     right caption among all distinct captions of the split, by log-probability. `views`: how many
     of each picture, clip or sound are looked at to tell its class (`classes.evaluate`). `features`
-    is a run of CLIP, by whose vectors drawn pictures are measured, and `clip` one that keeps one
+    is a run of CLIP, or a file of Inception-v3, by whose vectors drawn pictures are measured, and
+    `clip` a run of CLIP that keeps one
     `among` so many drawn for each caption (`drawings.evaluate`). `guidance`, `sampler`, `steps` and
     `told` say how they are drawn (`Drawing`). Raises: UserError.
     """
@@ -107,14 +109,17 @@ def measure_of(trained: Trained, further: Mapping[str, Any]) -> Evaluate:
     """Raises: UserError for what its model is not asked."""
     config = trained.config
     found = EVALUATORS.get(type(config.loss)) or EVALUATORS.get(type(config.model), texts.evaluate)
-    given = {}
+    given: dict[str, Any] = {}
     for name, value in further.items():
         asked, default, what = FURTHER[name]
         if value == default:
             continue
         if found is not asked:
             raise UserError(f"--{name} is for {what}: this run is trained for something else")
-        given[name] = open_trained(value) if isinstance(value, Path) else value
+        if name == "features" and value.is_file():
+            given[name] = inception.load(value)
+        else:
+            given[name] = open_trained(value) if isinstance(value, Path) else value
     return partial(found, **given)
 
 

@@ -22,14 +22,14 @@ def require_new(out: Path) -> None:
         raise UserError(f"--out {out} is in use: it must be a new or an empty folder")
 
 
-def has_room(pictures: np.ndarray) -> bool:
-    """Whether pictures, or clips, are large enough for the mark."""
-    return min(pictures.shape[-3:-1]) >= watermark.GRID
+def has_room(shape: tuple[int, ...]) -> bool:
+    """Whether a picture, or clip, of this shape is large enough for the mark."""
+    return min(shape[-3:-1]) >= watermark.GRID
 
 
 def require_room(shape: tuple[int, ...]) -> None:
     """Raises: UserError where a picture, or clip, of this shape is too small for the mark."""
-    if min(shape[-3:-1]) < watermark.GRID:
+    if not has_room(shape):
         raise UserError(
             f"pictures of {shape[-3:-1]} are too small for the invisible mark, which needs"
             f" {watermark.GRID} pixels a side: --no-watermark leaves it out"

@@ -2,8 +2,9 @@
 it is measured how near they are to real ones and to their captions."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress, islice
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlm_jax.data import loader, sources
 from mlm_jax.data.records import BadRecord, Record, Source
 from mlm_jax.drawing import Drawing, Pixels, draw, drawing_of, read_prompts
 from mlm_jax.evaluators import Measured
+from mlm_jax.evaluators.inception import Inception
 from mlm_jax.evaluators.pictures import clip_score, fid, kid, nearest, r_precision
 from mlm_jax.gallery import has_room, marked
 from mlm_jax.metrics import Figure
@@ -54,7 +56,7 @@ def evaluate(
     source: Source,
     limit: int | None,
     *,
-    features: Trained | None = None,
+    features: Trained | Inception | None = None,
     clip: Trained | None = None,
     among: int = 1,
     **options: Any,
@@ -63,9 +65,10 @@ def evaluate(
 
     Raises: UserError.
 
-    Of the world each is held against its caption (`graded`). With `features`, a run of CLIP,
-    pictures of anything are measured by its vectors (`by_features`). With `clip`, another, `among`
-    pictures are drawn for each caption, and that counts which it finds nearest (`drawn/among`).
+    Of the world each is held against its caption (`graded`). With `features`, a run of CLIP or
+    Inception-v3, pictures of anything are measured by its vectors (`by_features`, `distances`).
+    With `clip`, a run of CLIP, `among` pictures are drawn for each caption, and that counts which
+    it finds nearest (`drawn/among`).
     """
     if (clip is None) != (among == 1) or among < 1:
         raise UserError(f"--among {among}: pictures, at least 2, of which --clip RUN keeps one")
@@ -88,29 +91,36 @@ def held(drawer: Drawer, source: Source, records: Sequence[Record]) -> Measured:
     if not prompts:
         raise UserError(
             f"{config.data.name}: no captions of the world that could be drawn"
-            " (--features RUN measures pictures of others, by a run of CLIP)"
+            " (--features measures pictures of others, by a run of CLIP or Inception-v3)"
         )
     return graded(drawer, source, prompts, drawer.best(prompts))
 
 
 def compared(
-    drawer: Drawer, source: Source, records: Sequence[Record], features: Trained
+    drawer: Drawer, source: Source, records: Sequence[Record], features: Trained | Inception
 ) -> Measured:
-    """All that both runs can read, by the vectors of CLIP; those of the world held against their
-    captions too. Raises: UserError."""
-    trained = drawer.trained
-    require_sight(features, drawn_shape(trained))
-    records, pictures = comparable(trained, features, records)
+    """All that the runs can read, by the vectors of CLIP, or of Inception; those of the world held
+    against their captions too. Raises: UserError."""
+    trained, readers = drawer.trained, [drawer.trained]
+    if isinstance(features, Trained):
+        require_sight(features, drawn_shape(trained))
+        readers.append(features)
+    records, pictures = comparable(readers, records)
     prompts = [each.captions[0] for each in records]
-    # what it refuses it does before the drawing
-    words, real = told(features, prompts), seen(features, pictures)
-    made = drawer.best(prompts)
-    figures = by_features(seen(features, made), real, words)
+    # what they refuse they do before the drawing
+    words = told(features, prompts) if isinstance(features, Trained) else None
+    see = eyes_of(features)
+    real, made = see(pictures), drawer.best(prompts)
+    figures = distances(see(made), real) if words is None else by_features(see(made), real, words)
     of_world = np.array([gradable(each, trained.config.model.sense) for each in records])
     if not of_world.any():
         return Measured(figures)
     measured = graded(drawer, source, [*compress(prompts, of_world)], made[of_world])
     return measured._replace(figures=measured.figures | figures)
+
+
+def eyes_of(features: Trained | Inception) -> Callable[[Pixels], Float[np.ndarray, "N E"]]:
+    return features.see if isinstance(features, Inception) else partial(seen, features)
 
 
 def asked_of(source: Source, limit: int | None) -> list[Record]:
@@ -127,14 +137,16 @@ def gradable(record: Record, sense: str) -> bool:
     return bool(record.truth and facts)
 
 
-def comparable(
-    trained: Trained, features: Trained, records: Sequence[Record]
-) -> tuple[list[Record], Pixels]:
-    """Those whose caption both runs can read, and their pictures. Raises: UserError."""
+def comparable(runs: Sequence[Trained], records: Sequence[Record]) -> tuple[list[Record], Pixels]:
+    """Those whose caption all runs can read, and their pictures as the first sees its own.
+
+    Raises: UserError.
+    """
     kept, pictures = [], []
+    trained = runs[0]
     for record in records:
         try:
-            for run in (trained, features):
+            for run in runs:
                 read_prompts(run, record.captions[:1])
             pictures.append(trained.take(record)[trained.config.model.sense])
         except (UserError, BadRecord):
@@ -159,14 +171,17 @@ def by_features(
     All are unit vectors; distances are of vectors with variance 1 an axis, as KID's kernel expects.
     """
     scale = np.sqrt(made.shape[1])
-    far = fid(scale * made, scale * real)
     return {
-        "features/fid": Figure(far, far, far, len(made)),
-        "features/kid": kid(scale * made, scale * real),
+        **distances(scale * made, scale * real),
         "features/clip_score": clip_score(made, told),
         "features/clip_score_real": clip_score(real, told),
         "features/r_precision": r_precision(made, told),
     }
+
+
+def distances(made: Float[np.ndarray, "N E"], real: Float[np.ndarray, "N E"]) -> dict[str, Figure]:
+    far = fid(made, real)
+    return {"features/fid": Figure(far, far, far, len(made)), "features/kid": kid(made, real)}
 
 
 def graded(drawer: Drawer, source: Source, prompts: Sequence[str], pictures: Pixels) -> Measured:
@@ -240,7 +255,7 @@ def shown(
     return {
         "drawn": [
             {
-                "image": shown_as({sense: marked(picture) if has_room(picture) else picture}),
+                "image": shown_as({sense: marked(picture) if has_room(picture.shape) else picture}),
                 "text": f"{prompt}: {'; '.join(grade.faults) or 'right'}",
             }
             for picture, prompt, grade in rows

@@ -261,7 +261,7 @@ class Playground:
         """PNG, or GIF of clips, marked and with their facts as those of generate.py are."""
         texts = [wanted.prompt] * wanted.count
         pixels = drawing.draw(self.trained, texts, seed=wanted.seed)
-        mark = gallery.has_room(pixels)
+        mark = gallery.has_room(pixels.shape)
         settings = drawing.settings_of(self.trained, drawing.Drawing())
         with TemporaryDirectory() as folder:
             paths = gallery.hang(

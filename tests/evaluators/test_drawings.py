@@ -16,7 +16,7 @@ from mlm_jax.data import sources
 from mlm_jax.data.tokenizers import words
 from mlm_jax.data.transforms import take_for
 from mlm_jax.encoders import ImageEncoder, TextEncoder
-from mlm_jax.evaluators import drawings
+from mlm_jax.evaluators import drawings, inception
 from mlm_jax.evaluators.pictures import fid, kid, r_precision
 from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Contrastive
@@ -38,7 +38,7 @@ def stand_in(data: Data, sense: str = "image") -> Any:
     """As much of a trained run as is read."""
     config = SimpleNamespace(data=data, seed=0, model=SimpleNamespace(sense=sense, **CANVASES))
     take = take_for(data, {sense: CANVASES[sense]})
-    return SimpleNamespace(config=config, take=take, path=Path("x"))
+    return SimpleNamespace(config=config, take=take, path=Path("x"), learnt_from=data)
 
 
 def drawn_by(data: Data, of: str, sense: str = "image") -> Any:
@@ -184,6 +184,25 @@ def test_pictures_are_measured_by_the_vectors_of_clip(
     assert far["features/clip_score_real"] == same["features/clip_score_real"]
 
 
+def test_by_inception_only_pictures_are_compared(
+    data: Data, clip: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        inception.Inception,
+        "see",
+        lambda self, shown: shown[:, ::16, ::16].reshape(len(shown), -1).astype(float),
+    )
+    net = inception.Inception(Path("inception.safetensors"), {})
+    monkeypatch.setattr(drawings, "draw", drawn_by(data, "test"))
+    run: Any = SimpleNamespace(**vars(stand_in(data)), tokenizer=clip.tokenizer)
+    run.tokenise = clip.tokenise
+    source = sources.open_source(data, "test", ("image",))
+    figures = drawings.evaluate(run, source, None, features=net).figures
+    assert {name for name in figures if "features" in name} == {"features/fid", "features/kid"}
+    assert figures["features/fid"].value == pytest.approx(0, abs=1e-3)
+    assert figures["drawn/passed"].value == 1
+
+
 def test_what_features_cannot_measure_is_left_out_and_told(
     data: Data, clip: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +210,7 @@ def test_what_features_cannot_measure_is_left_out_and_told(
     run.tokenise = clip.tokenise
     source = sources.open_source(data, "test", ("image",))
     strange = [replace(source[i], captions=("a quux",)) for i in range(2)]
-    kept, pictures = drawings.comparable(run, clip, [*strange, source[2], source[3]])
+    kept, pictures = drawings.comparable([run, clip], [*strange, source[2], source[3]])
     assert [record.key for record in kept] == [source[2].key, source[3].key]
     assert pictures.shape == (2, 48, 48, 3)
     assert "2 of 4 captions left out" in capsys.readouterr().err
