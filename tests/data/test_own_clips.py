@@ -268,10 +268,11 @@ def test_broken_clips_are_skipped_counted_and_named(clips_that_are_broken, caplo
 
 def test_too_many_broken_clips_stop_the_run(own, tmp_path):
     film(tmp_path / "good.mp4")
-    (tmp_path / "bad.mp4").write_text("text")
-    path = own([{"video": "good.mp4"}, {"video": "bad.mp4"}])
+    for name in ("bad.mp4", "worse.mp4"):
+        (tmp_path / name).write_text("text")
+    path = own([{"video": name} for name in ("good.mp4", "bad.mp4", "worse.mp4")])
     _, stream = batches(data(path, max_broken=0.4), take_for(data(path), {"video": EYES}))
-    with pytest.raises(DataError, match=r"1 of 2 records of .* more than --data.max-broken 0.4"):
+    with pytest.raises(DataError, match=r"2 of 3 records of .* more than --data.max-broken 0.4"):
         [next(stream) for _ in range(4)]
 
 
