@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -203,14 +203,15 @@ class Playground:
             "unknown": unknown(self.trained.tokenizer, ask.question),
         }
 
-    def looked(self, row: Row, said: list[Word]) -> list[str]:
-        """Where each word looked, as PNG in base64."""
-        return [png(each) for each in maps_of(self.trained, row, [word.id for word in said])]
+    def looked(self, row: Row, said: list[Word]) -> list[dict[str, str]]:
+        """Where each word looked, by sense as PNG in base64."""
+        maps = maps_of(self.trained, row, [word.id for word in said])
+        return [{sense: png(each) for sense, each in own.items()} for own in maps]
 
     def text(self, said: list[Word]) -> str:
         return self.trained.tokenizer.decode(word.id for word in said)
 
-    def whole(self, said: list[Word], maps: Sequence[str] = ()) -> Answer:
+    def whole(self, said: list[Word], maps: Sequence[Mapping[str, str]] = ()) -> Answer:
         """The answer and its words, each with the blank before it, and their probabilities."""
         words, before = list[dict[str, Any]](), ""
         for count, word in enumerate(said, 1):
@@ -219,7 +220,7 @@ class Playground:
                 piece = after.removeprefix(before)
                 words.append({"text": piece, "probability": math.exp(word.logprob)})
                 if maps:
-                    words[-1]["map"] = maps[count - 1]
+                    words[-1]["maps"] = maps[count - 1]
             before = after
         return {
             "answer": before,

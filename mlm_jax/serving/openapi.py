@@ -2,6 +2,7 @@
 
 from typing import Any, get_args
 
+from mlm_jax.explaining.page import FRAMES
 from mlm_jax.run import version
 from mlm_jax.serving.requests import MAX_SEED, TEMPERATURES, TOP_P, Limits, Method, Tone
 from mlm_jax.world.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES
@@ -155,15 +156,19 @@ FILES = {
     "video": "MP4, WebM, GIF, ...",
     "audio": "WAV, FLAC, MP3, Ogg, ...",
 }
+MAPS = {
+    "image": "base64 of a PNG, over the picture",
+    "video": f"base64 of a PNG, over up to {FRAMES} frames side by side",
+    "audio": "base64 of a PNG, over the spectrogram, low tones below",
+}
 
 
 def of_answers(limits: Limits) -> dict[str, Schema]:
     text, chance = {"type": "string"}, {"type": "number", "minimum": 0, "maximum": 1}
     number, whole, flag = ({"type": name} for name in ("number", "integer", "boolean"))
     said = ("text", "probability")
-    word = closed(
-        said, text=text, probability=chance, map={**text, "description": "base64 of a PNG"}
-    )
+    maps = closed((), **{key: {**text, "description": drawn} for key, drawn in MAPS.items()})
+    word = closed(said, text=text, probability=chance, maps=maps)
     event = closed((*said, "start", "end"), text=text, probability=chance, start=number, end=number)
     answer = closed(
         ("answer", "probability"),

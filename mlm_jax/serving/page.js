@@ -441,16 +441,16 @@ function addWord(line, before) {
 function putWord(word) {
   const text = word.text.trimStart();
   if (text !== word.text && $("answer").childNodes.length) $("answer").append(" ");
-  const tag = word.map ? "button" : "span";
+  const tag = word.maps ? "button" : "span";
   const element = make(tag, { className: "word" }, text);
-  if (word.map) element.type = "button";
+  if (word.maps) element.type = "button";
   if (word.probability !== undefined) {
     element.style.setProperty("--sure", word.probability);
     element.title = share(word.probability);
   }
-  if (word.map) {
+  if (word.maps) {
     element.setAttribute("aria-pressed", "false");
-    element.addEventListener("click", () => showMap(word, element));
+    element.addEventListener("click", () => showMaps(word, element));
   }
   $("answer").append(element);
   return element;
@@ -460,8 +460,8 @@ function tellWhole(whole, seconds) {
   $("answer").replaceChildren();
   if (whole.words) {
     const elements = whole.words.map(putWord);
-    const first = whole.words.findIndex((word) => word.map);
-    if (first >= 0) showMap(whole.words[first], elements[first]);
+    const first = whole.words.findIndex((word) => word.maps);
+    if (first >= 0) showMaps(whole.words[first], elements[first]);
   } else {
     $("answer").textContent = whole.answer || "nothing";
   }
@@ -477,13 +477,21 @@ function tellWhole(whole, seconds) {
   ]);
 }
 
-function showMap(word, element) {
+const OVER = { image: "in the picture", video: "in frames of the clip", audio: "in the spectrogram" };
+
+function showMaps(word, element) {
   for (const other of document.querySelectorAll("button.word")) {
     other.setAttribute("aria-pressed", other === element);
   }
-  $("map-image").src = `data:image/png;base64,${word.map}`;
-  $("map-image").alt = `Where the model looked as it wrote “${word.text.trim()}”`;
-  $("map-text").textContent = `Where it looked as it wrote “${word.text.trim()}”, ` +
+  const wrote = `as it wrote “${word.text.trim()}”`;
+  $("map-images").replaceChildren(
+    ...Object.entries(word.maps).map(([sense, map]) => make("img", {
+      className: sense,
+      src: `data:image/png;base64,${map}`,
+      alt: `Where the model looked ${OVER[sense]} ${wrote}`,
+    })),
+  );
+  $("map-text").textContent = `Where it looked ${wrote}, ` +
     `${share(word.probability)}; choose another word above`;
   $("map").hidden = false;
 }

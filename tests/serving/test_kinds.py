@@ -25,6 +25,9 @@ from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder, Quantiser
 from mlm_jax.encoders import AudioEncoder, TextEncoder, VideoEncoder
 from mlm_jax.encoders.audio import LogMel
+from mlm_jax.explaining.asked import ask, asked_of, require_multimodal, words_of
+from mlm_jax.explaining.colours import over
+from mlm_jax.explaining.methods import explain
 from mlm_jax.fusion import Fusion
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption, Classes, Drawn, Spans
@@ -35,8 +38,9 @@ from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.models.video import Events, Video
 from mlm_jax.serving import answering
 from mlm_jax.serving.answering import Playground
+from mlm_jax.serving.batching import Word
 from mlm_jax.serving.requests import Ask, Draw, Limits, Refused
-from mlm_jax.trained import Trained, look, tell, watch_for_events
+from mlm_jax.trained import Shown, Trained, look, tell, watch_for_events
 
 BODY = Transformer(width=16, depth=1, block=Block(heads=2))
 TEXTS = Data(text_length=8, target_length=8)
@@ -177,9 +181,38 @@ def test_a_run_that_sees_and_hears(tmp_path, clip, sound):
     whole = answer(playground, Ask({"video": clip, "audio": sound}, question="what is it"))
     assert whole["answer"] == tell(trained, shown, "what is it")[0].text
     assert not playground.scenes
-    assert not playground.maps
+    assert playground.maps
     with pytest.raises(Refused, match="video and audio"):
         answer(playground, Ask({"video": clip}))
+    same_maps_as_explained(
+        playground, Ask({"video": clip, "audio": sound}, question="what is it"), shown
+    )
+
+
+def same_maps_as_explained(playground: Playground, wanted: Ask, shown: Shown) -> None:
+    """Of words that the run was made to say: frames side by side, and low tones below."""
+    trained = playground.trained
+    row, _ = playground.row_of(wanted)
+    said = [Word(each, 0.0) for each in trained.tokenizer.encode("it is red")]
+    found = playground.looked(row, said)
+    written = np.array([[each.id for each in said]])
+    asked, _ = ask(trained, [shown], wanted.question)
+    words = words_of(trained.tokenizer, written[0])
+    texts = {"text": asked.text, "text_mask": asked.text_mask}
+    asked = asked_of(trained, asked.seen, texts, written, [words])
+    maps = explain(require_multimodal(trained), trained.params, asked, "attention")
+    mel = np.asarray(asked.seen["audio"][0]).T[::-1]
+    grey = np.repeat(255 * (mel - mel.min())[..., None] / np.ptp(mel), 3, axis=-1)
+    assert len(found) == len(words) == 3
+    for place, coded in enumerate(found):
+        video = over(
+            np.concatenate([*shown["video"]], 1), np.concatenate([*maps["video"][0, place]], 1)
+        )
+        audio = over(grey.astype(np.uint8), maps["audio"][0, place].T[::-1])
+        for wanted_pixels, drawn in ((video, coded.pop("video")), (audio, coded.pop("audio"))):
+            pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn))))
+            assert abs(pixels.astype(int) - wanted_pixels).max() <= 2
+        assert not coded
 
 
 @pytest.fixture

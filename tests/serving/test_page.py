@@ -107,7 +107,7 @@ def test_each_word_shows_where_it_looked(page, file):
     answer(page)
     words = page.locator("button.word")
     first, last = words.first, words.last
-    image = page.locator("#map-image")
+    image = page.locator("#map-images img")
     assert first.get_attribute("aria-pressed") == "true"
     before = image.get_attribute("src")
     last.focus()

@@ -143,7 +143,9 @@ def test_maps_of_words(server, trained):
     """A picture for each word, which differ, and are what `explaining` makes of the same text."""
     tree = {"image": base64_of(picture()), "maps": True}
     words = server.ask(tree).tree["words"]
-    pixels = [np.asarray(Image.open(io.BytesIO(b64decode(word["map"])))) for word in words]
+    pixels = [
+        np.asarray(Image.open(io.BytesIO(b64decode(word["maps"]["image"])))) for word in words
+    ]
     asked, (spelt,) = ask(trained, [trained.take(Record("file", image=picture()))])
     maps = explain(trained.config.model, trained.params, asked, "attention")["image"][0]
     shown = np.asarray(Image.open(io.BytesIO(picture())).resize((32, 32), Image.Resampling.BICUBIC))
@@ -151,7 +153,7 @@ def test_maps_of_words(server, trained):
     for found, one in zip(pixels, maps, strict=False):
         assert abs(found.astype(int) - over(shown, one)).max() <= 2
     assert (pixels[0] != pixels[-1]).any()
-    assert "map" not in server.ask({**tree, "maps": False}).tree["words"][0]
+    assert "maps" not in server.ask({**tree, "maps": False}).tree["words"][0]
 
 
 def test_words_that_are_not_known_are_named(server):
