@@ -52,7 +52,8 @@ class Arguments:
     references: Path | None = None
     """What people say: captions, answers, labels; of retrieval the picture of each caption."""
     df: str = "corpus"
-    """Captions that tell CIDEr how common words are: the references, or another FILE like them."""
+    """What tells CIDEr how common words are: the references, another FILE like them, or one of
+    document frequencies, {"documents": 5000, "frequencies": {"a dog": 120}}."""
     subset: bool = False
     """Score what has a candidate, where others have none."""
     json: Path | None = None
@@ -106,7 +107,7 @@ def coco(given: Arguments) -> None:
     references = files.read_references(needed(given, "references"))
     candidates = files.read_candidates(needed(given, "candidates"))
     files.matching(references, candidates, subset=given.subset)
-    others = None if given.df == "corpus" else files.read_references(Path(given.df))
+    others = None if given.df == "corpus" else files.read_common(Path(given.df))
     scores = captions.score(candidates, references, others)
     columns = {name: column.tolist() for name, column in scores.per_picture.items()}
     save(given, scores.figures, (

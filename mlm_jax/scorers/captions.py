@@ -12,11 +12,14 @@ from mlm_jax.scorers.ngrams import (
     ORDER,
     Bleu,
     Corpus,
+    Frequencies,
+    Rarity,
     bleu,
     bleu_counts,
     cider,
     corpus,
     rarity,
+    rarity_by,
 )
 from mlm_jax.scorers.ptb import tokenise
 from mlm_jax.scorers.rouge import rouge_l
@@ -39,16 +42,19 @@ class Scores(NamedTuple):
 
 
 def score(
-    candidates: Mapping[str, str], references: References, others: References | None = None
+    candidates: Mapping[str, str],
+    references: References,
+    others: References | Frequencies | None = None,
 ) -> Scores:
     """Of raw captions by picture; every picture of `candidates` has references.
 
-    `others`: captions of other pictures, of which CIDEr learns how common words are, instead of
-    from the references themselves.
+    `others`: captions of other pictures, or a table of theirs, of which CIDEr learns how common
+    words are, instead of from the references themselves.
     """
     told = tokenise(list(candidates.values()))
     wanted = tokenised({name: references[name] for name in candidates})
-    return score_words(told, wanted, tokenised(others or {}))
+    common = others if isinstance(others, Frequencies) else tokenised(others or {})
+    return score_words(told, wanted, common)
 
 
 def tokenised(captions: References) -> list[list[str]]:
@@ -58,10 +64,18 @@ def tokenised(captions: References) -> list[list[str]]:
 
 
 def score_words(
-    told: Sequence[str], wanted: Sequence[Sequence[str]], others: Sequence[Sequence[str]] = ()
+    told: Sequence[str],
+    wanted: Sequence[Sequence[str]],
+    others: Sequence[Sequence[str]] | Frequencies = (),
 ) -> Scores:
     """Of words with spaces between them."""
-    columns = counted(corpus(told, wanted, others))
+    if isinstance(others, Frequencies):
+        texts = corpus(told, wanted)
+        known = rarity_by(others, texts)
+    else:
+        texts = corpus(told, wanted, others)
+        known = rarity(texts)
+    columns = counted(texts, known)
     columns["ROUGE_L"] = np.array([rouge_l(*pair) for pair in zip(told, wanted, strict=True)])
     matches = [best_match(*pair) for pair in zip(told, wanted, strict=True)]
     for name in ("told", "wanted", "right", "runs"):
@@ -75,8 +89,7 @@ def score_words(
     return Scores(bootstrap(pictures, STATISTICS), per_picture)
 
 
-def counted(texts: Corpus) -> dict[str, Float[np.ndarray, " N"]]:
-    known = rarity(texts)
+def counted(texts: Corpus, known: Rarity) -> dict[str, Float[np.ndarray, " N"]]:
     return bleu_counts(texts) | {
         "CIDEr-D": cider(texts, known),
         "CIDEr": cider(texts, known, clipped=False),

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mlm_jax.errors import UserError
+from mlm_jax.scorers.ngrams import ORDER, Frequencies
 from mlm_jax.scorers.objects import Question
 from mlm_jax.scorers.vqa import Asked
 from mlm_jax.terminal import printable
@@ -27,6 +28,13 @@ FEW = 5  # ids that a message names
 CAPTIONS = (
     'accepted: {"annotations": [{"image_id": 1, "caption": "..."}]}, the list alone,'
     ' {"1": ["..."]}, or one {"image_id": 1, "caption": "..."} a line'
+)
+
+
+FREQUENCIES = (
+    'accepted: {"documents": 5000, "frequencies": {"a dog": 120}}: of how many pictures, a whole'
+    f" number, and of how many of them each 1 to {ORDER} words are told, in small letters with one"
+    " space between them"
 )
 
 
@@ -101,8 +109,45 @@ def _parsed(text: str, path: Path, first: int) -> Any:
 
 def read_references(path: Path) -> dict[str, list[str]]:
     """All captions of each picture, in the order of the file."""
+    return _references(read(path), path)
+
+
+def read_common(path: Path) -> dict[str, list[str]] | Frequencies:
+    """What tells how common words are: captions as references are, or a table."""
+    tree = read(path)
+    if isinstance(tree, dict) and {"documents", "frequencies"} & tree.keys():
+        return _frequencies(tree, path)
+    return _references(tree, path)
+
+
+def _frequencies(tree: Mapping[str, Any], path: Path) -> Frequencies:
+    documents: Any = tree.get("documents")
+    table: Any = tree.get("frequencies")
+    if not _is_count(documents, 2**53):
+        shown = printable(repr(documents)[:40])
+        raise UserError(f"{path}: documents is {shown}; {FREQUENCIES}")
+    if not isinstance(table, dict) or not table:
+        raise UserError(f"{path}: frequencies has no words; {FREQUENCIES}")
+    for words, count in table.items():
+        if not 1 <= len(words.split()) <= ORDER or words != " ".join(words.lower().split()):
+            raise UserError(f"{path}: {printable(repr(words[:40]))}; {FREQUENCIES}")
+        if not _is_count(count, documents):
+            raise UserError(
+                f"{path}: {printable(words[:40])} is in {printable(repr(count)[:40])} of"
+                f" {documents:,} documents; {FREQUENCIES}"
+            )
+    return Frequencies(documents, table)
+
+
+def _is_count(value: Any, most: int) -> bool:
+    """Whether it is a whole number from 1."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 1 <= value <= most and value % 1 == 0
+
+
+def _references(tree: Any, path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for where, name, caption in _captions(path):
+    for where, name, caption in _captions(tree, path):
         found.setdefault(name, []).append(_string(caption, where, "caption"))
     if not found:
         raise UserError(f"{path}: no captions; {CAPTIONS}")
@@ -113,7 +158,7 @@ def read_candidates(path: Path) -> dict[str, str]:
     """The caption of each picture; a second one is a mistake."""
     found: dict[str, str] = {}
     twice: dict[str, None] = {}
-    for where, name, caption in _captions(path):
+    for where, name, caption in _captions(read(path), path):
         if name in found:
             twice[name] = None
         found[name] = _string(caption, where, "caption")
@@ -124,9 +169,8 @@ def read_candidates(path: Path) -> dict[str, str]:
     return found
 
 
-def _captions(path: Path) -> Iterator[tuple[str, str, Any]]:
+def _captions(tree: Any, path: Path) -> Iterator[tuple[str, str, Any]]:
     """Place in the file, picture and caption."""
-    tree = read(path)
     if isinstance(tree, dict) and "annotations" in tree:
         tree = tree["annotations"]
     if isinstance(tree, dict) and not _is_row(tree):

@@ -4,7 +4,7 @@ BLEU: Papineni et al., ACL 2002. CIDEr and CIDEr-D: arXiv:1411.5726. All n-grams
 all texts are counted at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -25,7 +25,12 @@ class Counts(NamedTuple):
     text: Int[np.ndarray, " E"]
     gram: Int[np.ndarray, " E"]
     times: Int[np.ndarray, " E"]
-    grams: int
+    spelling: Int[np.ndarray, " G"]
+    """Of each n-gram: the one that is shorter by a word, x the number of words, + that word."""
+
+    @property
+    def grams(self) -> int:
+        return len(self.spelling)
 
 
 class Corpus(NamedTuple):
@@ -39,6 +44,7 @@ class Corpus(NamedTuple):
     """The picture of each text; those of the last group are counted by themselves."""
     candidates: int
     references: int
+    words: list[str]
 
     @property
     def pictures(self) -> Int[np.ndarray, " R"]:
@@ -62,7 +68,9 @@ def corpus(
     picture += [np.repeat(np.arange(len(x)), [len(own) for own in x]) for x in (references, others)]
     told = sum(map(len, references))
     counts = counted(word, np.repeat(np.arange(len(texts)), length), len(number))
-    return Corpus(counts, length, np.concatenate(picture).astype(int), len(candidates), told)
+    return Corpus(
+        counts, length, np.concatenate(picture).astype(int), len(candidates), told, [*number]
+    )
 
 
 def counted(
@@ -70,21 +78,22 @@ def counted(
 ) -> list[Counts]:
     """`word` holds the texts one after another, `text` is the one that each word stands in."""
     found = []
-    gram, grams = word, vocabulary
+    gram, known = word, np.arange(vocabulary)
     for n in range(1, ORDER + 1):
         if n > 1:  # an n-gram is one that is shorter by a word, and that word
             whole = text[n - 1 :] == text[: len(text) - n + 1]
             pairs = (gram[:-1] * vocabulary + word[n - 1 :])[whole]
             known, inverse = numbered(pairs)
-            gram, grams = np.zeros(len(whole), np.int64), len(known)
+            gram = np.zeros(len(whole), np.int64)
             gram[whole] = inverse
-            inside = text[: len(whole)][whole] * grams + inverse
+            inside = text[: len(whole)][whole] * len(known) + inverse
         else:
-            inside = text * grams + gram
+            inside = text * vocabulary + gram
         inside.sort()
         first = np.flatnonzero(rises(inside))
         keys, times = inside[first], np.diff(first, append=len(inside))
-        found.append(Counts(keys // max(grams, 1), keys % max(grams, 1), times, grams))
+        grams = max(len(known), 1)
+        found.append(Counts(keys // grams, keys % grams, times, known))
     return found
 
 
@@ -176,10 +185,38 @@ def is_reference(texts: Corpus, counts: Counts) -> Bool[np.ndarray, " E"]:
 # --- CIDEr ---
 
 
+class Frequencies(NamedTuple):
+    """Of how many documents, which are pictures, each n-gram is told; its words have a space
+    between them."""
+
+    documents: int
+    frequencies: Mapping[str, int]
+
+
 class Rarity(NamedTuple):
     """What is taken for the information of n-grams."""
 
     idf: list[Float[np.ndarray, " G"]]
+
+
+def rarity_by(table: Frequencies, texts: Corpus) -> Rarity:
+    """The same as of the texts that the table was counted in (see `rarity`)."""
+    idf = []
+    for spelt in spellings(texts):
+        seen = np.array([table.frequencies.get(words, 0) for words in spelt])
+        idf.append(np.log(table.documents) - np.log(np.maximum(seen, 1)))
+    return Rarity(idf)
+
+
+def spellings(texts: Corpus) -> list[list[str]]:
+    """The words of each n-gram, for n from 1 to ORDER."""
+    found = [texts.words]
+    for counts in texts.counts[1:]:
+        shorter, last = (x.tolist() for x in np.divmod(counts.spelling, len(texts.words)))
+        found.append(
+            [f"{found[-1][i]} {texts.words[j]}" for i, j in zip(shorter, last, strict=True)]
+        )
+    return found
 
 
 def rarity(texts: Corpus) -> Rarity:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from experiments import score
 from mlm_jax import command
 from mlm_jax.errors import UserError
+from mlm_jax.scorers import captions
 
 REFERENCES = {
     "images": [{"id": 1}, {"id": 2}, {"id": 3}],
@@ -107,6 +109,50 @@ def test_words_are_weighed_by_other_captions(files, tmp_path):
         coco(*given, *more, "--json", str(tmp_path / "out.json"))
         values.append(json.loads((tmp_path / "out.json").read_text())["CIDEr-D"]["value"])
     assert values[0] == values[1] != values[2]
+
+
+def test_a_table_of_document_frequencies_scores_like_its_captions(files, tmp_path):
+    """What is not in the table counts as in one document."""
+    given = files("r.json", REFERENCES), files("c.json", CANDIDATES)
+    others = {str(i): ["a dog on a mat", "A man with hats."] for i in range(9)} | {"9": ["the sea"]}
+    seen: Counter[str] = Counter()
+    for own in captions.tokenised(others):
+        words = [caption.split() for caption in own]
+        seen.update({" ".join(w[i:j]) for w in words for i in range(len(w))
+                     for j in range(i + 1, min(i + 4, len(w)) + 1)})  # fmt: skip
+    table = {"documents": len(others), "frequencies": seen}
+    found = []
+    for name, common in (("o.json", others), ("t.json", table)):
+        outs = tmp_path / "out.json", tmp_path / "out.jsonl"
+        df = files(name, common)
+        coco(*given, "--df", df, "--json", str(outs[0]), "--per-image", str(outs[1]))
+        found.append([out.read_text() for out in outs])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"frequencies": {"a": 1}}, "documents is None"),
+        ({"documents": 0, "frequencies": {"a": 1}}, "documents is 0"),
+        ({"documents": 2.5, "frequencies": {"a": 1}}, "documents is 2.5"),
+        ({"documents": True, "frequencies": {"a": 1}}, "documents is True"),
+        ({"documents": 3}, "no words"),
+        ({"documents": 3, "frequencies": [["a", 1]]}, "no words"),
+        ({"documents": 3, "frequencies": {"a": 4}}, "a is in 4 of 3 documents"),
+        ({"documents": 3, "frequencies": {"a": "1"}}, "a is in '1' of 3 documents"),
+        ({"documents": 3, "frequencies": {"a": float("nan")}}, "a is in nan of 3"),
+        ({"documents": 3, "frequencies": {"A dog": 1}}, "'A dog'"),
+        ({"documents": 3, "frequencies": {"a  dog": 1}}, "'a  dog'"),
+        ({"documents": 3, "frequencies": {"": 1}}, "''"),
+        ({"documents": 3, "frequencies": {"a b c d e": 1}}, "'a b c d e'"),
+    ],
+)
+def test_tables_of_frequencies_that_are_none(files, table, told):
+    given = files("r.json", REFERENCES), files("c.json", CANDIDATES)
+    message = wrong(*given, "--df", files("t.json", table))
+    assert told in message
+    assert 'accepted: {"documents": 5000' in message
 
 
 def test_ids_that_do_not_match(files):
