@@ -42,7 +42,8 @@ class Arguments:
     times: int = 1
     """Make the page so many times, and say how long it takes once all is compiled."""
     measure: bool = False
-    """On pictures of the embedded world that were not seen: do maps show what a word speaks of?"""
+    """On pictures of the embedded world that were not seen: do maps show what a word speaks of?
+    For runs of pictures alone."""
     pictures: int = 200
     """Of the test split, over 16; every other 16 choose how maps are put together, the rest count.
     """

@@ -101,6 +101,7 @@ def measure(
 ) -> Measured:
     """Raises: UserError for a run that sees no pictures of the embedded world, or too few."""
     model = require_multimodal(trained)
+    refuse_no_pictures(trained)
     if pictures <= PICTURES:
         raise UserError(f"--pictures {pictures}: over {PICTURES}, as some choose, the others count")
     batches = list(read(trained, pictures, split))
@@ -112,6 +113,18 @@ def measure(
     tried = {method: tune(model, trained.params, tuning, method) for method in methods}
     chosen = {method: max(found, key=lambda name: found[name]) for method, found in tried.items()}
     return judge(trained, report, chosen, tried, seed)
+
+
+def refuse_no_pictures(trained: Trained) -> None:
+    """Raises: UserError for a run of clips or sounds."""
+    needs = trained.take.needs
+    if needs != ("image",):
+        given = " ".join(f"--{sense} FILE" for sense in needs)
+        raise UserError(
+            f"{trained.path} takes {' and '.join(needs)}: maps are measured on pictures of the"
+            " embedded world alone, where it is known what a word speaks of. Measure a run of"
+            f" pictures (vit_tiny), or see the maps of one answer: {given} in place of --measure"
+        )
 
 
 # --- what is measured on ---

@@ -1,18 +1,20 @@
 """Measures against maps that are right, wrong and random; masks against what is rendered."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asking import start
+from asking import small, start
 from scipy.stats import spearmanr
 
-from mlm_jax.config import Config, UserError
+from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import tokenizers
 from mlm_jax.data.records import Record
+from mlm_jax.encoders import VideoEncoder
 from mlm_jax.explaining import measures
 from mlm_jax.explaining.asked import Asked, Word, asked_of, words_of
 from mlm_jax.explaining.spoken import distance, mask, spoken
@@ -274,6 +276,17 @@ def test_what_is_reported_is_of_other_pictures_than_what_was_tuned_on(
         "pointing", "strict", "mass", "overlap", "deletion", "insertion", "random"
     )}  # fmt: skip
     assert found.curves.keys() == {"deletion", "insertion"}
+
+
+def test_a_run_of_clips_is_told_that_pictures_are_measured() -> None:
+    """Before any clip is read: there is no such data."""
+    eye = VideoEncoder(4, (32, 32), 16)
+    model = replace(small(), image=None, video=eye)
+    config = Config(model, Caption(), Data("nowhere.jsonl"))
+    trained = Trained(Path("run"), config, tokenizers.words(["a"]), None, 0)
+    said = r"run takes video: .* pictures of the embedded world alone.*vit_tiny.*--video FILE"
+    with pytest.raises(UserError, match=said):
+        measures.measure(trained)
 
 
 @pytest.mark.parametrize(
