@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,15 @@ from test_compare import written
 from test_report import EVIL
 
 from mlm_jax import pages
-from mlm_jax.ablation import comparison
+from mlm_jax.ablation import comparison, results
+from mlm_jax.ablation import page as ablation
 from mlm_jax.evaluators.texts import statistics
+from mlm_jax.explaining.page import measures_page, page_of
 from mlm_jax.report import write_report
+
+sys.path += [str(Path(__file__).parent / folder) for folder in ("ablation", "explaining")]
+from test_ablation_page import finished, planned
+from test_maps_page import found, measured, seen_and_heard
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not there")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="likewise")
@@ -60,14 +67,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         written(root / "b" / "run", 0.7, EVIL, 1),
     ]
     write_report(runs[1])
-    side_by_side = root / "compare.html"
-    side_by_side.write_text(comparison.report(comparison.sides(runs), statistics))
-    return {"report": runs[1] / "report.html", "compare": side_by_side}
+    texts = {
+        "compare": comparison.report(comparison.sides(runs), statistics),
+        "ablation": ablation.report(
+            results.gather(finished(planned(), root / "ablation"), statistics)
+        ),
+        "explained": page_of(found()),
+        "seen_and_heard": page_of(seen_and_heard()),
+        "measures": measures_page(measured(), Path("runs/vit")),
+    }
+    for name, text in texts.items():
+        (root / f"{name}.html").write_text(text)
+    return {name: root / f"{name}.html" for name in texts} | {"report": runs[1] / "report.html"}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
-@pytest.mark.parametrize("name", ["report", "compare"])
+@pytest.mark.parametrize(
+    "name", ["report", "compare", "ablation", "explained", "seen_and_heard", "measures"]
+)
 def test_pages_are_for_all(browser: Any, made: dict, name: str, scheme: str, width: int) -> None:
     assert complaints(browser, made[name], scheme, width) == []
 

@@ -59,12 +59,16 @@ def finish(work: runner.Work, value: float) -> None:
     work.remember(Status(10, 5.0, {"test": 1.0}))
 
 
-@pytest.fixture
-def done(plan: Plan, tmp_path: Path) -> Ready:
-    whole = ready(plan, tmp_path)
+def finished(plan: Plan, out: Path) -> Ready:
+    whole = ready(plan, out)
     for work in whole.works():
         finish(work, (BASE if work.variant.name == "base" else OTHER)[work.seed])
     return whole
+
+
+@pytest.fixture
+def done(plan: Plan, tmp_path: Path) -> Ready:
+    return finished(plan, tmp_path)
 
 
 def test_results_are_those_of_scipy(done):

@@ -75,9 +75,9 @@ def test_page_escapes_and_names_every_picture() -> None:
     assert not re.search(r"\bon\w+=", text.split("</style>")[1].replace("content=", ""))
 
 
-def test_page_of_clips_and_sounds() -> None:
+def seen_and_heard() -> Explained:
     rng = np.random.default_rng(0)
-    shown = found(
+    return found(
         pictures={
             "video": rng.integers(0, 256, (16, 4 * 16, 3)).astype(np.uint8),
             "audio": rng.integers(0, 256, (10, 30, 3)).astype(np.uint8),
@@ -93,8 +93,11 @@ def test_page_of_clips_and_sounds() -> None:
             "audio": rng.random((2, 2, 3, 30, 10), np.float32),
         },
     )
+
+
+def test_page_of_clips_and_sounds() -> None:
     page = Read()
-    page.feed(page_of(shown))
+    page.feed(page_of(seen_and_heard()))
     assert len(page.alts) == 2 + 1 + 2 * (2 + 2)
     assert any("frame" in (alt or "") for alt in page.alts)
 
@@ -146,18 +149,19 @@ def test_overlay() -> None:
     assert tiles.shape == (2 * 27, 3 * 27, 3)
 
 
-def test_measures_page() -> None:
+def measured() -> Measured:
     figure = Figure(0.5, 0.4, 0.6, 10)
-    page = measures_page(
-        Measured(
-            {"attention/pointing": figure, "chance/pointing": figure, "attention/random": figure},
-            {"attention": "layer <1>"},
-            {"attention": {"layer <1>": 0.5, "all": 0.4}},
-            {"deletion": {"attention": [1.0, 0.5, 0.0], "chance": [1.0, 0.9, 0.0]}},
-            10, 20, 48, 4.0,
-        ),
-        Path("runs/vit"),
+    return Measured(
+        {"attention/pointing": figure, "chance/pointing": figure, "attention/random": figure},
+        {"attention": "layer <1>"},
+        {"attention": {"layer <1>": 0.5, "all": 0.4}},
+        {"deletion": {"attention": [1.0, 0.5, 0.0], "chance": [1.0, 0.9, 0.0]}},
+        10, 20, 48, 4.0,
     )  # fmt: skip
+
+
+def test_measures_page() -> None:
+    page = measures_page(measured(), Path("runs/vit"))
     assert "layer &lt;1&gt;" in page
     assert "layer <1>" not in page
     assert page.count("<b>0.500</b>") == 3
