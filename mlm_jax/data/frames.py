@@ -6,7 +6,7 @@ evenly spread moments. Of a long file no more is read than is asked for.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from itertools import chain, islice
@@ -26,6 +26,7 @@ FIRST = 32  # packets among which the first frame to be shown is
 FAR = 4.0  # seconds between two frames that are asked for, from which on it is worth to seek
 
 Resize = Literal["stretch", "crop", "pad"]
+Prepare = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "H W 3"]]
 
 
 class Frames(NamedTuple):
@@ -34,9 +35,17 @@ class Frames(NamedTuple):
 
 
 def read_frames(
-    file: File, count: int, size: tuple[int, int], resize: Resize, where: str
+    file: File,
+    count: int,
+    size: tuple[int, int],
+    resize: Resize | Prepare,
+    where: str,
 ) -> Frames:
-    """`count` frames of `size` (height, width), evenly spread over the whole. Raises: BadRecord."""
+    """`count` frames of `size` (height, width), evenly spread over the whole. Raises: BadRecord.
+
+    A function for `resize`, as a published processor is, makes that size of upright frames, whose
+    pixels are as they are stored, square or not.
+    """
     with opened(file, "video", where) as container:
         stream = pictures_of(container, where)
         told = told_of(container, stream)
@@ -49,7 +58,12 @@ def read_frames(
         else:
             shown = in_turn(container.decode(stream), wanted, span, where)
         frames = np.empty((count, *size, 3), np.uint8)
-        fit, done = Fit(size, resize, stream.sample_aspect_ratio or 1, where), 0
+        fit: Fit | Prepared
+        if callable(resize):
+            fit = Prepared(resize, where)
+        else:
+            fit = Fit(size, resize, stream.sample_aspect_ratio or 1, where)
+        done = 0
         for frame, times in shown:
             frames[done : done + times] = fit(frame)
             done += times
@@ -220,18 +234,11 @@ class Fit:
 
     def __call__(self, frame: Any) -> UInt8[np.ndarray, "H W 3"]:
         refuse_large(frame.width, frame.height, self.where)
-        across, down, right = turn_of(frame)
+        across, _, _ = turn_of(frame)
         size = self.size[::-1] if across else self.size
         height, width = self.inner(frame.height, frame.width, size)
         refuse_large(width, height, self.where)
-        how = Interpolation.BICUBIC
-        if (height, width) != (frame.height, frame.width):  # else there is a faster way
-            how |= Interpolation.FULL_CHR_H_INT  # colours are not shared by two pixels
-        small = self.scale.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=how, threads=1
-        ).to_ndarray()
-        upright = small.swapaxes(0, 1) if across else small
-        return placed(upright[::down, ::right], self.size)
+        return placed(upright(self.scale, frame, height, width), self.size)
 
     def inner(self, height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
         """What of `size` a frame fills, or goes beyond by as much on both sides."""
@@ -244,6 +251,31 @@ class Fit:
         scale = max(size[0] / height, size[1] / wide)
         beyond = (round((height * scale - size[0]) / 2), round((wide * scale - size[1]) / 2))
         return size[0] + 2 * beyond[0], size[1] + 2 * beyond[1]
+
+
+class Prepared:
+    """Frames upright, in RGB, and as `prepare` makes them."""
+
+    def __init__(self, prepare: Prepare, where: str):
+        self.prepare, self.where = prepare, where
+        self.scale = VideoReformatter()
+
+    def __call__(self, frame: Any) -> UInt8[np.ndarray, "H W 3"]:
+        refuse_large(frame.width, frame.height, self.where)
+        whole = upright(self.scale, frame, frame.height, frame.width)
+        return self.prepare(np.ascontiguousarray(whole))
+
+
+def upright(scale: Any, frame: Any, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """A frame in RGB, scaled to `height` and `width` as it is stored, and then turned."""
+    how = Interpolation.BICUBIC
+    if (height, width) != (frame.height, frame.width):  # else there is a faster way
+        how |= Interpolation.FULL_CHR_H_INT  # colours are not shared by two pixels
+    stored = scale.reformat(
+        frame, width=width, height=height, format="rgb24", interpolation=how, threads=1
+    ).to_ndarray()
+    across, down, right = turn_of(frame)
+    return (stored.swapaxes(0, 1) if across else stored)[::down, ::right]
 
 
 def turn_of(frame: Any) -> tuple[bool, int, int]:

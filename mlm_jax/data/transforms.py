@@ -78,11 +78,9 @@ class Watch:
 
     def __call__(self, record: Record) -> Frames:
         """uint8 (count, H, W, 3), and how long the clip is, in seconds; raises BadRecord."""
-        if isinstance(record.video, bytes | Path) and not self.decode.published:
-            size, resize = self.decode.size, self.decode.resize
-            return read_frames(record.video, self.count, size, resize, record.key)
         if isinstance(record.video, bytes | Path):
-            raise UserError("--data.preprocessor: for pictures, not for video files")
+            size, how = self.decode.size, self.decode.published or self.decode.resize
+            return read_frames(record.video, self.count, size, how, record.key)
         have = len(record.video)
         if not have:
             raise BadRecord(record.key, "video", "no frames; accepted: at least one")

@@ -18,12 +18,14 @@ import soundfile
 from PIL import Image
 from scipy.signal import resample_poly
 
-from mlm_jax.config import UserError
+from mlm_jax.config import Data, UserError
 from mlm_jax.data import frames as reader
 from mlm_jax.data.frames import read_frames
-from mlm_jax.data.records import BadRecord, Sounding
+from mlm_jax.data.records import BadRecord, Record, Sounding
 from mlm_jax.data.sounds import read_sound
-from mlm_jax.data.transforms import Decode
+from mlm_jax.data.transforms import Decode, take_for
+from mlm_jax.encoders import VideoEncoder
+from mlm_jax.pretrained.pixels import DEFAULTS, save_pixels
 
 SIZE = (48, 64)
 X264, VP9 = {"preset": "ultrafast"}, {"deadline": "realtime", "cpu-used": "8"}
@@ -185,6 +187,15 @@ MATRICES = {  # a, b, c, d -> what is seen of what is stored
 }
 
 
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Say in an mp4 that its frames are to be turned."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44
+    a, b, c, d = (value << 16 for value in matrix)
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_a_camera_that_was_turned(tmp_path, matrix):
     path = film(
@@ -194,14 +205,28 @@ def test_a_camera_that_was_turned(tmp_path, matrix):
         pixels="yuv444p",
         options={"crf": "1"},
     )
-    data = bytearray(path.read_bytes())
-    place = data.index(b"tkhd") + 44
-    a, b, c, d = (value << 16 for value in matrix)
-    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     shown = MATRICES[matrix](whole(path)[0][2])
+    turn(path, matrix)
     for resize in ("stretch", "crop", "pad"):
-        got = read_frames(bytes(data), 1, (40, 50), resize, "here").frames[0]
+        got = read_frames(path, 1, (40, 50), resize, "here").frames[0]
         assert off(got, Decode((40, 50), resize)(np.ascontiguousarray(shown))) < (3, 10)
+
+
+@pytest.mark.parametrize("family", ["VideoMAE", "Vivit", "Timesformer"])
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0)], ids=["level", "on its side"])
+def test_a_published_processor_sees_frames_as_they_are(tmp_path, family, matrix):
+    """Those of evenly spread times, upright, as the reference's decoders give them."""
+    published = DEFAULTS[family]
+    pictures = [np.roll(smooth(240, 320), 10 * i, 1) for i in range(25)]
+    path = film(tmp_path / "clip.mp4", times=EVEN[:25], frames=pictures, aspect=Fraction(2))
+    shown = [MATRICES[matrix](frame) for _, _, frame in whole(path)]
+    turn(path, matrix)
+    save_pixels(published, tmp_path)
+    eyes = VideoEncoder(frames=5, size=(224, 224), patch=16)
+    take = take_for(Data(preprocessor=str(tmp_path)), {"video": eyes})
+    frames = take(Record("rows:1", video=path))["video"]
+    wanted = [published(np.ascontiguousarray(shown[i])) for i in (2, 7, 12, 17, 22)]
+    np.testing.assert_array_equal(frames, wanted)
 
 
 def off(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:

@@ -105,8 +105,6 @@ def test_frames_are_prepared_as_pictures_are(tmp_path):
     assert not (frames[0] == Decode((12, 16))(shots[0])).all()
     with pytest.raises(UserError, match=r"makes pictures of \(12, 16\)"):
         take_for(data, {"video": VideoEncoder(frames=2, size=(16, 16), patch=4)})
-    with pytest.raises(UserError, match="not for video files"):
-        take(Record("rows:1", video=b"a film"))
 
 
 def test_grey_arrays_become_rgb():
