@@ -21,7 +21,15 @@ from mlm_jax.pretrained.bert import BERT
 from mlm_jax.pretrained.blip import BLIP
 from mlm_jax.pretrained.clip import CLIP
 from mlm_jax.pretrained.family import Family
-from mlm_jax.pretrained.files import CONFIG, INDEX, WEIGHTS, Folder, open_folder
+from mlm_jax.pretrained.files import (
+    CONFIG,
+    GENERATION,
+    INDEX,
+    WEIGHTS,
+    Folder,
+    open_folder,
+    read_json,
+)
 from mlm_jax.pretrained.gpt2 import GPT2
 from mlm_jax.pretrained.names import Tensor, match, plan
 from mlm_jax.pretrained.pixels import pixels_of
@@ -36,6 +44,7 @@ from mlm_jax.pretrained.whisper import WHISPER
 
 FAMILIES = (BERT, GPT2, VIT, DEIT, CLIP, SIGLIP, BLIP, VIT_GPT2,
             VIDEOMAE, VIVIT, TIMESFORMER, AUDIO_SPECTROGRAM, WHISPER)  # fmt: skip
+SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
 SHARD = 5_000_000_000  # bytes to a file, as the reference cuts them
 
 
@@ -43,9 +52,10 @@ SHARD = 5_000_000_000  # bytes to a file, as the reference cuts them
 class Pretrained:
     """`params`: nested dicts of numpy arrays, in the dtypes of the file.
 
-    `config` is config.json as it was; `idle` what no output depends on (see `Family`); `unused`
-    names what the file has and the model has no place for, `unread` the fields of config.json that
-    are not known here: see whether one of them would change what the model computes.
+    `config` is config.json as it was, `generation` generation_config.json; `idle` what no output
+    depends on (see `Family`); `unused` names what the file has and the model has no place for,
+    `unread` the fields of config.json that are not known here: see whether one of them would change
+    what the model computes.
     """
 
     model: Any
@@ -54,6 +64,7 @@ class Pretrained:
     idle: dict[str, np.ndarray] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    generation: dict[str, Any] = field(default_factory=dict)
 
 
 def load(path: Path) -> Pretrained:
@@ -63,6 +74,8 @@ def load(path: Path) -> Pretrained:
     it must stay as it is while they are used. Raises: UserError listing every problem.
     """
     folder = open_folder(Path(path))
+    said = Path(path) / GENERATION
+    generation = read_json(said) if said.is_file() else {}
     try:
         family, model, unread = described(folder)
         idle = family.idle(model)
@@ -77,7 +90,9 @@ def load(path: Path) -> Pretrained:
         kernel = params[bias.replace("/bias", "/kernel")]
         params[bias] = np.zeros(kernel.shape[1:], kernel.dtype)
     kept = {name: found[name].read() for name in idle if name in found}
-    return Pretrained(model, nested(params), folder.config, kept, tuple(unused), tuple(unread))
+    return Pretrained(
+        model, nested(params), folder.config, kept, tuple(unused), tuple(unread), generation
+    )
 
 
 def model_of(folder: Folder) -> tuple[Family, nn.Module]:
@@ -163,14 +178,16 @@ def save(
     *,
     config: Mapping[str, Any] = {},
     idle: Mapping[str, np.ndarray] = {},
+    generation: Mapping[str, Any] = {},
     shard: int = SHARD,
     beside: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write the model as a published checkpoint, with published names, in the dtypes of `params`.
 
-    `config` are further fields of config.json, `idle` as `load` gave them. A file has at most
-    `shard` bytes, or one tensor. The folder appears whole or not at all, with what `beside` writes
-    into it (tokenizer, image processor).
+    `config` are further fields of config.json, `idle` and `generation` as `load` gave them; what
+    the model says of the words that it does not write replaces that in `generation`. A file has at
+    most `shard` bytes, or one tensor. The folder appears whole or not at all, with what `beside`
+    writes into it (tokenizer, image processor).
     Raises: UserError where no family can express the model, or `path` exists.
     """
     path = Path(path)
@@ -190,6 +207,10 @@ def save(
     fields |= {"model_type": family.kind, "architectures": [family.architecture(model)]}
     fields["torch_dtype"] = fields["dtype"] = str(first.dtype)
     (part / CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    if generation:
+        left_out = {key: fields.get(key) for key in SUPPRESSED if key in {**fields, **generation}}
+        text = json.dumps({**generation, **left_out}, indent=2) + "\n"
+        (part / GENERATION).write_text(text, encoding="utf-8")
     write_shards(part, shards(tensors, leaves, idles(family, model, idle, first.dtype), shard))
     family.put(model, part)
     beside(part)

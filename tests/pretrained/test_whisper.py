@@ -1,6 +1,8 @@
 """Whisper: what it does not write, with what it begins, and its tokenizer."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import ours_video_audio as ours
 import pytest
+import soundfile
+import tokenizers as hf
 from test_golden import GOLDEN as FOLDER
 from test_golden import inputs_and_outputs
 from test_preprocess import GOLDEN, TEXTS, hard_texts, write
@@ -16,9 +20,10 @@ from test_preprocess import GOLDEN, TEXTS, hard_texts, write
 from mlm_jax.config import UserError
 from mlm_jax.generate import How, encode, generate
 from mlm_jax.models.whisper import Whisper
-from mlm_jax.pretrained import load
+from mlm_jax.pretrained import load, save
 from mlm_jax.pretrained.script import Script, script
-from mlm_jax.pretrained.vocabulary import load_tokenizer, special_names
+from mlm_jax.pretrained.transcribe import transcribe
+from mlm_jax.pretrained.vocabulary import load_tokenizer, save_tokenizer, special_names
 
 NAME = "video_audio/WhisperForConditionalGeneration"
 
@@ -96,6 +101,61 @@ def test_what_is_left_open_or_wrong_is_named(which: str, tmp_path: Path) -> None
     write(tmp_path, {"config.json": {}, "generation_config.json": MANY | changed})
     with pytest.raises(UserError, match=told):
         script(tmp_path, **asked)
+
+
+# --- from a sound file to a text ---
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
+    """A multilingual checkpoint whose words are w0, w1, ..., a file, and its samples."""
+    folder, file = tmp_path / "whisper", tmp_path / "speech.wav"
+    shutil.copytree(FOLDER / NAME, folder)
+    write(folder, {"generation_config.json": MANY | {"suppress_tokens": [5, 6, 7]}})
+    spelled = {f"w{i}": i for i in range(61)}
+    save_tokenizer(hf.Tokenizer(hf.models.WordLevel(spelled, "w0")), folder, special={})
+    wave = np.random.default_rng(0).integers(-9000, 9000, 12_000).astype(np.int16)
+    soundfile.write(file, wave, 16_000)
+    return folder, file, wave
+
+
+def test_a_sound_file_is_transcribed(speech: tuple[Path, Path, np.ndarray]) -> None:
+    folder, file, wave = speech
+    read = load(folder)
+    for asked in ({"language": "de"}, {"language": "en", "task": "translate"}):
+        heard = transcribe(folder, file, **asked)
+        given = {"audio": np.pad(wave, (0, 4000))[None]}
+        wanted = ours.write(read.model, read.params, given, folder, **asked)[0]
+        assert [*heard.ids, *[0] * 12][:12] == wanted.tolist()
+        assert heard.text == " ".join(f"w{i}" for i in heard.ids)
+        assert heard.ids
+
+
+def test_what_cannot_be_transcribed_is_told(speech: tuple[Path, Path, np.ndarray]) -> None:
+    folder, file, wave = speech
+    with pytest.raises(UserError, match="language is to be given, one of en, de"):
+        transcribe(folder, file)
+    soundfile.write(file, np.tile(wave, 2), 16_000)
+    with pytest.raises(UserError, match=r"speech.wav is longer than the 1 seconds"):
+        transcribe(folder, file, language="de")
+    with pytest.raises(UserError, match="transcribe takes a Whisper"):
+        transcribe(FOLDER / "BertForMaskedLM", file)
+
+
+def test_how_it_generates_goes_with_it(
+    speech: tuple[Path, Path, np.ndarray], tmp_path: Path
+) -> None:
+    read = load(speech[0])
+    assert read.generation == MANY | {"suppress_tokens": [5, 6, 7]}
+    quiet = replace(read.model, decoder=replace(read.model.decoder, never=(9,)))
+    for name, model in (("same", read.model), ("quiet", quiet)):
+        save(tmp_path / name, model, read.params, config=read.config, generation=read.generation)
+        again = load(tmp_path / name)
+        assert again.model == model
+        assert script(tmp_path / name, language="de") == script(speech[0], language="de")
+        assert {**again.generation, "suppress_tokens": 0, "begin_suppress_tokens": 0} == {
+            **read.generation, "suppress_tokens": 0, "begin_suppress_tokens": 0,
+        }  # fmt: skip
 
 
 # --- its tokenizer ---
