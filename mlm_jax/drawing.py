@@ -1,9 +1,7 @@
 """Pictures and clips from words: the codes that a text is gone on with, or what noise becomes."""
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from mlm_jax import memory
 from mlm_jax.config import UserError
 from mlm_jax.data.records import BadRecord
 from mlm_jax.data.transforms import decode_for
@@ -138,8 +137,7 @@ def rows_for(count: int) -> int:
 def with_room(drawer: jax.stages.Wrapped, *given: Any) -> Array:
     """What it draws. Raises: UserError, before it begins, where memory cannot hold it."""
     lowered = drawer.lower(*given)
-    sizes: Any = lowered.compile().memory_analysis()
-    needed, room = sizes.temp_size_in_bytes + sizes.output_size_in_bytes, memory()
+    needed, room = memory.needed(lowered.compile()), memory.free()
     if needed > room:
         raise UserError(
             f"{lowered.out_info.shape[0]} pictures, drawn at a time, take {needed / 2**30:.2g} GiB,"
@@ -147,27 +145,6 @@ def with_room(drawer: jax.stages.Wrapped, *given: Any) -> Array:
         )
     pixels: Array = drawer(*given)
     return pixels
-
-
-def memory() -> int:
-    """Bytes that are free on the accelerator, or beside a CPU."""
-    found = jax.local_devices()[0].memory_stats()
-    if found is None:
-        return free_memory()
-    return int(found["bytes_limit"] - found["bytes_in_use"])
-
-
-def free_memory(system: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that the system has left, and a control group (v2) that the process may be in."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError):
-        fields = dict(line.split(":") for line in system.read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) << 10
-    with suppress(OSError, ValueError):  # without a limit it is "max"
-        most = int((group / "memory.max").read_text())
-        used = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        free = min(free, most - int(used["anon"]))
-    return free
 
 
 def base_of(trained: Trained) -> nn.Module:

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from mlm_jax import optim, processes, sharding, stages
+from mlm_jax import memory, optim, processes, sharding, stages
 from mlm_jax.checkpoint import WATCHED, Checkpoints, Saved, size, steps
 from mlm_jax.config import Config, UserError, to_json
 from mlm_jax.data.sources import say_left_out
@@ -275,7 +275,8 @@ def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
 
 def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
     classes = feed.labels.classes if feed.labels else ()
-    shapes, tx, begin = prepare(config, next(feed.batches(0, Stop())), feed.tokenizer, classes)
+    first = next(feed.batches(0, Stop()))
+    shapes, tx, begin = prepare(config, first, feed.tokenizer, classes)
     saved = checkpoints.restore(trees(shapes))
     start = saved.step if saved else 0
     if start >= config.steps:
@@ -286,6 +287,8 @@ def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
     state = resumed(saved, shapes) if saved else begin()
     tests = feed.held_out() if config.eval_every else []
     step, validate = make_step(config, tx), make_validate(config)
+    if not saved:
+        require_memory(config, step, state, first)
     run.rewind(start)
     print(f"{optim.count(shapes.params):,} parameters, {config.steps:,} steps")
     print(f"going on in {run.path} after step {start}" if saved else f"a new run in {run.path}")
@@ -321,6 +324,22 @@ def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
         return 128 + (stop.signal or 0)
     print(f"finished {config.steps:,} steps: {run.path}")
     return 0
+
+
+def require_memory(config: Config, step: jax.stages.Wrapped, state: State, batch: Batch) -> None:
+    """Compile the step, once for here and for the loop. Raises: UserError if it does not fit.
+
+    The state is in memory already.
+    """
+    needed = memory.needed(step.lower(state, sharding.put(batch)).compile())
+    room = memory.free()
+    if needed > room:
+        raise UserError(
+            f"a step with data.batch {config.data.batch} takes {needed / 2**30:.2g} GiB besides the"
+            f" parameters, and {room / 2**30:.2g} GiB are free: a smaller --data.batch, parts of it"
+            f" one after another (--optim.accumulate, here {config.optim.accumulate}), or less that"
+            " is kept for the way back (--model...body.remat full)"
+        )
 
 
 def refuse_other_processes(config: Config) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm_jax import drawing
+from mlm_jax import drawing, memory
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders import TextDecoder
@@ -264,13 +264,13 @@ def test_what_draws_nothing_is_named(trained: Trained) -> None:
 def test_memory_is_what_the_system_and_its_group_have_left(tmp_path: Path) -> None:
     system, group = tmp_path / "meminfo", tmp_path / "group"
     system.write_text("MemTotal:  9000 kB\nMemAvailable:  5000 kB\nHugePages_Total:  0\n")
-    assert drawing.free_memory(system, group) == 5000 << 10
+    assert memory.free_on_host(system, group) == 5000 << 10
     group.mkdir()
     (group / "memory.stat").write_text("anon 1000\nfile 4000\n")
     for most, free in (("max", 5000 << 10), ("3000", 2000)):
         (group / "memory.max").write_text(f"{most}\n")
-        assert drawing.free_memory(system, group) == free
-    assert drawing.free_memory(tmp_path / "none", tmp_path / "none") > 2**28
+        assert memory.free_on_host(system, group) == free
+    assert memory.free_on_host(tmp_path / "none", tmp_path / "none") > 2**28
 
 
 def test_options_are_of_what_reads_them(trained: Trained) -> None:
@@ -294,9 +294,9 @@ def test_what_memory_cannot_hold_is_refused_before_it_is_drawn(
     sizes: Any = drawing.by_codes.lower(*arguments).compile().memory_analysis()
     needed = sizes.temp_size_in_bytes + sizes.output_size_in_bytes
     assert needed > 2 * 4 * 4 * 3, "the pictures themselves at least"
-    assert drawing.memory() > 2**28
-    monkeypatch.setattr(drawing, "memory", lambda: needed)
+    assert memory.free() > 2**28
+    monkeypatch.setattr(memory, "free", lambda: needed)
     assert len(draw(trained, PROMPTS)) == 3
-    monkeypatch.setattr(drawing, "memory", lambda: needed - 1)
+    monkeypatch.setattr(memory, "free", lambda: needed - 1)
     with pytest.raises(UserError, match=r"2 pictures, drawn at a time, take .* GiB, and there are"):
         draw(trained, PROMPTS)

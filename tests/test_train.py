@@ -19,8 +19,8 @@ import pytest
 import toy
 
 from mlm_jax import config as configs
+from mlm_jax import memory, sharding
 from mlm_jax import run as runs
-from mlm_jax import sharding
 from mlm_jax import train as training
 from mlm_jax.checkpoint import restore_params, steps
 from mlm_jax.config import Config, Optim, UserError
@@ -493,3 +493,32 @@ def test_an_experiment_trains_two_steps(name: str, tmp_path: Path) -> None:
     assert "finished 2 steps" in out, error
     process = command("--run", str(tmp_path / "run"), cache=tmp_path / "cache")
     assert "is finished: 2 steps" in process.communicate(timeout=300)[0]
+
+
+# --- what memory cannot hold ---
+
+
+def test_a_step_that_memory_cannot_hold_is_refused_before_it_is_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has not begun: another batch may be tried in its place."""
+    config, run = toy.config(folder), tmp_path / "run"
+    needed: list[int] = []
+    count = memory.needed
+    monkeypatch.setattr(memory, "needed", lambda step: needed.append(count(step)) or needed[0])
+    monkeypatch.setattr(memory, "free", lambda: needed[0] - 1)
+    said = f"data.batch {config.data.batch} .*--data.batch, .*--optim.accumulate, .*remat full"
+    with pytest.raises(UserError, match=said):
+        train(config, run)
+    assert needed[0] > 0
+    monkeypatch.setattr(memory, "free", lambda: needed[0])
+    assert train(replace(config, seed=config.seed + 1), run) == 0
+
+
+def test_the_step_is_compiled_once(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where memory is asked about, and never again for batches of the same shapes."""
+    with jax.log_compiles():
+        train(toy.config(folder), tmp_path / "run")
+    assert caplog.text.count("Finished XLA compilation of jit(step)") == 1
