@@ -5,10 +5,10 @@ encoder of `vit_base`. What nothing matches stays as it was drawn from the seed.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ Leaves = dict[str, Any]
 Senses = ImageEncoder | VideoEncoder | AudioEncoder
 FREE = ("type", "size", "length", "vocab", "words", "depth", "dropout", "layers", "remat", "labels")
 """Fields that may differ without a change of what a parameter means."""
-TABLES = ("positions/table", "positions_again/table")
+TIMES = ("video/times", "video/time_positions/table", "video/times_again/table")
+TABLES = ("positions/table", "positions_again/table", *TIMES)
 WORDS = "words/table/embedding"
 HEADS = tuple(
     f"{head}/{name}" for head in ("head", "taught_head", "classes") for name in ("kernel", "bias")
@@ -111,8 +112,10 @@ def start_from(
                 by_word.append(path)
             continue
         eyes = eyes_of(path, model), eyes_of(other, theirs)
-        if array.shape != like.shape or not same_places(*eyes):
-            fitted = fit(path, array, like.shape, *eyes)
+        places = lattice(path, eyes[0]), lattice(other, eyes[1])
+        if array.shape != like.shape or not same_places(*places):
+            row = all(map(in_a_row, eyes))
+            fitted = fit(path, array, like.shape, *places, row=row)
             if fitted is None:
                 here, there = told(like.shape, eyes[0]), told(array.shape, eyes[1])
                 wrong.append(f"{path} is {here}, there {there}{hint(path)}")
@@ -267,56 +270,78 @@ def by_vocabulary(path: str, paths: Collection[str]) -> bool:
 # --- other sizes ---
 
 
+class Lattice(NamedTuple):
+    """Rows of a table: `extra` tokens, then places on a grid; how each axis is resampled."""
+
+    extra: tuple[str, ...]
+    grid: tuple[int, ...]
+    kernels: tuple["Kernel", ...]
+
+
 def eyes_of(path: str, model: Any) -> Senses | None:
-    """The encoder of whose places `path` is the table; None where it is a text's, or of times."""
-    if not path.endswith(TABLES) or path.endswith("time_positions/table"):
+    """The encoder of whose places `path` is the table; None where it is a text's."""
+    if not path.endswith(TABLES):
         return None
     top = path.partition("/")[0]
     part = getattr(model, "image" if top == "positions" else top, None)  # those of MAE's decoder
     return part if isinstance(part, Senses) else None
 
 
-def same_places(ours: Senses | None, theirs: Senses | None) -> bool:
+def lattice(path: str, eyes: Senses | None) -> Lattice | None:
+    """None where places are those of a text, or of a sound by convolutions."""
+    if isinstance(eyes, VideoEncoder):
+        return clip_lattice(path, eyes)
+    if isinstance(eyes, ImageEncoder) or (isinstance(eyes, AudioEncoder) and eyes.stem == "patch"):
+        return Lattice(eyes.extra, eyes.grid, (cubic, cubic))
+    return None
+
+
+def clip_lattice(path: str, eyes: VideoEncoder) -> Lattice:
+    """Nearest where attention is divided, as TimeSformer is brought to other clips.
+
+    Else space bicubic, as of pictures, and time linear: no more than two neighbours in time mix.
+    """
+    divided = eyes.kind == "divided"
+    space, time = (nearest, nearest) if divided else (cubic, linear)
+    times, *places = eyes.grid
+    if path.endswith(TIMES):
+        return Lattice((), (times,), (time,))
+    together = eyes.positions == "table"
+    first = eyes.class_token and (together or eyes.kind != "joint")
+    extra = ("class_token",) * first
+    if together:
+        return Lattice(extra, eyes.grid, (time, space, space))
+    return Lattice(extra, tuple(places), (space, space))  # times have a table of their own
+
+
+def same_places(ours: Lattice | None, theirs: Lattice | None) -> bool:
     """Not of 2 x 8 patches and of 4 x 4, whose tables have one shape."""
-    if ours is None or theirs is None:
-        return True
-    return layout(ours) == layout(theirs)
-
-
-def layout(eyes: Senses) -> tuple[Any, ...]:
-    grid = getattr(eyes, "grid", ())
-    if isinstance(eyes, VideoEncoder) and eyes.positions == "apart":
-        grid = grid[1:]  # times have a table of their own
-    return eyes.extra, grid
+    return ours is None or theirs is None or ours[:2] == theirs[:2]
 
 
 def fit(
     path: str,
     array: np.ndarray,
     shape: Sequence[int],
-    ours: Senses | None,
-    theirs: Senses | None,
+    ours: Lattice | None,
+    theirs: Lattice | None,
+    row: bool,
 ) -> np.ndarray | None:
     """The array in another shape where that has a meaning, or None.
 
-    Places of a picture are resampled to another grid; of those of a text, or of a sound that lies
-    in time alone, the first are taken.
+    Places on a lattice are resampled to another; of those in a `row`, of a text or of a sound that
+    lies in time alone, the first are taken.
     """
-    if not path.endswith(TABLES):
+    if not path.endswith(TABLES) or array.shape[1:] != tuple(shape[1:]):
         return None
-    if isinstance(ours, ImageEncoder) and isinstance(theirs, ImageEncoder):
-        if not set(ours.extra) <= set(theirs.extra) or array.shape[1] != shape[1]:
+    if ours and theirs and len(ours.grid) == len(theirs.grid):
+        if not set(ours.extra) <= set(theirs.extra):
             return None
         rows = [array[theirs.extra.index(name)] for name in ours.extra]
         grid = array[len(theirs.extra) :].reshape(*theirs.grid, -1)
-        return np.concatenate([*(row[None] for row in rows), resample(grid, ours.grid)])
-    if (
-        all(map(in_a_row, (ours, theirs)))
-        and shape[0] < array.shape[0]
-        and shape[1:] == array.shape[1:]
-    ):
-        return array[: shape[0]]
-    return None
+        resampled = resample(grid, ours.grid, ours.kernels)
+        return np.concatenate([*(row[None] for row in rows), resampled])
+    return array[: shape[0]] if row and shape[0] < array.shape[0] else None
 
 
 def in_a_row(eyes: Senses | None) -> bool:
@@ -331,19 +356,37 @@ def told(shape: Sequence[int], eyes: Senses | None) -> str:
     return f"{shape} ({', '.join([*eyes.extra, f'{rows} x {columns} patches'])})"
 
 
-def resample(grid: Float[np.ndarray, "h w D"], size: tuple[int, int]) -> Float[np.ndarray, "N D"]:
-    """Bicubic, by the kernel of Keys with a = -0.75, edges repeated, no antialiasing.
+Kernel = Callable[[int, int], Float[np.ndarray, "size count"]]
+"""The matrix that brings `count` samples to `size`."""
+
+
+def resample(
+    grid: Float[np.ndarray, "*grid D"], size: Sequence[int], kernels: Sequence[Kernel]
+) -> Float[np.ndarray, "N D"]:
+    """Each axis by its kernel, edges repeated, no antialiasing."""
+    wide = np.asarray(grid, np.float64)
+    for axis, (many, kernel) in enumerate(zip(size, kernels, strict=True)):
+        matrix = kernel(grid.shape[axis], many)
+        wide = np.moveaxis(np.tensordot(matrix, wide, (1, axis)), 0, axis)
+    return wide.reshape(-1, grid.shape[-1]).astype(grid.dtype)
+
+
+def nearest(count: int, size: int) -> Float[np.ndarray, "size count"]:
+    return np.eye(count)[np.arange(size) * count // size]
+
+
+def linear(count: int, size: int) -> Float[np.ndarray, "size count"]:
+    centre = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0, count - 1)
+    return np.maximum(1 - np.abs(centre[:, None] - np.arange(count)), 0)
+
+
+def cubic(count: int, size: int) -> Float[np.ndarray, "size count"]:
+    """Keys 1981, equation 4, with a = -0.75.
 
     This is how the published models are brought to another size of picture; `jax.image.resize` has
     a = -0.5 and smooths as it shrinks.
     """
-    rows, columns = (cubic(n, m) for n, m in zip(grid.shape, size, strict=False))
-    wide = np.einsum("ih,hwd,jw->ijd", rows, np.asarray(grid, np.float64), columns)
-    return wide.reshape(-1, grid.shape[-1]).astype(grid.dtype)
-
-
-def cubic(count: int, size: int, a: float = -0.75) -> Float[np.ndarray, "size count"]:
-    """The matrix that brings `count` samples to `size` (Keys 1981, equation 4, with that a)."""
+    a = -0.75
     centre = (np.arange(size) + 0.5) * count / size - 0.5
     first = np.floor(centre).astype(int)
     matrix = np.zeros((size, count))

@@ -19,10 +19,12 @@ from mlm_jax.config import Init, UserError
 from mlm_jax.data import tokenizers
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder, Quantiser
-from mlm_jax.encoders import ImageEncoder, TextEncoder, VideoEncoder
+from mlm_jax.encoders import AudioEncoder, ImageEncoder, TextEncoder, VideoEncoder
+from mlm_jax.encoders.audio import LogMel
 from mlm_jax.fusion import Fusion
-from mlm_jax.initial import resample, start_from
+from mlm_jax.initial import cubic, linear, nearest, resample, start_from
 from mlm_jax.layers import Block, Transformer
+from mlm_jax.models.audio import Audio
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.dalle import Dalle
@@ -36,6 +38,9 @@ from mlm_jax.pretrained.store import example
 
 GOLDEN = Path(__file__).parent / "pretrained" / "golden"
 BLOCK = Block(heads=3, ratio=40 / 24, eps=1e-5)
+
+
+BICUBIC = (cubic, cubic)
 
 
 def body(width: int = 24, **block: Any) -> Transformer:
@@ -93,7 +98,9 @@ def test_another_size_of_picture_and_fewer_places() -> None:
     table = found["image/positions/table"]
     assert table.shape == (10, 24)
     np.testing.assert_array_equal(table[0], theirs[0])
-    np.testing.assert_allclose(table[1:], resample(theirs[1:].reshape(2, 2, -1), (3, 3)), rtol=1e-6)
+    np.testing.assert_allclose(
+        table[1:], resample(theirs[1:].reshape(2, 2, -1), (3, 3), BICUBIC), rtol=1e-6
+    )
     found, listing = start(multimodal(length=9), "BertModel")
     assert listing.resized == ("text/words/positions/table",)
 
@@ -106,7 +113,9 @@ def test_as_many_places_in_another_grid() -> None:
     assert listing.resized == ("image/positions/table",)
     table = found["image/positions/table"]
     np.testing.assert_array_equal(table[0], theirs[0])
-    np.testing.assert_array_equal(table[1:], resample(theirs[1:].reshape(2, 2, -1), (1, 4)))
+    np.testing.assert_array_equal(
+        table[1:], resample(theirs[1:].reshape(2, 2, -1), (1, 4), BICUBIC)
+    )
     assert not np.allclose(table, theirs)
     same = replace(wide, image=ImageEncoder((8, 8), 4, class_token=True, body=body()))
     found, listing = start(same, "ViTForImageClassification")
@@ -117,30 +126,73 @@ def test_as_many_places_in_another_grid() -> None:
         start(replace(other, image=replace(other.image, body=body())), "ViTForImageClassification")
 
 
-@pytest.mark.parametrize(
-    ("size", "frames", "kept"),
-    [((8, 8), 2, ()), ((4, 8), 2, None), ((4, 16), 2, None), ((8, 8), 1, ("time",))],
-)
-def test_places_of_clips_are_those_of_one_grid(
-    size: tuple[int, int], frames: int, kept: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A table of 4 x 4 pixels has the first rows of one of 8 x 8 by number, not by place."""
-    rng = np.random.default_rng(0)
+def drawn(model: Any, seed: int = 0) -> tuple[Any, Any]:
+    """A model with parameters at random."""
+    rng, batch = np.random.default_rng(seed), example(model)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    return model, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
 
-    def clips(size: tuple[int, int], frames: int) -> tuple[Any, Any]:
-        model = Video(VideoEncoder(frames, size, 4, kind="factorised", body=body(), time=body()))
-        batch = {"video": jax.ShapeDtypeStruct((1, frames, *size, 3), jnp.uint8)}
-        shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
-        return model, jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
 
-    source, params = clips((8, 8), 2)
+CLIPS: dict[str, tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], ...]]]] = {
+    "factorised": (
+        {"kind": "factorised"},
+        {"positions/table": ((2, 2), (1, 4)), "time_positions/table": ((2,), (3,))},
+    ),
+    "joint": ({"kind": "joint"}, {"positions/table": ((2, 2), (1, 4)), "times": ((2,), (3,))}),
+    "joint, one table": (
+        {"kind": "joint", "positions": "table", "class_token": True},
+        {"positions/table": ((2, 2, 2), (3, 1, 4))},
+    ),
+    "divided": (
+        {"kind": "divided", "class_token": True},
+        {"positions/table": ((2, 2), (1, 4)), "times": ((2,), (3,))},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", CLIPS)
+def test_another_size_and_length_of_clip(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rows of 8 x 8 pixels would be those of 4 x 16 by number, not by place."""
+    fields, tables = CLIPS[which]
+
+    def clips(frames: int, *size: int) -> Video:
+        return Video(VideoEncoder(frames, size, 4, body=body(), time=body(), **fields))
+
+    source, params = drawn(clips(2, 8, 8))
     monkeypatch.setattr("mlm_jax.initial.open_source", lambda _: (source, params, ()))
-    if kept is None:
-        with pytest.raises(UserError, match=r"shapes do not fit:\n  video/positions/table is"):
-            start_from(Init("elsewhere"), *clips(size, frames))
-        return
-    _, listing = start_from(Init("elsewhere"), *clips(size, frames))
-    assert listing.resized == tuple(f"video/{name}_positions/table" for name in kept)
+    tree, listing = start_from(Init("elsewhere"), *drawn(clips(3, 4, 16), 1))
+    assert {*listing.resized} == {f"video/{name}" for name in tables}
+    space, time = (nearest, nearest) if which == "divided" else (cubic, linear)
+    kernels = {1: [time], 2: [space, space], 3: [time, space, space]}
+    for name, (before, after) in tables.items():
+        have, found = (named(each)[f"video/{name}"] for each in (params, tree))
+        extra = len(have) - math.prod(before)
+        wanted = resample(have[extra:].reshape(*before, -1), after, kernels[len(before)])
+        np.testing.assert_array_equal(found, np.concatenate([have[:extra], wanted]))
+
+
+def test_another_length_of_spectrogram(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sounds(frames: int) -> Audio:
+        ears = AudioEncoder(
+            mel=LogMel(mels=8), fill=frames, stem="patch", patch=4, stride=4, class_token=True,
+            distillation_token=True, body=body(),
+        )  # fmt: skip
+        return Audio(ears)
+
+    source, params = drawn(sounds(12))
+    monkeypatch.setattr("mlm_jax.initial.open_source", lambda _: (source, params, ()))
+    tree, listing = start_from(Init("elsewhere"), *drawn(sounds(20), 1))
+    assert listing.resized == ("audio/positions/table",)
+    have, found = (each["audio"]["positions"]["table"] for each in (params, tree))
+    np.testing.assert_array_equal(found[:2], have[:2])
+    np.testing.assert_array_equal(found[2:], resample(have[2:].reshape(2, 3, -1), (2, 5), BICUBIC))
+
+
+def test_kernels() -> None:
+    assert nearest(2, 3).argmax(1).tolist() == [0, 0, 1]
+    assert nearest(5, 3).argmax(1).tolist() == [0, 1, 3]
+    np.testing.assert_allclose(linear(2, 3), [[1, 0], [0.5, 0.5], [0, 1]])
+    np.testing.assert_allclose(linear(4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
 
 
 def test_the_places_of_a_masked_autoencoder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +211,7 @@ def test_the_places_of_a_masked_autoencoder(monkeypatch: pytest.MonkeyPatch) -> 
         tree, listing = start_from(Init("elsewhere"), *mae(size))
         assert listing.resized == ("image/positions/table", "positions/table")
         table = params["positions"]["table"]
-        wanted = resample(table[1:].reshape(2, 2, -1), (size[0] // 4, size[1] // 4))
+        wanted = resample(table[1:].reshape(2, 2, -1), (size[0] // 4, size[1] // 4), BICUBIC)
         np.testing.assert_array_equal(tree["positions"]["table"][1:], wanted)
 
 
@@ -240,7 +292,7 @@ def test_tables_are_resampled_as_the_reference_does() -> None:
         table = golden["table"]
         for size in (9, 4, 14):
             np.testing.assert_allclose(
-                resample(table, (size, size)),
+                resample(table, (size, size), BICUBIC),
                 golden[f"to{size}"].reshape(size * size, -1),
                 atol=5e-6,
             )

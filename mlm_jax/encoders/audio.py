@@ -163,6 +163,13 @@ class AudioEncoder(nn.Module):
         return self.fill or self.mel.frames(self.samples)
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Bands and frames of "patch"."""
+        whole = (self.mel.mels, self.frames)
+        bands, frames = ((size - self.patch) // self.stride + 1 for size in whole)
+        return bands, frames
+
+    @property
     def step(self) -> int:
         """Frames from one token to the next."""
         return {"patch": self.stride, "conv": 2, "conv2d": self.patch}[self.stem]

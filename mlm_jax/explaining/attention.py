@@ -242,14 +242,9 @@ def middles(encoder: ImageEncoder | VideoEncoder | AudioEncoder) -> tuple[int, f
 def grid_of(encoder: ImageEncoder | VideoEncoder | AudioEncoder) -> tuple[int, int, int]:
     if isinstance(encoder, VideoEncoder):
         return encoder.grid
-    if isinstance(encoder, ImageEncoder):
-        return (1, *encoder.grid)
-    if encoder.stem != "patch":
+    if isinstance(encoder, AudioEncoder) and encoder.stem != "patch":
         return 1, 1, -(-encoder.frames // encoder.step)
-    bands, frames = (
-        (size - encoder.patch) // encoder.stride + 1 for size in (encoder.mel.mels, encoder.frames)
-    )
-    return 1, bands, frames
+    return (1, *encoder.grid)
 
 
 def seen(model: Multimodal, weights: Weights, rule: Rule) -> Flow:
