@@ -157,6 +157,13 @@ class VideoEncoder(nn.Module):
         count, times, places, width = x.shape
         if self.positions != "apart" or not self.class_token:
             raise ValueError("kind divided: positions apart, and a class token")
+        body, plain = self.body, (0.0, "pre", "none", "unrolled", True)
+        found = (body.block.rotary, body.block.order, body.remat, body.layers, body.last_norm)
+        if found != plain:
+            raise ValueError(
+                "kind divided: rotary, order, remat, layers and last_norm of the body are"
+                f" {plain}, not {found}"
+            )
         whole = self._in_space(x.reshape(count * times, places, width))
         first = whole.reshape(count, times, places + 1, width)[:, 0, :1]
         x = whole[:, 1:].reshape(count, times, places, width) + self._times(times, width)[:, None]

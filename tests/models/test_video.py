@@ -123,6 +123,20 @@ def test_places_and_times_are_told_again() -> None:
 
 
 @pytest.mark.parametrize(
+    "changed",
+    [{"remat": "full"}, {"layers": "scanned"}, {"last_norm": False}, {"rotary": 100.0},
+     {"order": "post"}],
+)  # fmt: skip
+def test_divided_blocks_leave_nothing_of_their_body_out(changed: dict[str, Any]) -> None:
+    own = eyes("divided").body
+    if changed.keys() & {"rotary", "order"}:
+        changed = {"block": replace(own.block, **changed)}
+    encoder = replace(eyes("divided"), body=replace(own, **changed))
+    with pytest.raises(ValueError, match="kind divided: rotary, order"):
+        encoder.init(KEY, jnp.asarray(clip()))
+
+
+@pytest.mark.parametrize(
     ("encoder", "wrong"),
     [
         (eyes(tube=3), "do not divide into tubelets"),
