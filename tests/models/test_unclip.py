@@ -234,7 +234,7 @@ def test_a_picture_is_changed_by_the_difference_of_two_texts(trained: Trained) -
 def test_more_on_the_way_than_memory_holds_are_refused(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drawing, "memory", lambda: 1000)
+    monkeypatch.setattr(drawing.memory, "free", lambda: 1000)
     with pytest.raises(UserError, match=r"7 pictures, drawn at a time, take .* smaller --n"):
         morph(trained, "it is red", "it is blue", 7, how=HOW)
 
