@@ -25,8 +25,10 @@ from mlm_jax.config import SENSES, UserError
 EVENTS, CLASSES = 10, 5  # how many are shown where --n does not say
 AMONG = 32  # how many are drawn where --among does not say
 
-PAINTED = ("guidance", "sampler", "steps", "threshold", "eta", "told")
-DRAWN = ("clip", "to", "to_image", *PAINTED, "blocked", "watermark")
+DRAWN = (
+    "clip", "to", "to_image", "guidance", "sampler", "steps", "threshold", "eta", "told", "blocked",
+    "watermark",
+)  # fmt: skip
 NEEDED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(DRAWN, ("out",)),
     **dict.fromkeys(("question", "answers"), SENSES),

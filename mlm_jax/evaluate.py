@@ -89,8 +89,11 @@ def evaluate(
         "features": features,
         "clip": clip,
         "among": among,
+        "guidance": guidance,
+        "sampler": sampler,
+        "steps": steps,
+        "told": told,
     }
-    further |= {"guidance": guidance, "sampler": sampler, "steps": steps, "told": told}
     measured = measure_of(trained, further)(trained, source, limit)
     save(trained.path, called(split, name), measured, (data.name, data.test))
     write_report(run)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -93,54 +93,82 @@ def start_from(
             f" it has {summary(list(have))}, the model {summary(list(want))}."
             " --init.take ours=theirs reads one part for another"
         )
-    found: Leaves = {}
-    resized, by_word, wrong = [], [], []
     spelled = [path for path in pairs if by_vocabulary(path, want)]
     both = vocabularies(Path(init.path), tokenizer) if spelled else None
     heads = [path for path in pairs if path in HEADS and classes]
-    order = order_of(classes, classes_at(Path(init.path))) if heads else None
-    for path, other in pairs.items():
-        array, like = have[other], want[path]
-        if both and path in spelled and not (both.alike and array.shape == like.shape):
-            ends = getattr(theirs, "words", len(array)), getattr(model, "words", len(like))
-            rows = both.translated(array, like, *ends)
-            if rows is None:
-                few = f"{len(both.ids)} of {both.words} words are known there"
-                wrong.append(f"{path} is {like.shape}, there {array.shape}; {few}{hint(path)}")
-            else:
-                found[path] = rows
-                by_word.append(path)
-            continue
-        eyes = eyes_of(path, model), eyes_of(other, theirs)
-        places = lattice(path, eyes[0]), lattice(other, eyes[1])
-        if array.shape != like.shape or not same_places(*places):
-            row = all(map(in_a_row, eyes))
-            fitted = fit(path, array, like.shape, *places, row=row)
-            if fitted is None:
-                here, there = told(like.shape, eyes[0]), told(array.shape, eyes[1])
-                wrong.append(f"{path} is {here}, there {there}{hint(path)}")
-                continue
-            array = fitted
-            resized.append(path)
-        if order and path in heads:
-            array = np.asarray(array)[..., order]
-        found[path] = np.asarray(array, like.dtype)
-    if wrong:
-        listed = "\n".join(f"  {w}" for w in wrong)
+    order = order_of(classes, classes_at(Path(init.path))) if heads else []
+    fitting = Fitting(model, theirs, both, spelled, order)
+    fitted = {p: fitting.take(p, other, have[other], want[p]) for p, other in pairs.items()}
+    if wrong := [each for each in fitted.values() if isinstance(each, str)]:
+        listed = "\n".join(f"  {each}" for each in wrong)
         raise UserError(f"--init.path {init.path}: shapes do not fit:\n{listed}")
+    taken = {path: each for path, each in fitted.items() if isinstance(each, Taken)}
+
+    def those(how: str) -> tuple[str, ...]:
+        return tuple(path for path, each in taken.items() if each.how == how)
+
     listing = Listing(
-        matched=tuple(p for p in found if p not in resized and p not in by_word),
-        resized=tuple(resized),
-        by_word=tuple(by_word),
+        matched=those("matched"),
+        resized=those("resized"),
+        by_word=those("by word"),
         known=f"{len(both.ids)} of {both.words} words" if both else "",
-        fresh=tuple(p for p in want if p not in found),
-        unused=(*(p for p in have if p not in pairs.values()), *left),
+        fresh=tuple(path for path in want if path not in taken),
+        unused=(*(path for path in have if path not in pairs.values()), *left),
         differs=(
             *differences(model, theirs, pairs),
             *([] if order else unknown_order(init, heads)),
         ),
     )
+    found = {path: each.array for path, each in taken.items()}
     return nested(rolled({**want, **found}, named(params))), listing
+
+
+class Taken(NamedTuple):
+    """A parameter as ours has it, and how it came to fit."""
+
+    array: Any
+    how: Literal["matched", "resized", "by word"]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How parameters of the model `theirs` become those of `ours`.
+
+    `words` are of the two vocabularies, by which the parameters `spelled` are found, and `order`
+    that of our classes among theirs; none where all is as it is there.
+    """
+
+    ours: nn.Module
+    theirs: nn.Module
+    words: "Vocabularies | None"
+    spelled: Collection[str]
+    order: Sequence[int]
+
+    def take(self, path: str, other: str, array: Any, like: Any) -> Taken | str:
+        """`array`, which is `other` there, in the place of `like`; or why it does not fit."""
+        words = self.words if path in self.spelled else None
+        if words and not (words.alike and array.shape == like.shape):
+            return self._by_word(words, path, array, like)
+        eyes = eyes_of(path, self.ours), eyes_of(other, self.theirs)
+        places = lattice(path, eyes[0]), lattice(other, eyes[1])
+        how: Literal["matched", "resized"] = "matched"
+        if array.shape != like.shape or not same_places(*places):
+            there = told(array.shape, eyes[1])
+            array = fit(path, array, like.shape, *places, row=all(map(in_a_row, eyes)))
+            if array is None:
+                return f"{path} is {told(like.shape, eyes[0])}, there {there}{hint(path)}"
+            how = "resized"
+        if self.order and path in HEADS:
+            array = np.asarray(array)[..., self.order]
+        return Taken(np.asarray(array, like.dtype), how)
+
+    def _by_word(self, words: "Vocabularies", path: str, array: Any, like: Any) -> Taken | str:
+        ends = getattr(self.theirs, "words", len(array)), getattr(self.ours, "words", len(like))
+        rows = words.translated(array, like, *ends)
+        if rows is None:
+            few = f"{len(words.ids)} of {words.words} words are known there"
+            return f"{path} is {like.shape}, there {array.shape}; {few}{hint(path)}"
+        return Taken(rows, "by word")
 
 
 def open_source(path: Path) -> tuple[nn.Module, Any, tuple[str, ...]]:

@@ -63,16 +63,13 @@ def evaluate(
 ) -> Measured:
     """One picture, or clip, for a caption of each record; `options` are those of `drawing_of`.
 
-    Raises: UserError.
-
     Of the world each is held against its caption (`graded`). With `features`, a run of CLIP or
     Inception-v3, pictures of anything are measured by its vectors (`by_features`, `distances`).
     With `clip`, a run of CLIP, `among` pictures are drawn for each caption, and that counts which
-    it finds nearest (`drawn/among`).
+    it finds nearest (`drawn/among`). Raises: UserError.
     """
     if (clip is None) != (among == 1) or among < 1:
         raise UserError(f"--among {among}: pictures, at least 2, of which --clip RUN keeps one")
-
     drawer = Drawer(trained, drawing_of(trained, options), clip, among)
     asked = asked_of(source, limit)
     if features is None:
