@@ -14,7 +14,7 @@ from mlm_jax.data.own import names_rows
 from mlm_jax.metrics import Figure
 from mlm_jax.pages import interval, number
 from mlm_jax.provenance import SOURCE
-from mlm_jax.report import TITLES, load_figures, split_of
+from mlm_jax.report import TITLES, load_asked, load_figures, split_of
 from mlm_jax.run import read_metrics, write
 from mlm_jax.stages import STAGES
 
@@ -135,7 +135,9 @@ def figure_lines(run: Path) -> Iterator[str]:
     yield f"By {literal(f'python experiments/evaluate.py --run {run.name}')}, beside which"
     yield "`--split` names a split; 95 % intervals by bootstrap over examples."
     for path in files:
-        yield f"\nSplit {literal(split_of(path, 'evaluation'))}\n"
+        split = split_of(path, "evaluation")
+        asked = load_asked(run, split)
+        yield f"\nSplit {literal(split)}{f', asked with {literal(asked)}' if asked else ''}\n"
         yield "| figure | value | 95 % | n |"
         yield "|---|---|---|---|"
         yield from (row(name, figure) for name, figure in load_figures(path).items())

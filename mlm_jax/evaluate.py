@@ -1,6 +1,7 @@
 """Evaluating: what a trained run has learnt, measured over a whole split, with intervals."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -94,7 +95,10 @@ def evaluate(
         "steps": steps,
         "told": told,
     }
+    further = {key: value for key, value in further.items() if value != FURTHER[key][1]}
     measured = measure_of(trained, further)(trained, source, limit)
+    asked = as_options(further if limit is None else {"limit": limit, **further})
+    measured = measured._replace(details={"asked": asked, **measured.details})
     save(trained.path, called(split, name), measured, (data.name, data.test))
     write_report(run)
     sources.say_left_out(source)
@@ -114,9 +118,7 @@ def measure_of(trained: Trained, further: Mapping[str, Any]) -> Evaluate:
     found = EVALUATORS.get(type(config.loss)) or EVALUATORS.get(type(config.model), texts.evaluate)
     given: dict[str, Any] = {}
     for name, value in further.items():
-        asked, default, what = FURTHER[name]
-        if value == default:
-            continue
+        asked, _, what = FURTHER[name]
         if found is not asked:
             raise UserError(f"--{name} is for {what}: this run is trained for something else")
         if name == "features" and value.is_file():
@@ -154,6 +156,14 @@ FURTHER: dict[str, tuple[Evaluate, Any, str]] = {
     "among": (drawings.evaluate, 1, "pictures that are drawn"),
 }
 """What only some are asked: by which evaluator, what stands for not asked, and for what it is."""
+
+
+def as_options(given: Mapping[str, Any]) -> str:
+    """As they are typed behind `evaluate.py`."""
+    words: list[str] = []
+    for name, value in given.items():
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return shlex.join(words)
 
 
 def save(run: Path, split: str, measured: Measured, source: pictures.Source) -> None:

@@ -168,9 +168,10 @@ def write_report(run: Path) -> None:
         split_of(path, "examples"): json.loads(path.read_text())
         for path in sorted(run.glob("examples*.json"))
     }
+    asked = {split: load_asked(run, split) for split in evaluations}
     sections = [
         header(run, evaluations),
-        figures_section(evaluations),
+        figures_section(evaluations, asked),
         curves_section(read_metrics(run)),
         *(pictures_section(split, each) for split, each in examples.items()),
         *(details_section(split, each) for split, each in examples.items()),
@@ -196,6 +197,12 @@ def load_figures(path: Path) -> dict[str, Figure]:
     return {name: Figure(**values) for name, values in json.loads(path.read_text()).items()}
 
 
+def load_asked(run: Path, split: str) -> str:
+    """With what options of `evaluate.py` a split was measured; "" for none, or not known."""
+    file = run / saved_name("examples", split)
+    return json.loads(file.read_text()).get("asked", "") if file.exists() else ""
+
+
 def header(run: Path, evaluations: Mapping[str, Figures]) -> str:
     tiles = [
         f'<div class="tile"><b>{number(figures[name].value)}</b>'
@@ -215,12 +222,14 @@ def header(run: Path, evaluations: Mapping[str, Figures]) -> str:
 # --- figures ---
 
 
-def figures_section(evaluations: Mapping[str, Figures]) -> str:
+def figures_section(evaluations: Mapping[str, Figures], asked: Mapping[str, str]) -> str:
+    """`asked`: by the split, with what options of `evaluate.py`."""
     parts = []
     for split, figures in evaluations.items():
         kinds = [name for name in figures if name.startswith("vqa/accuracy/")]
         plain = [name for name in figures if name.count("/") < 2]
-        parts.append(f"<h3>{escape(split)}</h3>{figure_table(figures, plain)}")
+        options = f" <small>{escape(asked[split])}</small>" if asked[split] else ""
+        parts.append(f"<h3>{escape(split)}{options}</h3>{figure_table(figures, plain)}")
         if kinds:
             parts.append(kind_table(figures, kinds))
     note = (

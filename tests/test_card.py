@@ -48,6 +48,7 @@ def trained(bare) -> Path:
     figures = {"caption/facts_f1": FIGURE, EVIL: FIGURE}
     (bare / "evaluation.json").write_text(json.dumps(figures))
     (bare / "evaluation_novel.json").write_text(json.dumps(figures))
+    (bare / "examples_novel.json").write_text(json.dumps({"asked": "--guidance 2.0"}))
     return bare
 
 
@@ -77,6 +78,8 @@ def test_what_was_trained_and_scored(trained):
     row = "| facts F1 (`caption/facts_f1`) | 0.500 | 0.250 to 0.750 | 1,234 |"
     assert lines.count(row) == 2
     assert "- Figures hold for: `test`, `novel`" in lines
+    assert "Split `test`" in lines
+    assert "Split `novel`, asked with `--guidance 2.0`" in lines
 
 
 def test_the_newest_checkpoint_that_can_be_read(trained):

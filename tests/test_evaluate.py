@@ -19,7 +19,7 @@ from mlm_jax.data.loader import Pair
 from mlm_jax.data.transforms import Take, decode_for
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
-from mlm_jax.evaluate import evaluate
+from mlm_jax.evaluate import as_options, evaluate
 from mlm_jax.evaluators import texts
 from mlm_jax.fusion import Fusion
 from mlm_jax.layers import Block, Transformer
@@ -218,6 +218,12 @@ def test_what_is_written_is_read_back(run, figures):
     page = (run / "report.html").read_text()
     assert page.count("<img") == 10
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_options_are_recorded_as_they_are_typed():
+    given = {"limit": 3, "rank": True, "guidance": 2.0, "clip": Path("my runs/clip")}
+    assert as_options(given) == "--limit 3 --rank --guidance 2.0 --clip 'my runs/clip'"
+    assert as_options({}) == ""
 
 
 def test_what_was_counted_of_each_picture_is_kept(run, figures):

@@ -192,7 +192,9 @@ def test_a_classifier_learns_and_is_measured(colours: Path, tmp_path: Path) -> N
         assert figures["classes/accuracy"].value == 1
         assert figures["classes/accuracy"].n == 12
     assert figures["classes/views"].value == 3
-    assert "whose probabilities were averaged" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "whose probabilities were averaged" in page
+    assert "<small>--views 3</small>" in page
     assert figures["classes/majority"].value == pytest.approx(1 / 3)
     counted = pictures.load(tmp_path / "run", "test")
     assert counted.source == (str(colours), "test")
