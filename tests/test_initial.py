@@ -174,7 +174,7 @@ def test_another_size_and_length_of_clip(which: str, monkeypatch: pytest.MonkeyP
 def test_another_length_of_spectrogram(monkeypatch: pytest.MonkeyPatch) -> None:
     def sounds(frames: int) -> Audio:
         ears = AudioEncoder(
-            mel=LogMel(mels=8), fill=frames, stem="patch", patch=4, stride=4, class_token=True,
+            mel=LogMel(mels=8), fill=frames, stem="patch", patch=4, stride=(4, 4), class_token=True,
             distillation_token=True, body=body(),
         )  # fmt: skip
         return Audio(ears)

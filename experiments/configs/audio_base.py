@@ -22,7 +22,7 @@ ears = AudioEncoder(
     std=2 * AUDIOSET[1],
     stem="patch",
     patch=16,
-    stride=10,
+    stride=(10, 10),
     class_token=True,
     distillation_token=True,
     body=transformer("base", eps=1e-12),

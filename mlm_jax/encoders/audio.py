@@ -134,9 +134,9 @@ def centred(mel: Float[Array, "B F M"]) -> Float[Array, "B F M"]:
 class AudioEncoder(nn.Module):
     """A waveform of `samples` samples, one channel, to Tokens.
 
-    "patch": squares of `patch` bands and frames, a new one every `stride`, time fastest, behind
-    the class and the distillation token where there are any. "conv": a token for two frames.
-    "conv2d": a token for `patch` frames, a power of two, of all bands.
+    "patch": squares of `patch` bands and frames, a new one every `stride` bands and frames, time
+    fastest, behind the class and the distillation token where there are any. "conv": a token for
+    two frames. "conv2d": a token for `patch` frames, a power of two, of all bands.
     With a `loudness` each sound is first brought to that root mean square, of full scale 1.
     `fill` frames of spectrogram, where it is not 0: cut, or filled up with zeros (AST). Each band
     is brought to one level where the sound is to be `centred`. The spectrogram less `mean`, over
@@ -152,7 +152,7 @@ class AudioEncoder(nn.Module):
     std: float = 1.0
     stem: Literal["patch", "conv", "conv2d"] = "conv"
     patch: int = 16
-    stride: int = 16
+    stride: tuple[int, int] = (16, 16)
     class_token: bool = False
     distillation_token: bool = False
     activation: Activation = "gelu"
@@ -165,14 +165,13 @@ class AudioEncoder(nn.Module):
     @property
     def grid(self) -> tuple[int, int]:
         """Bands and frames of "patch"."""
-        whole = (self.mel.mels, self.frames)
-        bands, frames = ((size - self.patch) // self.stride + 1 for size in whole)
-        return bands, frames
+        (down, across), patch = self.stride, self.patch
+        return (self.mel.mels - patch) // down + 1, (self.frames - patch) // across + 1
 
     @property
     def step(self) -> int:
         """Frames from one token to the next."""
-        return {"patch": self.stride, "conv": 2, "conv2d": self.patch}[self.stem]
+        return {"patch": self.stride[1], "conv": 2, "conv2d": self.patch}[self.stem]
 
     @property
     def takes(self) -> jax.ShapeDtypeStruct:
@@ -231,8 +230,8 @@ class AudioEncoder(nn.Module):
 
     def _patches(self, mel: Float[Array, "B F M"]) -> Tokens:
         picture = mel.swapaxes(1, 2)[..., None]
-        window, stride = (self.patch, self.patch), (self.stride, self.stride)
-        conv = nn.Conv(self.body.width, window, stride, padding="VALID", name="stem")
+        window = (self.patch, self.patch)
+        conv = nn.Conv(self.body.width, window, self.stride, padding="VALID", name="stem")
         x = conv(picture).reshape(len(mel), -1, self.body.width)
         tokens = every(x)
         for name in reversed(self.extra):

@@ -204,14 +204,14 @@ def bottleneck(
 class Cells(NamedTuple):
     """Where the cells of a sense lie: times, rows and columns; `extra` tokens stand before them.
 
-    The middle of a cell is at pixel `first`, of the first cell, then every `step`, down and across.
+    The middle of a cell is at pixel `first`, of the first cell, then every `step`: down, across.
     Of a spectrogram rows are bands of the mel scale, from below, and columns its frames.
     """
 
     sense: str
     extra: int
     grid: tuple[int, int, int]
-    step: int
+    step: tuple[int, int]
     first: float
 
     @property
@@ -228,15 +228,20 @@ def cells_of(model: Multimodal) -> list[Cells]:
     ]
 
 
-def middles(encoder: ImageEncoder | VideoEncoder | AudioEncoder) -> tuple[int, float]:
+def middles(
+    encoder: ImageEncoder | VideoEncoder | AudioEncoder,
+) -> tuple[tuple[int, int], float]:
     """How far apart the middles of cells are, and where the first is, in pixels (or frames).
 
     A convolution of 3 and stride 2 that is padded by 1 looks at pixels 2i - 1 to 2i + 1: behind a
     convolutional stem cell i looks around pixel `patch` x i, its upper left corner.
     """
-    if isinstance(encoder, AudioEncoder):
-        return encoder.step, (encoder.patch - 1) / 2 if encoder.stem == "patch" else 0.0
-    return encoder.patch, 0.0 if encoder.stem == "conv" else (encoder.patch - 1) / 2
+    patch = encoder.patch
+    if not isinstance(encoder, AudioEncoder):
+        return (patch, patch), 0.0 if encoder.stem == "conv" else (patch - 1) / 2
+    if encoder.stem == "patch":
+        return encoder.stride, (patch - 1) / 2
+    return (encoder.mel.mels, encoder.step), 0.0
 
 
 def grid_of(encoder: ImageEncoder | VideoEncoder | AudioEncoder) -> tuple[int, int, int]:

@@ -90,8 +90,8 @@ def enlarge(
     grid = flow.reshape(*flow.shape[:-1], *cells.grid)
     times, rows, columns = cells.grid
     height, width = shape[::-1] if cells.sense == "audio" else shape[-3:-1]
-    down = stretch(rows, height, cells.step, cells.first)
-    across = stretch(columns, width, cells.step, cells.first)
+    down = stretch(rows, height, cells.step[0], cells.first)
+    across = stretch(columns, width, cells.step[1], cells.first)
     wide = np.einsum("...da,hd,wa->...hw", grid, down, across, optimize=True)
     if cells.sense == "video":
         return np.repeat(wide, shape[0] // times, axis=-3)

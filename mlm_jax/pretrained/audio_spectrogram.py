@@ -18,9 +18,6 @@ PREFIX = "audio_spectrogram_transformer"
 
 
 def build(settings: Settings, architecture: str, names: frozenset[str]) -> Audio:
-    stride = settings.integer("frequency_stride", 10)
-    if settings.integer("time_stride", 10) != stride:
-        settings.refuse("time_stride", f"must be frequency_stride, {stride}")
     mel, frames = (
         ast_mel(settings.integer("num_mel_bins", 128)),
         settings.integer("max_length", 1024),
@@ -31,7 +28,7 @@ def build(settings: Settings, architecture: str, names: frozenset[str]) -> Audio
         fill=frames,
         stem="patch",
         patch=settings.integer("patch_size", 16),
-        stride=stride,
+        stride=(settings.integer("frequency_stride", 10), settings.integer("time_stride", 10)),
         class_token=True,
         distillation_token=True,
         body=vit.body(settings, SIZES),
@@ -44,8 +41,8 @@ def describe(model: Audio) -> dict[str, Any]:
     return {
         **SIZES.describe(audio.body),
         "patch_size": audio.patch,
-        "frequency_stride": audio.stride,
-        "time_stride": audio.stride,
+        "frequency_stride": audio.stride[0],
+        "time_stride": audio.stride[1],
         "max_length": audio.frames,
         "num_mel_bins": audio.mel.mels,
         "qkv_bias": audio.body.block.qkv_bias,

@@ -205,7 +205,7 @@ def test_clips(kind: Any) -> None:
 def test_sounds(stem: Any) -> None:
     """A map over time and bands."""
     mel = LogMel(rate=2000, window=64, hop=32, fft=64, mels=16, high=900.0)
-    audio = AudioEncoder(1024, mel, stem=stem, patch=8, stride=4, body=BODY)
+    audio = AudioEncoder(1024, mel, stem=stem, patch=8, stride=(4, 6), body=BODY)
     model = replace(small(), image=None, audio=audio)
     sound = jax.random.normal(jax.random.key(2), (2, audio.frames, 16))
     params, asked = heard(model, {"audio": sound})

@@ -26,7 +26,7 @@ def draw(seed: int) -> dict[str, Any]:
         "wide": drawn["patch"] * int(rng.integers(1, 4)),
         "mels": drawn["patch"] + int(rng.integers(1, 9)),
         "frames": drawn["patch"] + int(rng.integers(4, 17)),
-        "stride": int(rng.integers(2, drawn["patch"] + 1)),
+        "strides": rng.integers(2, drawn["patch"] + 1, 2).tolist(),
         "other_heads": int(rng.choice([h for h in (1, 2, 3, 5) if drawn["width"] % h == 0])),
         "other_depth": int(rng.integers(1, 4)),
         "other_hidden": int(rng.integers(20, 50)),
@@ -75,8 +75,8 @@ def timesformer(d: dict[str, Any]) -> Any:
 def spectrogram(d: dict[str, Any]) -> Any:
     config = T.ASTConfig(
         **sizes(d, num_labels=d["labels"], qkv_bias=d["bias"], patch_size=d["patch"]),
-        frequency_stride=d["stride"],
-        time_stride=d["stride"],
+        frequency_stride=d["strides"][0],
+        time_stride=d["strides"][1],
         max_length=d["frames"],
         num_mel_bins=d["mels"],
     )

@@ -184,7 +184,7 @@ def test_whisper_writes_the_same_of_a_sound(tmp_path: Path) -> None:
 @pytest.mark.parametrize("plain", [False, True])
 def test_ast_hears_the_same_in_a_sound(plain: bool, tmp_path: Path) -> None:
     """From samples to logits, of sounds shorter than the spectrogram and longer."""
-    drawn = reference.draw(2) | {"mels": 24, "frames": 60, "patch": 8, "stride": 5}
+    drawn = reference.draw(2) | {"mels": 24, "frames": 60, "patch": 8, "strides": [5, 3]}
     torch.manual_seed(2)
     model = weigh(reference.spectrogram(drawn), 2, "wide")
     model.save_pretrained(tmp_path)

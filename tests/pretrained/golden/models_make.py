@@ -21,7 +21,8 @@ SIZES = {"heads": 3, "width": 24, "hidden": 40, "depth": 2, "act": "gelu", "eps"
          "end": reference.VOCAB - 1}  # fmt: skip
 
 SENSES = SIZES | {"tube": 2, "times": 2, "mean": True, "wide": 12, "mels": 8, "frames": 21,
-                  "stride": 3, "other_heads": 2, "other_depth": 1, "other_hidden": 44}  # fmt: skip
+                  "strides": [3, 4], "other_heads": 2, "other_depth": 1,
+                  "other_hidden": 44}  # fmt: skip
 
 
 def make(
