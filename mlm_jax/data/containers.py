@@ -43,8 +43,11 @@ def opened(file: File, key: str, where: str) -> Iterator[Any]:
     except BadRecord:
         raise
     except Exception as error:  # on damaged files decoders raise almost anything
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BadRecord(where, key, f"cannot be read ({reason}); {ACCEPTED[key]}") from error
+        raise BadRecord(where, key, f"cannot be read ({said(error)}); {ACCEPTED[key]}") from error
+
+
+def said(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def needed(module: str, where: str) -> None:
@@ -58,6 +61,24 @@ def alone(stream: Any, key: str, where: str) -> None:
     if stream.codec_context is None:
         raise BadRecord(where, key, f"nothing here decodes its {key}; {ACCEPTED[key]}")
     stream.codec_context.thread_count = 1
+
+
+def undamaged(
+    container: Any, stream: Any, key: str, where: str, went: int | None = None
+) -> Iterator[Any]:
+    """Its frames, from the beginning or the time it `went` to, in its units.
+
+    Raises: BadRecord, with the time, at what is no frame.
+    """
+    begin = stream.start_time or 0
+    time = (begin if went is None else went) * stream.time_base
+    try:
+        for frame in container.decode(stream):
+            yield frame
+            time = frame.time or time
+    except Exception as error:
+        damage = f"damaged after {float(time - begin * stream.time_base):.2f} s ({said(error)})"
+        raise BadRecord(where, key, f"{damage}; accepted: a whole file") from error
 
 
 class Told(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from mlm_jax.data.containers import ACCEPTED, LOST, File, Told, alone, opened, told_of
+from mlm_jax.data.containers import ACCEPTED, LOST, File, Told, alone, opened, told_of, undamaged
 from mlm_jax.data.pictures import MAX_PIXELS
 from mlm_jax.data.records import BadRecord
 
@@ -56,7 +56,7 @@ def read_frames(
         if far:
             shown = sought(container, stream, wanted, span, where)
         else:
-            shown = in_turn(container.decode(stream), wanted, span, where)
+            shown = in_turn(undamaged(container, stream, "video", where), wanted, span, where)
         frames = np.empty((count, *size, 3), np.uint8)
         fit: Fit | Prepared
         if callable(resize):
@@ -191,7 +191,7 @@ def sought(container: Any, stream: Any, wanted: list[int], span: Span, where: st
     """
     reached = -math.inf
     for place, time in enumerate(wanted):
-        first, rest = landed(container, stream, time, span.begin)
+        first, rest = landed(container, stream, time, span.begin, where)
         if first is None:
             nothing = f"nothing is to be seen at {float((time - span.begin) * span.unit):.2f} s"
             raise BadRecord(where, "video", f"{nothing}; accepted: a whole file")
@@ -204,14 +204,17 @@ def sought(container: Any, stream: Any, wanted: list[int], span: Span, where: st
             reached = time_of(frame)
 
 
-def landed(container: Any, stream: Any, time: int, begin: int) -> tuple[Any, Iterator[Any]]:
+def landed(
+    container: Any, stream: Any, time: int, begin: int, where: str
+) -> tuple[Any, Iterator[Any]]:
     """The keyframe at or before `time`, None where there is nothing, and the frames after it."""
     back, second = 0, math.ceil(1 / stream.time_base)
     while True:
-        went(container, stream, max(time - back, begin))
-        frames = container.decode(stream)
+        start = max(time - back, begin)
+        went(container, stream, start)
+        frames = undamaged(container, stream, "video", where, start)
         first = next(frames, None)
-        if first is None or time_of(first) <= time or time - back <= begin:
+        if first is None or time_of(first) <= time or start == begin:
             return first, frames
         back = max(second, 2 * back)  # some have it by when it is to be decoded, not shown
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from mlm_jax.config import UserError
-from mlm_jax.data.containers import ACCEPTED, LOST, File, alone, needed, opened, told_of
+from mlm_jax.data.containers import ACCEPTED, LOST, File, alone, needed, opened, told_of, undamaged
 from mlm_jax.data.records import BadRecord, Sounding
 
 with suppress(ImportError):  # an extra, of which `needed` speaks
@@ -139,7 +139,7 @@ def by_av(file: File, enough: Enough, where: str) -> Sounding:
         alone(stream, "audio", where)
         floats = av.AudioResampler(format="fltp")
         parts, count, rate = [], 0, stream.rate
-        for frame in container.decode(stream):
+        for frame in undamaged(container, stream, "audio", where):
             rate = frame.sample_rate
             accepted(rate, frame.layout.nb_channels, where)
             parts += [part.to_ndarray().mean(0) for part in floats.resample(frame)]

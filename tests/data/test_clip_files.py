@@ -484,6 +484,20 @@ def test_damaged_videos_are_read_or_refused(films, monkeypatch, name):
     assert time.monotonic() - start < 60
 
 
+@pytest.mark.parametrize("far", [4.0, 0.0], ids=["in turn", "sought"])
+def test_when_a_video_is_damaged_is_told(tmp_path, monkeypatch, far):
+    """Empty bytes in place of the picture from 1.20 to 1.24 s: the last before is from 1.16 on."""
+    path = film(tmp_path / "pictures.avi", "mjpeg", pixels="yuvj420p", unit=Fraction(1, 25))
+    with av.open(str(path)) as container:
+        packets = [(each.pos, each.size) for each in container.demux(video=0) if each.size]
+    data = bytearray(path.read_bytes())
+    place, size = packets[30]
+    data[place + 8 : place + 8 + size] = bytes(size)
+    monkeypatch.setattr(reader, "FAR", far)
+    said = "(Invalid data found when processing input); accepted: a whole file"
+    assert broken(bytes(data), 50) == f"damaged after 1.16 s {said}"
+
+
 # ---- sound
 
 
