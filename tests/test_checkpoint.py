@@ -141,6 +141,22 @@ def test_digest_is_the_same_however_the_array_lies() -> None:
         assert int(digest(jax.device_put(array, place))) == int(digest(jnp.asarray(array)))
 
 
+def test_many_arrays_over_few_devices_of_a_cpu() -> None:
+    """Two hundred sums over two devices; begun together they wait for each other for ever."""
+    script = """
+        import jax
+        jax.config.update("jax_num_cpu_devices", 2)
+        from mlm_jax.checkpoint import manifest
+        mesh = jax.make_mesh((2,), ("fsdp",))
+        place = jax.NamedSharding(mesh, jax.P("fsdp"))
+        array = jax.device_put(jax.numpy.ones((512, 64)), place)
+        print(len(manifest({"params": {str(i): array for i in range(200)}})))
+    """
+    code = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(code, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "200\n"
+
+
 def test_comes_back_onto_another_mesh(run: Path) -> None:
     mesh = jax.make_mesh((2, 4), ("a", "b"), (jax.sharding.AxisType.Auto,) * 2)
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
