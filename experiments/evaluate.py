@@ -3,7 +3,7 @@
 python experiments/evaluate.py --run runs/vit_tiny [--split test|novel] [--json FILE] [--limit N]
 python experiments/evaluate.py --run runs/vit_tiny --data mine.jsonl [--images FOLDER]
 
-Captions: --rank. Classes: --views N. Pictures drawn: --features RUN, and --clip RUN with --among N.
+Captions: --rank. Classes: --views N. Pictures drawn: --features RUN|FILE, and --clip RUN with --among N.
 """
 
 import sys
@@ -31,7 +31,7 @@ class Arguments:
     """Other data in place of the run's own, named as by --data.name; `test` is then all of a file
     whose rows tell no split."""
     images: tuple[str, ...] = ()
-    """Further places of the files that rows of --data name: folders, .zip, .npz."""
+    """Where the files lie that rows of --data name: folders, .zip, .npz; its own folder if none."""
     limit: int | None = None
     """At most so many pictures, evenly spread over the split."""
     json: Path | None = None

@@ -63,7 +63,7 @@ class Data:
     root: str = "data"
     """The folder that holds prepared sets; the world is built there on first use."""
     images: tuple[str, ...] = ()
-    """Further places of the files that rows name: folders, .zip, .npz."""
+    """Where the files lie that rows name: folders, .zip, .npz; the folder of the rows if none."""
     fields: Fields = field(default_factory=Fields)
     train: str = "train"
     """Split to learn from, in TFDS syntax: train, train[:90%], a+b."""

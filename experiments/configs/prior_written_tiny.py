@@ -2,6 +2,7 @@
 
 python experiments/train.py --config clip_tiny
 python experiments/train.py --config prior_written_tiny
+python experiments/train.py --config codes_tiny
 python experiments/train.py --config unclip_tiny --prior.run runs/prior_written_tiny --run runs/own
 """
 

@@ -1,5 +1,8 @@
 """The last stage of a small DALL-E 2: what it paints, twice as large.
 
+python experiments/train.py --config codes_tiny
+python experiments/train.py --config clip_tiny
+python experiments/train.py --config prior_tiny
 python experiments/train.py --config unclip_tiny
 python experiments/train.py --config upsampler_tiny
 python experiments/generate.py --run runs/upsampler_tiny --prompt "a red circle" --out drawn
