@@ -30,10 +30,18 @@ FREE = ("type", "size", "length", "vocab", "words", "depth", "dropout", "layers"
 TIMES = ("video/times", "video/time_positions/table", "video/times_again/table")
 TABLES = ("positions/table", "positions_again/table", *TIMES)
 WORDS = "words/table/embedding"
-HEADS = tuple(
-    f"{head}/{name}" for head in ("head", "taught_head", "classes") for name in ("kernel", "bias")
-)
-"""What has a row, or a column, for each class."""
+HEADS = {
+    f"{head}/{name}": axis
+    for head, axis in {
+        "head": -1,
+        "taught_head": -1,
+        "classes": -1,
+        "present": -1,
+        "reach": -2,
+    }.items()
+    for name in ("kernel", "bias")
+}
+"""By what has something for each class: along which of its axes."""
 MARKS = ("pad", "bos", "eos", "unk")
 KNOWN = 0.2
 """Where a smaller share of the words is known, the one has words and the other pieces of them."""
@@ -158,8 +166,8 @@ class Fitting:
             if array is None:
                 return f"{path} is {told(like.shape, eyes[0])}, there {there}{hint(path)}"
             how = "resized"
-        if self.order and path in HEADS:
-            array = np.asarray(array)[..., self.order]
+        if path in HEADS:
+            array = in_order(np.asarray(array), self.order, HEADS[path])
         return Taken(np.asarray(array, like.dtype), how)
 
     def _by_word(self, words: "Vocabularies", path: str, array: Any, like: Any) -> Taken | str:
@@ -226,7 +234,13 @@ def order_of(ours: Sequence[str], theirs: Sequence[str]) -> list[int]:
     if not {*ours} <= {*theirs}:
         return []
     places = [theirs.index(name) for name in ours]
-    return places + [place for place, name in enumerate(theirs) if name not in ours]
+    return places + [place for place in range(len(theirs)) if place not in places]
+
+
+def in_order(array: np.ndarray, order: Sequence[int], axis: int) -> np.ndarray:
+    """What is of no class, where a head has more places than there are names, stays behind."""
+    rest = range(len(order), array.shape[axis])
+    return np.take(array, [*order, *rest], axis)
 
 
 def unknown_order(init: Init, heads: Sequence[str]) -> Iterator[str]:

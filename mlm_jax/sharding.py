@@ -48,6 +48,7 @@ TABLE: tuple[tuple[str, Axes], ...] = (
     ("*/down/kernel", ("tensor", "fsdp")),
     ("*/stem/*/kernel", (None, "fsdp")),  # few channels come in
     ("*/conv_first/kernel", (None, "fsdp")),
+    ("*/reach/kernel", ("fsdp", None, None)),  # D labels 2
     ("*/kernel", ("fsdp", None)),
     ("*/embedding", (None, "fsdp")),  # published vocabularies are odd numbers
     ("*/bias", ()),

@@ -22,7 +22,7 @@ from mlm_jax.decoders.codes import CodeEncoder, Quantiser
 from mlm_jax.encoders import AudioEncoder, ImageEncoder, TextEncoder, VideoEncoder
 from mlm_jax.encoders.audio import LogMel
 from mlm_jax.fusion import Fusion
-from mlm_jax.initial import cubic, linear, nearest, resample, start_from
+from mlm_jax.initial import cubic, in_order, linear, nearest, resample, start_from
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.models.audio import Audio
 from mlm_jax.models.bert import Bert
@@ -30,7 +30,7 @@ from mlm_jax.models.codes import Codes
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.mae import Mae
 from mlm_jax.models.multimodal import Multimodal
-from mlm_jax.models.video import Video
+from mlm_jax.models.video import Events, Video
 from mlm_jax.models.vit import Vit
 from mlm_jax.paths import named, rolled, unrolled
 from mlm_jax.pretrained import load
@@ -267,6 +267,24 @@ def test_rows_of_a_head_are_put_in_the_order_of_the_data(tmp_path: Path) -> None
     assert order == [0, 1, 2]
     assert "does not name the classes of the data" in told
     assert "--init.skip head" in told
+
+
+def test_columns_of_events_are_put_in_the_order_of_the_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model has more of them than there are names; of two with one name the first counts."""
+    source, params = drawn(Events(VideoEncoder(4, (8, 8), 4, body=body(), time=body()), labels=4))
+    monkeypatch.setattr("mlm_jax.initial.open_source", lambda _: (source, params, ()))
+    monkeypatch.setattr("mlm_jax.initial.classes_at", lambda _: ("up", "down", "up"))
+    fresh = jax.tree.map(np.zeros_like, params)
+    tree, listing = start_from(Init("elsewhere"), source, fresh, None, ("down", "up"))
+    order = [1, 0, 2, 3]
+    assert not listing.differs
+    for name, leaf in named({key: tree[key] for key in ("present", "reach")}).items():
+        there = named(params)[name]
+        axis = -2 if name.startswith("reach") else -1
+        np.testing.assert_array_equal(leaf, np.take(there, order, axis))
+    np.testing.assert_array_equal(in_order(np.arange(5), (1, 0), -1), [1, 0, 2, 3, 4])
 
 
 def test_scanned_layers() -> None:
