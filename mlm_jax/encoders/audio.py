@@ -50,6 +50,13 @@ class LogMel:
         return samples // self.hop + (self.recipe == "plain")
 
     def __call__(self, wave: Float[Array, "B S"]) -> Float[Array, "B F M"]:
+        """Raises: ValueError."""
+        beside = self.fft - self.window
+        if beside < 0 or (beside % 2 and self.recipe != "kaldi"):
+            raise ValueError(
+                f"mel.window {self.window} and mel.fft {self.fft}: the window lies in the middle of"
+                " the fft, and leaves an even number of samples"
+            )
         if self.recipe == "kaldi":
             return self._kaldi(wave)
         half = self.fft // 2
@@ -196,6 +203,8 @@ class AudioEncoder(nn.Module):
 
         A spectrogram, as `LogMel` gives it, is taken as it is and not computed.
         """
+        if self.extra and self.stem != "patch":
+            raise ValueError(f"{' and '.join(self.extra)}: of stem patch, not {self.stem}")
         mel = audio if audio.ndim == 3 else self._spectrogram(audio, length)
         if mel.shape[1:] != (self.frames, self.mel.mels):
             wanted = (self.frames, self.mel.mels)

@@ -90,8 +90,11 @@ class VideoEncoder(nn.Module):
                 f"clips of {video.shape[1]} frames of {video.shape[2:4]} pixels,"
                 f" the model takes {self.frames} of {self.size}"
             )
-        if keep is not None and self.kind != "joint":
-            raise ValueError(f"tubelets are left out: of kind joint, not {self.kind}")
+        if self.kind != "joint" and (keep is not None or self.place_again):
+            what = "place_again" if self.place_again else "tubelets are left out"
+            raise ValueError(f"{what}: of kind joint, not {self.kind}")
+        if self.around and self.stem == "patch":
+            raise ValueError(f"around {self.around}: of stem conv, patches see their own frames")
         x = self._stem(normalised(self, video, self.mean, self.std))
         if self.kind in ("pooled", "factorised"):
             return self._frames(x, train)

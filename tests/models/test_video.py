@@ -79,6 +79,22 @@ def test_frames_meet_in_every_kind_but_pooled(kind: Kind) -> None:
     assert not np.allclose(one[:, -1], two[:, -1], atol=1e-3)
 
 
+def test_what_an_encoder_would_ignore_is_refused() -> None:
+    for kind in ("pooled", "factorised", "divided"):
+        with pytest.raises(ValueError, match=f"place_again: of kind joint, not {kind}"):
+            jax.eval_shape(eyes(kind, place_again=True).init, KEY, clip())
+    with pytest.raises(ValueError, match=r"around 1: of stem conv"):
+        jax.eval_shape(eyes("joint", around=1).init, KEY, clip())
+    sound = np.zeros((1, 256), np.int16)
+    for stem in ("conv", "conv2d"):
+        with pytest.raises(ValueError, match=f"class_token: of stem patch, not {stem}"):
+            jax.eval_shape(ears(stem=stem, patch=8, class_token=True).init, KEY, sound)
+    for window, fft in ((400, 256), (400, 511)):
+        mel = LogMel(rate=8_000, window=window, hop=80, fft=fft, mels=8)
+        with pytest.raises(ValueError, match=f"mel.window {window} and mel.fft {fft}"):
+            jax.eval_shape(mel, np.zeros((1, 4_000), np.float32))
+
+
 @pytest.mark.parametrize("kind", ["factorised", "joint", "divided"])
 def test_the_order_of_frames_matters(kind: Kind) -> None:
     video = clip()
