@@ -271,12 +271,12 @@ def _add_texts(entry: Entry, values: dict[str, Any], where: str, fields: Fields)
     questions = parse_questions(values, where, fields) + parse_chat(values, where, fields)
     if not captions and not questions:
         raise BadRecord(where, fields.captions, _wanted(values, fields))
-    label = _class_of(values, where, fields)
+    rate, label = parse_rate(values, where, fields.rate), _class_of(values, where, fields)
     entry.label = label if not entry.where or label == entry.label else ""
     entry.captions.extend(captions)
     entry.caption_rows.extend([where] * len(captions))
     entry.questions.extend(questions)
-    entry.rate = parse_rate(values, where, fields.rate) or entry.rate
+    entry.rate = rate or entry.rate
 
 
 def _class_of(values: dict[str, Any], where: str, fields: Fields) -> str:
@@ -288,15 +288,19 @@ def _class_of(values: dict[str, Any], where: str, fields: Fields) -> str:
 
 
 def _add_labels(entry: Entry, values: dict[str, Any], where: str, fields: Fields) -> None:
-    """The class that a row gives to the picture, if it gives one; raises BadRecord."""
+    """The class that a row gives, if it gives one; raises BadRecord, having added nothing."""
     label = parse_label(values, where, fields.label)
     taught = parse_label(values, where, fields.taught)
+    events, rate = (
+        parse_events(values, where, fields.events),
+        parse_rate(values, where, fields.rate),
+    )
     if label and entry.label not in ("", label):
         other = f"{label!r}, but {entry.label!r} in {entry.where[0]}"
         raise BadRecord(where, fields.label, f"{other}; accepted: one class for a picture")
     entry.label, entry.taught = label or entry.label, taught or entry.taught
-    entry.events += parse_events(values, where, fields.events)
-    entry.rate = parse_rate(values, where, fields.rate) or entry.rate
+    entry.events += events
+    entry.rate = rate or entry.rate
 
 
 def _wanted(values: dict[str, Any], fields: Fields) -> str:

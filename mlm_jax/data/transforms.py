@@ -43,7 +43,10 @@ class Decode:
         else:
             picture = open_picture(image, where)
         if self.published is not None:
-            return self.published(picture)
+            try:
+                return self.published(picture)
+            except UserError as error:
+                raise BadRecord(where, "image", str(error)) from error
         return np.asarray(self._fit(picture, (width, height)))
 
     def _fit(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -81,6 +81,25 @@ def test_rows_name_a_video_its_pictures_or_a_sound(own, tmp_path):
         assert seconds == 2
 
 
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ({"captions": "x"}, {"captions": "y", "rate": -1}),
+        ({"events": [["up", 0, 1]]}, {"label": "cat", "events": 5}),
+        ({"label": "dog"}, {"events": [["up", 0, 1]], "rate": -1}),
+    ],
+)
+def test_of_a_broken_row_nothing_is_used(own, good, bad):
+    path = own([{"video": "a.mp4", **good}, {"video": "a.mp4", **bad}])
+    texts = {"captions": 1} if "captions" in good else {}
+    source = read_source(data(path, **texts), "train", ())
+    assert [*source.broken] == [f"{path}:2"]
+    (record,) = source
+    assert record.captions == tuple(filter(None, [good.get("captions")]))
+    assert record.label == good.get("label", "")
+    assert len(record.events) == len(good.get("events", ()))
+
+
 def test_the_classes_are_of_the_records_or_of_their_events(own):
     both = {"video": "a.mp4", "label": "Fall", "events": [["Sitting", 0, 1]]}
     source = read_source(data(own([both, {"video": "b.mp4", "label": "ADL"}])), "train", ["video"])

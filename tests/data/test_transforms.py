@@ -27,6 +27,7 @@ from mlm_jax.data.transforms import (
     with_kept,
 )
 from mlm_jax.encoders import VideoEncoder
+from mlm_jax.pretrained.pixels import DEFAULTS
 
 
 def test_the_right_size_is_left_alone():
@@ -91,6 +92,13 @@ def test_a_run_keeps_the_image_processor_it_began_with(tmp_path):
     keep_preprocessor(data, size, run)
     assert (decode_for(with_kept(data, run), size)(picture(0, 40, 60)) == before).all()
     assert with_kept(Data(), run) == Data()
+
+
+def test_a_picture_that_a_processor_cannot_make_is_a_broken_one():
+    """So narrow that it would have 65 million pixels: others of the data are read."""
+    thin = np.zeros((1, 1300, 3), np.uint8)
+    with pytest.raises(BadRecord, match=r"a:1: image: .*pixels"):
+        Decode((224, 224), published=DEFAULTS["CLIP"])(thin, "a:1")
 
 
 def test_frames_are_prepared_as_pictures_are(tmp_path):
