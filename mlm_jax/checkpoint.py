@@ -29,6 +29,7 @@ from mlm_jax.paths import named, nested
 Trees = dict[str, Any]
 TREES = ("params", "opt", "ema")
 NO_MESH = jax.sharding.Mesh(np.empty((), object), ())
+ELSEWHERE = "cannot be read by another process"
 WATCHED = "test/loss"
 """The number by which one step is better than another: the lower."""
 
@@ -218,8 +219,9 @@ def read(folder: Path, step: int, choose: Callable[[dict[str, Any]], Trees]) -> 
     """
     place = (folder / str(step)).absolute()
     info = read_info(place)
-    if isinstance(info, str):
-        return info
+    if not processes.agree(not isinstance(info, str)):
+        return info if isinstance(info, str) else ELSEWHERE
+    assert not isinstance(info, str)
     wanted = choose(info)
     trees: Trees | str = ""
     try:
@@ -229,12 +231,13 @@ def read(folder: Path, step: int, choose: Callable[[dict[str, Any]], Trees]) -> 
     except Exception as error:  # damage shows as almost any exception
         trees = f"cannot be read ({brief(error)})"
     if not processes.agree(not isinstance(trees, str)):
-        return trees if isinstance(trees, str) else "cannot be read by another process"
+        return trees if isinstance(trees, str) else ELSEWHERE
     assert not isinstance(trees, str)
     have = manifest(trees)
     wrong = sorted(path for path, entry in have.items() if info["arrays"].get(path) != entry)
-    if wrong:
-        return f"{len(wrong)} arrays are not what was saved, such as {wrong[0]}"
+    if not processes.agree(not wrong):
+        these = f"{len(wrong)} arrays are not what was saved, such as {wrong[0]}" if wrong else ""
+        return these or ELSEWHERE
     return Saved(step, trees, info)
 
 

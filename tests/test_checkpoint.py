@@ -157,6 +157,23 @@ def test_many_arrays_over_few_devices_of_a_cpu() -> None:
     assert done.stdout == "200\n"
 
 
+@pytest.mark.parametrize("disagreed", [1, 2, 3])
+def test_what_another_process_cannot_read_is_not_taken(
+    run: Path, monkeypatch: pytest.MonkeyPatch, disagreed: int
+) -> None:
+    """Its facts, its arrays, their digests: all go on from the same step."""
+    asked: list[bool] = []
+
+    def agree(good: bool) -> bool:
+        asked.append(good)
+        return good and len(asked) != disagreed
+
+    monkeypatch.setattr("mlm_jax.processes.agree", agree)
+    step = steps(run / "checkpoints")[-1]
+    assert read(run / "checkpoints", step, on_one_device) == "cannot be read by another process"
+    assert asked == [True] * disagreed
+
+
 def test_comes_back_onto_another_mesh(run: Path) -> None:
     mesh = jax.make_mesh((2, 4), ("a", "b"), (jax.sharding.AxisType.Auto,) * 2)
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
