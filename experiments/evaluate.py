@@ -3,7 +3,7 @@
 python experiments/evaluate.py --run runs/vit_tiny [--split test|novel] [--json FILE] [--limit N]
 python experiments/evaluate.py --run runs/vit_tiny --data mine.jsonl [--images FOLDER]
 
-Captions: --rank. Classes: --views N. Pictures drawn: --features RUN|FILE, and --clip RUN with --among N.
+Captions: --rank. Classes: --views N. Pictures drawn: --features RUN|FILE, --clip RUN --among N.
 """
 
 import sys

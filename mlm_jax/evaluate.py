@@ -76,6 +76,8 @@ def evaluate(
     `among` so many drawn for each caption (`drawings.evaluate`). `guidance`, `sampler`, `steps` and
     `told` say how they are drawn (`Drawing`). Raises: UserError.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit}: at least 1")
     trained = open_trained(run)
     own = data = trained.config.data
     if name:

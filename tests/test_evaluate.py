@@ -251,6 +251,21 @@ def test_limit_and_splits(run):
         evaluate(run, "novel")
 
 
+def test_ranking_passes_over_captions_that_are_too_long(tmp_path):
+    folder = write_set(tmp_path / "set")
+    rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+    for row in rows:
+        if "captions" in row:
+            row["captions"].append("all is " * 5)
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = make_run(tmp_path / "run", Data(str(folder), text_length=6, target_length=8))
+    assert evaluate(run, rank=True)["caption/recall@10"].n == 10
+    asked = [row for row in rows if "question" in row]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    with pytest.raises(UserError, match=r"--rank: these pictures have no captions"):
+        evaluate(run, rank=True)
+
+
 def script(name, *words):
     command = [sys.executable, ROOT / "experiments" / name, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -21,6 +21,10 @@ class Measured(NamedTuple):
     counts: Mapping[int, Mapping[str, float]] = {}
 
 
+SHOWN_KEYS = ("image", "video", "audio", "audio_length")
+"""Arrays of a batch that are what is seen and heard."""
+
+
 def at_once(config: Config, most: int) -> int:
     """How many rows are evaluated at a time: `most`, and no more than training held at a time."""
     return max(1, min(most, config.data.batch // config.optim.accumulate))

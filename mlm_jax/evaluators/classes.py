@@ -70,12 +70,12 @@ def evaluate(trained: Trained, source: Source, limit: int | None, views: int = 1
     for batch, count in batches(rows, max(1, at_once(trained.config, BATCH) // views)):
         right = batch.pop("label")[:count].tolist()
         places += batch.pop("place")[:count].tolist()
-        best = np.asarray(likeliest(model, trained.params, batch))
+        best = np.asarray(likeliest(model, trained.params, batch, len(classes)))
         counts += [
             judged(row, label, common, len(classes))
             for row, label in zip(best, right, strict=False)
         ]
-        np.add.at(confused, (right, np.minimum(best[:count, 0], len(classes) - 1)), 1)
+        np.add.at(confused, (right, best[:count, 0]), 1)
     if not counts:
         raise UserError(f"{data.name}: nothing with a label")
     figures = bootstrap(counts, statistics({name for each in counts for name in each}))
@@ -189,15 +189,18 @@ def batches(rows: Iterable[loader.Batch], size: int) -> Iterator[tuple[loader.Ba
         yield batch, len(part)
 
 
-@partial(jax.jit, static_argnames="model")
-def likeliest(model: Any, params: Any, batch: Mapping[str, Array]) -> Int[Array, "B K"]:
-    """The AMONG likeliest classes, or all where there are fewer, the first first.
+@partial(jax.jit, static_argnames=("model", "classes"))
+def likeliest(
+    model: Any, params: Any, batch: Mapping[str, Array], classes: int
+) -> Int[Array, "B K"]:
+    """The AMONG likeliest of so many classes, or all where there are fewer, the first first.
 
-    On average over the views of each row: arrays of `batch` are (B, V, ...).
+    On average over the views of each row: arrays of `batch` are (B, V, ...). The model may have
+    outputs for further classes, which are none.
     """
     rows, views = next(iter(batch.values())).shape[:2]
     seen = {key: array.reshape(-1, *array.shape[2:]) for key, array in batch.items()}
-    logits = model.apply({"params": params}, seen)["logits"]
+    logits = model.apply({"params": params}, seen)["logits"][:, :classes]
     # Logarithms: of a sure model all other probabilities are 0, and the next four are lost.
     each = jax.nn.log_softmax(logits).reshape(rows, views, -1)
-    return jax.lax.top_k(jax.nn.logsumexp(each, axis=1), min(AMONG, logits.shape[-1]))[1]
+    return jax.lax.top_k(jax.nn.logsumexp(each, axis=1), min(AMONG, classes))[1]

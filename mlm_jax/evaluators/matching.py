@@ -1,7 +1,7 @@
 """Pictures and texts: is the right text told from a wrong one?"""
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from mlm_jax.data import loader
 from mlm_jax.data.loader import CAPTION, Pair
 from mlm_jax.data.records import Source
+from mlm_jax.evaluators import SHOWN_KEYS, at_once
 from mlm_jax.metrics import Figure, Ratio, bootstrap
 from mlm_jax.trained import Trained
 from mlm_jax.world import scene
@@ -30,14 +31,15 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> dict[str, F
     """
     config = trained.config
     rows = loader.eval_pairs(config.data, source, trained.tokenizer, trained.take, limit)
-    told = [(pair, batch["image"]) for pair, batch in rows if pair.kind == CAPTION]
+    told = [(pair, seen_in(batch)) for pair, batch in rows if pair.kind == CAPTION]
     if not told:
         return {}
-    pairs, images = [pair for pair, _ in told], np.stack([image for _, image in told])
+    pairs, shown = [pair for pair, _ in told], [seen for _, seen in told]
     wrong = [(at, *each) for at in range(len(pairs)) for each in wrong_texts(pairs, at)]
-    right = probabilities(trained, images, [pair.target for pair in pairs])
-    places = [at for at, _, _ in wrong]
-    other = probabilities(trained, images[places], [text for _, _, text in wrong])
+    right = probabilities(trained, shown, [pair.target for pair in pairs])
+    other = probabilities(
+        trained, [shown[at] for at, _, _ in wrong], [text for _, _, text in wrong]
+    )
 
     scores = [
         (at, kind, judged(float(right[at]), float(probability)))
@@ -98,21 +100,26 @@ def scene_of(pair: Pair) -> scene.Scene | None:
     return scene.from_json(pair.truth) if pair.truth and '"events"' not in pair.truth else None
 
 
+def seen_in(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is seen and heard, of the arrays of a row."""
+    return {key: row[key] for key in SHOWN_KEYS if key in row}
+
+
 def probabilities(
-    trained: Trained, images: np.ndarray, texts: Sequence[str]
+    trained: Trained, shown: Sequence[Mapping[str, np.ndarray]], texts: Sequence[str]
 ) -> Float[np.ndarray, "N"]:
-    """That each text tells the picture in its place, uint8 (N, H, W, 3) of the run's own size.
+    """That each text tells what is `shown` in its place, arrays of the run's own sizes.
 
     Raises: BadRecord for a text that is too long; ValueError if the run has learnt no matching.
     """
-    rows = [trained.tokenise("", text) for text in texts]
-    target, mask = (np.stack([row[key] for row in rows]) for key in ("target", "target_mask"))
-    found = []
-    for start in range(0, len(rows), BATCH):
-        part = np.minimum(np.arange(start, start + BATCH), len(rows) - 1)
-        batch = {"image": images[part], "target": target[part], "target_mask": mask[part]}
+    size, found = at_once(trained.config, BATCH), []
+    for start in range(0, len(texts), size):
+        part = np.minimum(np.arange(start, start + size), len(texts) - 1)
+        rows = [{**shown[at], **trained.tokenise("", texts[at])} for at in part]
+        keys = (*seen_in(rows[0]), "target", "target_mask")
+        batch = {key: np.stack([row[key] for row in rows]) for key in keys}
         found.append(np.asarray(match(trained.config.model, trained.params, batch)))
-    return np.concatenate(found)[: len(rows)]
+    return np.concatenate(found)[: len(texts)]
 
 
 @partial(jax.jit, static_argnames="model")

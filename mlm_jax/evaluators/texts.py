@@ -6,6 +6,7 @@ are fixed, so that each kind of batch is compiled once.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain, groupby, islice
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from mlm_jax import baselines
 from mlm_jax.config import UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION, Pair
-from mlm_jax.data.records import Source
+from mlm_jax.data.records import BadRecord, Source
 from mlm_jax.evaluators import Measured, at_once, matching
 from mlm_jax.generate import decode, encode, generate, rank
 from mlm_jax.metrics import (
@@ -44,7 +45,6 @@ from mlm_jax.world.watch import StoryGrade, grade_story
 Batch = Mapping[str, np.ndarray]
 Example = tuple[Pair, Batch]
 
-SHOWN_KEYS = ("image", "video", "audio", "audio_length")
 TARGET_KEYS = ("target", "target_mask", "scored")
 PICTURES = 256  # read at a time
 ROWS = 256  # texts to a batch
@@ -62,15 +62,15 @@ def evaluate(
     `rank` adds caption/recall@k: the place of the right caption among all distinct captions of
     the split, by log-probability.
     """
-    count = len(source) if limit is None else min(limit, len(source))
-    if count < 1:
-        raise UserError(f"--limit {limit}: at least 1")
+    count = max(1, len(source) if limit is None else min(limit, len(source)))
     chosen = {(i * count // SHOWN) * len(source) // count for i in range(SHOWN)}
 
     results: list[Result] = []
     shown: list[dict[str, Any]] = []
     wrong: list[dict[str, Any]] = []
     for chunk in chunks(trained, source, limit):
+        if rank and not any(pair.kind == CAPTION for pair, _ in chunk):
+            raise UserError("--rank: these pictures have no captions, only questions")
         scored = score(trained, chunk)
         results += scored
         for index, picture in grouped(scored):
@@ -164,7 +164,7 @@ def stack_texts(examples: Sequence[Example]) -> dict[str, np.ndarray]:
 
 def stack_shown(examples: Sequence[Example]) -> dict[str, np.ndarray]:
     """What is seen and heard."""
-    keys = [key for key in SHOWN_KEYS if key in examples[0][1]]
+    keys = matching.seen_in(examples[0][1])
     return {key: np.stack([arrays[key] for _, arrays in examples]) for key in keys}
 
 
@@ -271,10 +271,11 @@ def add_baselines(trained: Trained, results: Sequence[Result]) -> None:
 def add_ranks(trained: Trained, results: Sequence[Result], again: Iterable[list[Example]]) -> None:
     """Count whether a right caption is among the k likeliest of all captions of the split."""
     told = {each.pair.index: each for each in results if each.pair.kind == CAPTION}
-    texts = sorted({text for each in told.values() for text in each.pair.references})
-    number = {text: i for i, text in enumerate(texts)}
-    rows = [trained.tokenise("", text) for text in texts]
-    target, mask = (np.stack([row[key] for row in rows]) for key in ("target", "target_mask"))
+    rows = dict(tokenised(trained, {t for each in told.values() for t in each.pair.references}))
+    number = {text: place for place, text in enumerate(rows)}
+    target, mask = (
+        np.stack([row[key] for row in rows.values()]) for key in ("target", "target_mask")
+    )
     cut = int(mask.sum(1).max())
     model, params = trained.config.model, trained.params
     for part in parts(again):
@@ -284,8 +285,16 @@ def add_ranks(trained: Trained, results: Sequence[Result], again: Iterable[list[
         fused = encode(model, params, asked)
         scores = np.asarray(rank(model, params, fused, target[:, :cut], mask[:, :cut]))
         for (pair, _), row in zip(part, scores, strict=False):
-            place = place_of(row, [number[text] for text in pair.references])
+            own = [number[text] for text in pair.references if text in number]
+            place = place_of(row, own)
             told[pair.index].counts.update({f"among {k}": float(place < k) for k in RECALLS})
+
+
+def tokenised(trained: Trained, texts: Iterable[str]) -> Iterator[tuple[str, Batch]]:
+    """In the order of the alphabet, but for those that are too long for the run."""
+    for text in sorted(texts):
+        with suppress(BadRecord):
+            yield text, trained.tokenise("", text)
 
 
 def parts(again: Iterable[list[Example]]) -> Iterator[list[Example]]:

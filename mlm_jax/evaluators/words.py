@@ -16,7 +16,7 @@ from mlm_jax.data import loader, sources
 from mlm_jax.data.loader import CAPTION
 from mlm_jax.data.records import Source
 from mlm_jax.data.transforms import Take
-from mlm_jax.evaluators import Measured
+from mlm_jax.evaluators import Measured, at_once
 from mlm_jax.fusion import Fused
 from mlm_jax.generate import How, Prompt, generate
 from mlm_jax.metrics import Perplexity, Ratio, Statistic, bootstrap
@@ -46,7 +46,7 @@ def fill(trained: Trained, source: Source, limit: int | None) -> Measured:
     told = [batch for _, batch in captions(trained, source, limit)]
     if not told:
         raise UserError(f"{trained.config.data.name} has no captions")
-    for batch in batches(told):
+    for batch in batches(told, at_once(trained.config, BATCH)):
         ids, mask = batch["target"], batch["target_mask"]
         places = range(ids.shape[1])
         found = [hidden_word(model, trained.params, ids, mask, at) for at in places]
@@ -176,17 +176,20 @@ def form(text: str) -> tuple[str, ...]:
 
 
 def sample(trained: Trained, count: int) -> list[str]:
-    prompt = jnp.full((count, 1), trained.tokenizer.bos, jnp.int32)
-    written = generate(
-        trained.config.model,
-        trained.params,
-        Fused(),
-        **trained.words,
-        how=How("sample"),
-        key=jax.random.key(0),
-        prompt=Prompt(prompt, jnp.ones_like(prompt, bool)),
-    )
-    return [trained.tokenizer.decode(ids) for ids in np.asarray(written.ids)]
+    size, texts = at_once(trained.config, BATCH), []
+    prompt = jnp.full((size, 1), trained.tokenizer.bos, jnp.int32)
+    for start in range(0, count, size):
+        written = generate(
+            trained.config.model,
+            trained.params,
+            Fused(),
+            **trained.words,
+            how=How("sample"),
+            key=jax.random.fold_in(jax.random.key(0), start),
+            prompt=Prompt(prompt, jnp.ones_like(prompt, bool)),
+        )
+        texts += [trained.tokenizer.decode(ids) for ids in np.asarray(written.ids)]
+    return texts[:count]
 
 
 def surprise(trained: Trained, texts: list[Batch]) -> list[dict[str, float]]:
@@ -216,7 +219,7 @@ def judged(
     trained: Trained, texts: list[Batch]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Nats and rightness of target[1:], and what of target is scored, of each text."""
-    for batch in batches(texts):
+    for batch in batches(texts, at_once(trained.config, BATCH)):
         nats, right = compare(trained.config.model, trained.params, batch["target"])
         for row in zip(np.asarray(nats), np.asarray(right), batch["scored"], strict=True):
             if row[2].any():
@@ -259,12 +262,12 @@ def captions(
     return (row for row in texts_of(trained, source, limit) if row[0].kind == CAPTION)
 
 
-def batches(texts: list[Batch]) -> Iterator[Batch]:
-    """BATCH rows at a time, of the longest text; the last filled up with none."""
+def batches(texts: list[Batch], size: int) -> Iterator[Batch]:
+    """`size` rows at a time, of the longest text; the last filled up with none."""
     keys = ("target", "target_mask", "scored")
     whole = {key: np.stack([text[key] for text in texts]) for key in keys}
     longest = int(whole["target_mask"].sum(1).max())
-    for start in range(0, len(texts), BATCH):
-        part = {key: array[start : start + BATCH, :longest] for key, array in whole.items()}
-        room = [(0, BATCH - len(part["target"])), (0, 0)]
+    for start in range(0, len(texts), size):
+        part = {key: array[start : start + size, :longest] for key, array in whole.items()}
+        room = [(0, size - len(part["target"])), (0, 0)]
         yield {key: np.pad(array, room) for key, array in part.items()}

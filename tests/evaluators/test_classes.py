@@ -3,7 +3,9 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,6 +211,16 @@ def test_a_classifier_learns_and_is_measured(colours: Path, tmp_path: Path) -> N
     assert train(again, tmp_path / "again") == 0
     figures = verb.evaluate(tmp_path / "again")
     assert figures["classes/accuracy"].value == pytest.approx(1 / 3), "rows by those names"
+
+
+def test_outputs_of_no_class_are_no_answers() -> None:
+    class Sure(nn.Module):
+        def __call__(self, batch: Any) -> Any:
+            return {"logits": jnp.tile(jnp.arange(10.0), (len(batch["image"]), 1))}
+
+    batch = {"image": jnp.zeros((2, 1, 4, 4, 3))}
+    assert np.asarray(classes.likeliest(Sure(), {}, batch, 3)).tolist() == [[2, 1, 0]] * 2
+    assert np.asarray(classes.likeliest(Sure(), {}, batch, 10)).tolist() == [[9, 8, 7, 6, 5]] * 2
 
 
 def test_a_run_is_measured_on_other_data(colours: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Groups of a hundred, neighbours, chains and forms; figures of models without training."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import toy
 
 from mlm_jax import evaluate, train
 from mlm_jax.config import Config, Data, UserError
+from mlm_jax.data import loader
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder, VideoEncoder
-from mlm_jax.evaluators import matching, probe, retrieval, texts
-from mlm_jax.evaluators.words import Chain, Neighbours, filled, form
+from mlm_jax.evaluators import matching, probe, retrieval
+from mlm_jax.evaluators.words import Chain, Neighbours, batches, filled, form
 from mlm_jax.layers import Block, Pool, Transformer
 from mlm_jax.losses import Caption, Contrastive, Hidden
 from mlm_jax.models.bert import Bert
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
+from mlm_jax.models.matching import Matching
+from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.report import TITLES
 from mlm_jax.trained import Trained
 from mlm_jax.world import language, scene
@@ -42,14 +46,18 @@ def test_groups_have_no_text_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len({texts[place] for place in group}) == 3
 
 
-def watcher(tmp_path: Path, name: str, model: Clip) -> tuple[Trained, Any]:
-    """A CLIP that has learnt nothing, and the test split of the world that it reads."""
+def watcher(tmp_path: Path, name: str, model: Any) -> tuple[Trained, Any]:
+    """A model that has learnt nothing, and the test split of the world that it reads."""
+    sense, eyes = next((k, e) for k in ("image", "video") if (e := getattr(model, k)) is not None)
     data = Data(name, str(tmp_path), captions=1, questions=0, target_length=24)
-    source = open_source(data, "test", (model.sense,))
-    tokenizer = words(open_source(data, "train", (model.sense,)).corpus())
+    source = open_source(data, "test", (sense,))
+    tokenizer = words(open_source(data, "train", (sense,)).corpus())
     ids = np.ones((1, 24), np.int32)
-    shown = np.zeros((1, *model.eyes.takes.shape), np.uint8)
-    batch = {model.sense: shown, "target": ids, "target_mask": ids > 0}
+    shown = np.zeros((1, *eyes.takes.shape), np.uint8)
+    texts = dict.fromkeys(("text", "target"), ids) | dict.fromkeys(
+        ("text_mask", "target_mask"), ids > 0
+    )
+    batch = {sense: shown, **texts}
     params = toy.stirred(model, jax.tree.map(jnp.asarray, batch))
     return Trained(Path("x"), Config(model, Contrastive(), data), tokenizer, params, 0), source
 
@@ -111,6 +119,16 @@ def test_a_word_is_guessed_from_its_neighbours() -> None:
     assert told == {"words": 3, "model": 2, "commonest": 0, "neighbours": 3}
 
 
+def test_texts_are_read_so_many_at_a_time() -> None:
+    texts = [
+        {"target": np.full(8, i), "target_mask": np.arange(8) < 3 + i, "scored": np.arange(8) < 2}
+        for i in range(5)
+    ]
+    parts = [*batches(texts, 2)]
+    assert [part["target"].shape for part in parts] == [(2, 7)] * 3
+    assert not parts[-1]["target_mask"][1].any(), "filled up with none"
+
+
 def test_a_chain_writes_what_stood_so() -> None:
     chain = Chain([[4, 5, 6], [4, 5, 7]], bos=1, eos=2)
     rng = np.random.default_rng(0)
@@ -136,9 +154,39 @@ def test_of_no_pictures_nothing_is_measured(tmp_path: Path) -> None:
     source = open_source(config.data, "test")
     for limit in (0, -1):
         with pytest.raises(UserError, match=f"--limit {limit}: at least 1"):
-            texts.evaluate(trained, source, limit)
+            evaluate.evaluate(tmp_path, limit=limit)
         with pytest.raises(UserError, match="nothing with a label"):
             probe.read(trained, source, ("a",), limit)
+
+
+def test_of_a_clip_too_it_is_asked_whether_a_text_tells_it(tmp_path: Path) -> None:
+    model = Multimodal(
+        None,
+        TextEncoder(128, 24, body=body()),
+        decoder=TextDecoder(128, 24, body=body()),
+        matching=Matching("hard", 8),
+        video=VideoEncoder(4, (48, 48), 16, body=body(), time=body()),
+    )
+    trained, source = watcher(tmp_path, "clips/one_tiny", model)
+    found = matching.evaluate(trained, source, 6)
+    assert found["match/random"].n == 6
+
+    def asked(video: np.ndarray, text: str) -> float:
+        row = trained.tokenise("", text)
+        batch = {"video": video, **{k: row[k] for k in ("target", "target_mask")}}
+        one = {key: jnp.asarray(array[None]) for key, array in batch.items()}
+        return float(matching.match(trained.config.model, trained.params, one)[0])
+
+    rows = loader.eval_records(trained.config.data, source, trained.take, limit=3)
+    clips = [arrays for _, _, arrays in rows]
+    texts_ = ["a red star turns", "a blue circle grows", "a red star turns"]
+    for batch in (1, 2):  # as many at a time as training held
+        few = trained._replace(
+            config=replace(trained.config, data=replace(trained.config.data, batch=batch))
+        )
+        said = matching.probabilities(few, clips, texts_)
+        wanted = [asked(arrays["video"], text) for arrays, text in zip(clips, texts_, strict=True)]
+        np.testing.assert_allclose(said, wanted, rtol=1e-4)
 
 
 MODELS = {
