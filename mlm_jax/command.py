@@ -53,6 +53,8 @@ def cli(argv: Sequence[str], program: str = "train.py") -> tuple[Config, Path]:
     elif own.run is not None and (own.run / "config.json").exists():
         config = read(own.run)
         title = f"{program} --run {own.run}"
+    elif own.run is not None and not {"-h", "--help"} & {*rest}:
+        raise UserError(f"--run {own.run}: no run is there; a new one needs --config NAME")
     else:
         print(usage(program))
         raise SystemExit(0 if {"-h", "--help"} & {*rest} else 2)

@@ -29,6 +29,7 @@ FREE = (
     "keep",
     "keep_best",
     "require",
+    "data.max_broken",
     "data.threads",
     "data.root",
     "mesh.data",

@@ -167,7 +167,7 @@ def gradients(
     parts = config.optim.accumulate
     if parts == 1:
         return whole(batch, key)[0]
-    pictures = min(map(len, jax.tree.leaves(batch)))
+    pictures = math.gcd(*map(len, jax.tree.leaves(batch)))  # or, of text alone, what texts share
 
     def split_rows(x: Array) -> Array:
         apart = x.reshape(pictures // parts, parts, len(x) // pictures, *x.shape[1:])
@@ -274,7 +274,7 @@ def train(config: Config, path: Path, command: Sequence[str] = ()) -> int:
 
 
 def loop(config: Config, run: Run, feed: Feed, checkpoints: Checkpoints) -> int:
-    classes = feed.labels.classes if feed.labels else ()
+    classes = feed.labels.classes if feed.labels else feed.take.events
     first = next(feed.batches(0, Stop()))
     shapes, tx, begin = prepare(config, first, feed.tokenizer, classes)
     saved = checkpoints.restore(trees(shapes))

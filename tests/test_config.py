@@ -130,6 +130,8 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as exit_:
         command.cli([])
     assert exit_.value.code == 2
+    with pytest.raises(UserError, match=r"--run .*vit_tny: no run is there"):
+        command.cli(["--run", str(tmp_path / "vit_tny")])
 
 
 def test_help_lists_the_experiments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,10 @@ from mlm_jax.checkpoint import restore_params, steps
 from mlm_jax.config import Config, Optim, UserError
 from mlm_jax.data import loader, sources, tokenizers
 from mlm_jax.data.transforms import Take, decode_for
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption, Drawn
+from mlm_jax.models.gpt import Gpt
 from mlm_jax.paths import named
 from mlm_jax.train import State, train
 
@@ -97,6 +100,28 @@ def test_accumulated_parts_equal_the_whole_batch() -> None:
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), *grads)
     assert int(parts.step) == 1
+
+
+def test_a_run_may_go_on_with_more_broken_records() -> None:
+    """As the error says where there are too many of them."""
+    before = settings()
+    after = replace(before, data=replace(before.data, max_broken=0.5))
+    assert runs.differences(configs.to_json(before), configs.to_json(after)) == []
+
+
+def test_texts_and_others_of_text_alone_are_shared_out_in_parts() -> None:
+    """Two captions and three answers of each of four records."""
+    first, more = toy.batch(4, texts=2), toy.batch(4, texts=3, seed=1)
+    texts = [{key: each[key] for key in ("target", "target_mask")} for each in (first, more)]
+    batch = jax.tree.map(jnp.asarray, texts[0] | {"also": texts[1]})
+    body = Transformer(16, 1, Block(heads=2))
+    config = replace(settings(), model=Gpt(TextDecoder(16, 7, body=body)))
+    params = jax.jit(config.model.init)(jax.random.key(0), batch)["params"]
+    parted = replace(config, optim=replace(config.optim, accumulate=2))
+    found = [
+        training.gradients(each, params, batch, jax.random.key(0))[:2] for each in (config, parted)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *found)
 
 
 def test_captions_of_any_length_count_alike_in_parts() -> None:
