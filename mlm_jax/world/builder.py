@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -66,6 +66,7 @@ class Made(tfds.core.GeneratorBasedBuilder):
     """What the sets of the world share; made without downloads."""
 
     SKIP_REGISTRATION = True
+    meter: "Meter | None" = None
 
     def _described(self, features: dict[str, Any]) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -76,7 +77,8 @@ class Made(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        meter = Meter(f"building {self.name}/{self.builder_config.name}", self.builder_config.total)
+        title = f"building {self.name}/{self.builder_config.name}"
+        self.meter = meter = Meter(title, self.builder_config.total)
         return {split: self._generate_examples(split, meter) for split in SPLITS}
 
     def _generate_examples(
@@ -211,11 +213,13 @@ def prepare(root: str | Path, name: str = "world/48px") -> Made:
     """
     kind, _, config = name.partition("/")
     config = config or "48px"
+    if kind not in BUILDERS:
+        raise ValueError(f"no set {kind!r}; there are: {', '.join(BUILDERS)}")
     names = [each.name for each in BUILDERS[kind].BUILDER_CONFIGS]
     if config not in names:
         near = get_close_matches(config, names, 1)
-        hint = f"; did you mean {kind}/{near[0]}?" if near else ""
-        raise ValueError(f"no {kind}/{config}{hint} There are: {', '.join(names)}")
+        hint = f"did you mean {kind}/{near[0]}? There" if near else "there"
+        raise ValueError(f"no {kind}/{config}; {hint} are: {', '.join(names)}")
     root = Path(root).expanduser()
     builder = load(root, kind, config)
     if not Path(builder.data_dir).is_dir():
@@ -242,7 +246,11 @@ def build(root: Path, builder: Made) -> None:
                 shutil.rmtree(left)
             room(folder, builder.builder_config.needed)
             with quiet(), tempfile.TemporaryDirectory() as downloads:
-                builder.download_and_prepare(download_dir=downloads)
+                try:
+                    builder.download_and_prepare(download_dir=downloads)
+                finally:
+                    if builder.meter is not None:
+                        builder.meter.bar.stop()  # which gives the terminal its cursor back
     except OSError as error:
         raise refusal(root, name, error) from error
     except RuntimeError as error:  # how the writer reports a disk that fills up
@@ -288,5 +296,17 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
+def main(argv: Sequence[str]) -> int:
+    if not 1 <= len(argv) <= 2:
+        print("python -m mlm_jax.world.builder ROOT [world/48px | clips/48px | ...]")
+        return 2
+    try:
+        print(prepare(*argv).data_dir)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    print(prepare(*sys.argv[1:]).data_dir)
+    sys.exit(main(sys.argv[1:]))

@@ -201,16 +201,16 @@ def grade_clip(frames: UInt8[np.ndarray, "T H W 3"], prompt: str) -> ClipGrade:
     extra = [
         f"{watch.phrase(act)}, untold" for j, act in enumerate(seen) if j not in pairs.values()
     ]
-    order = all(rising(pairs))
+    swapped = not all(rising(pairs))
     wrong = [text for text, right in fates if not right]
     return ClipGrade(
         kind=number_of(len(told)),
         count=len(seen) == len(told),
         attributes=all(agrees(act._replace(action=None), one) for act, one in met),
         motion=all(agrees(Act(action=act.action), one) for act, one in met),
-        order=order,
+        order=len(pairs) == len(told) and not swapped,
         fates=tuple(text for text, _ in fates),
-        faults=(*wrong, *extra, *([] if order else ["in another order"])),
+        faults=(*wrong, *extra, *(["in another order"] if swapped else [])),
         places=(first_place(frames),),
     )
 

@@ -137,6 +137,33 @@ def test_a_disk_that_fills_up_is_explained(tmp_path, monkeypatch, error):
     assert [path.name for path in (tmp_path / "world" / "tiny").iterdir()] == [".lock"]
 
 
+def test_an_interrupted_build_gives_the_terminal_back(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        yield examples.example("train", 0, Kind())
+        raise KeyboardInterrupt
+
+    bars = []
+    monkeypatch.setattr(builder, "examples", interrupted)
+    monkeypatch.setattr(builder.Progress, "stop", lambda bar: bars.append(bar))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path, "world/tiny")
+    assert len(bars) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["ROOT", "clip/48px"], "error: no set 'clip'; there are: world, clips"),
+        (["ROOT", "world/48"], "error: no world/48; did you mean world/48px? There are: 48px"),
+        ([], "python -m mlm_jax.world.builder ROOT"),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path, capsys, argv, said):
+    assert builder.main([str(tmp_path) if each == "ROOT" else each for each in argv]) == 2
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+
+
 def test_a_worker_that_dies_is_noticed(monkeypatch):
     monkeypatch.setattr(examples.sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="ended early"):

@@ -212,6 +212,15 @@ def test_events_in_another_order_are_told():
     raise AssertionError("no clip of two events was drawn")
 
 
+def test_where_nothing_happens_nothing_is_in_order():
+    shown = next(shown for shown, _ in map(tell, range(60)) if len(story.acts(shown)) == 2)
+    told = ", then ".join(map(story.clause, story.acts(shown)))
+    still = grade_clip(np.repeat(play(shown)[:1], len(play(shown)), axis=0), told)
+    assert (still.count, still.order) == (False, False)
+    assert "in another order" not in still.faults
+    assert figures([still])["drawn/order"].value == 0
+
+
 def test_what_happens_is_told_apart_from_what_it_happens_to():
     shown, text = next(
         (shown, text) for shown, text in map(tell, range(60)) if len(story.acts(shown)) == 1
