@@ -212,6 +212,25 @@ def test_a_model_that_is_not_counted_says_so() -> None:
         flops.forward(1)
 
 
+@pytest.mark.parity
+def test_each_side_has_the_rate_of_its_own_model() -> None:
+    pytest.importorskip("torch")
+    from experiments.benchmarks.models import counted
+
+    row = {"seconds": {"ours": {"median": 2.0}, "eager": {"median": 1.0}}}
+    mine, others = flops.Flops(4e9, 3e9), flops.Flops(5e9, 5e9)
+    found = counted(row, mine, 2, 3, others)
+    assert found["gflops_per_second"] == {"ours": 12.0, "eager": 30.0}
+    assert (found["gflops"], found["gflops_halved"], found["their_gflops"]) == (24.0, 18.0, 30.0)
+    assert counted(row, mine, 2, 3)["gflops_per_second"]["eager"] == 24.0
+
+
+def test_cards_of_one_name_have_their_own_peaks() -> None:
+    assert flops.peak("NVIDIA H100 PCIe") == 756e12
+    assert flops.peak("NVIDIA H100 80GB HBM3") == flops.peak("NVIDIA H200") == 989e12
+    assert flops.peak("NVIDIA A100-SXM4-80GB") == 312e12
+
+
 def test_mfu_is_flops_over_seconds_over_the_peak() -> None:
     each = flops.Flops(1e12, 0.5e12)
     row = utilisation.utilised(each, 10, 0.1, "NVIDIA H100 80GB HBM3")
@@ -348,9 +367,12 @@ def test_results_of_another_machine_are_not_mixed(
     path = tmp_path / "out.json"
     in_process["vit_forward"] = ([ROW], "")
     assert runner.main(["--only", "vit_forward", "--json", str(path)]) == 0
+    half = ["--only", "vit_forward", "--json", str(path), "--precision", "bfloat16"]
+    assert runner.main(half) == 2
+    assert "another machine or setting (precision differ)" in capsys.readouterr().err
     in_process["machine"] = ([MACHINE | {"cpu": "other"}], "")
     assert runner.main(["--only", "vit_forward", "--json", str(path)]) == 2
-    assert "another machine (cpu differ)" in capsys.readouterr().err
+    assert "another machine or setting (cpu differ)" in capsys.readouterr().err
 
 
 def test_the_page_has_a_table_for_each_kind_of_row() -> None:
@@ -364,11 +386,12 @@ def test_the_page_has_a_table_for_each_kind_of_row() -> None:
         {"what": "memory", "gib": {"planned": 1.5}},
         {"what": "checkpoint, 100 M parameters", "stall": taken, "written": taken},
     ]  # fmt: skip
-    machine = MACHINE | {"threads": 2, "device": "gpu"}
+    machine = MACHINE | {"threads": 2, "device": "gpu", "precision": "bfloat16"}
     results = {"machine": machine, "formula": page.FORMULA,
                "parts": {"all": {"rows": rows}}}  # fmt: skip
     text = page.page(results, "x.json")
     assert text.count("\n## ") == 5 + 1
+    assert "on as many cores; bfloat16" in text
     assert "42.6 % | 42.6 % | 35 % | 50 % |" in text
     assert "| start | cached | 2.1 |" in text
     assert "| memory | 1.5 |" in text

@@ -19,9 +19,14 @@ from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.models.vit import Vit
+from mlm_jax.planner import hardware
 
 # dense bfloat16, FLOP/s, by what the name of a device contains (vendor's data sheets)
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+SXM = {"H200": "h200-nvlink-ib", "H100": "h100-nvlink-ib"}
+PEAKS = {
+    "H100 PCIe": 756e12, "H100 NVL": 835e12, "H200 NVL": 835e12, "A100": 312e12,
+    **{name: hardware.find(row).bf16 for name, row in SXM.items()},
+}  # fmt: skip
 
 
 class Flops(NamedTuple):

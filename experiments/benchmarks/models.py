@@ -296,14 +296,25 @@ def size_of(params: Any) -> str:
     return f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.1f} M parameters"
 
 
-def counted(row: Row, each: flops.Flops, rows: int, passes: int) -> Row:
-    """With FLOPs by the formula and FLOP/s of both sides; `passes` 3 in training."""
-    whole = passes * rows * each.full
-    return row | {
-        "gflops": significant(whole / 1e9),
-        "gflops_halved": significant(passes * rows * each.halved / 1e9),
+def counted(
+    row: Row, each: flops.Flops, rows: int, passes: int, others: flops.Flops | None = None
+) -> Row:
+    """With FLOPs by the formula and FLOP/s of all sides; `passes` 3 in training.
+
+    `others`: of one example of another model on the other sides.
+    """
+    times = passes * rows
+    whole = {
+        name: times * (each if name == "ours" else others or each).full for name in row["seconds"]
+    }
+    theirs = {} if others is None else {"their_gflops": significant(times * others.full / 1e9)}
+    return {
+        **row,
+        **theirs,
+        "gflops": significant(times * each.full / 1e9),
+        "gflops_halved": significant(times * each.halved / 1e9),
         "gflops_per_second": {
-            name: significant(whole / s["median"] / 1e9) for name, s in row["seconds"].items()
+            name: significant(whole[name] / s["median"] / 1e9) for name, s in row["seconds"].items()
         },
     }
 
@@ -364,7 +375,6 @@ def against_blip(rows: int, setting: Setting) -> Iterator[Row]:
     params = jax.jit(model.init)(jax.random.key(0), batch)["params"]
     more: Row = {
         "model": f"{size_of(params)}, BLIP {sum(p.numel() for p in theirs.parameters()) / 1e6:.1f}",
-        "their_gflops": significant(rows * there.full / 1e9),
         "remark": "two designs: their outputs are not comparable",
     }
 
@@ -376,14 +386,14 @@ def against_blip(rows: int, setting: Setting) -> Iterator[Row]:
     row = {"what": f"multimodal base against BLIP-base, forward, batch {rows}", **more}
     sides = reference.ways(their_blip, placed, x, setting=setting)
     row = compare(row, of_jax("ours", lambda: see(half, given)), sides, setting, np.inf)
-    yield counted(rates(row, rows, "examples/s"), each, rows, 1)
+    yield counted(rates(row, rows, "examples/s"), each, rows, 1, there)
 
     mine = our_step(model, losses.Caption(), blip_batch(inputs), setting, None)
     x = reference.tensors(inputs, setting, "float32")
     others = reference.trainer(theirs, their_blip_loss, x, LR, setting)
     row = {"what": f"multimodal base against BLIP-base, train step, batch {rows}", **more}
-    row = compare(row | {"their_gflops": 3 * row["their_gflops"]}, mine, others, setting, np.inf)
-    yield counted(rates(row, rows, "examples/s"), each, rows, 3)
+    row = compare(row, mine, others, setting, np.inf)
+    yield counted(rates(row, rows, "examples/s"), each, rows, 3, there)
 
 
 def answerer(theirs: Any, setting: Setting) -> BlipAnswerer:

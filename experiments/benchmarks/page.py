@@ -55,7 +55,8 @@ def head(results: Mapping[str, Any], source: str) -> list[str]:
         " PAGE`; not edited by hand.",
         "",
         f"- machine: {m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB, accelerator:"
-        f" {m['accelerator']}; {m['threads']} threads for each side, on as many cores",
+        f" {m['accelerator']}; {m['threads']} threads for each side, on as many cores;"
+        f" {m['precision']}",
         f"- Python {m['python']}, {versions}",
         f"- flags: {flags}",
         "- Both sides have the same random weights and inputs, and their outputs were compared"

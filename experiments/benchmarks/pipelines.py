@@ -10,11 +10,9 @@ from PIL import Image
 
 from experiments.benchmarks.loading import BATCH, SIZE, WORKERS
 from mlm_jax.config import Data
-from mlm_jax.data import loader, sources, tokenizers
+from mlm_jax.data import CAPTION_PROMPT, loader, sources, tokenizers
 from mlm_jax.data.records import Source
 from mlm_jax.data.transforms import Take, Tokenise, decode_for
-
-LENGTH = 32
 
 
 def opened(folder: Path) -> tuple[Data, Source, tokenizers.Tokenizer]:
@@ -34,10 +32,10 @@ class Pictures:
     """What a torch user writes: a file, a picture of it, the ids of its caption."""
 
     def __init__(self, folder: Path):
-        _, source, tokenizer = opened(folder)
+        data, source, tokenizer = opened(folder)
         self.files = sorted(folder.glob("*.jpg"), key=lambda file: int(file.stem))
         self.captions = [source[i].captions[0] for i in range(len(source))]
-        self.tokenise = Tokenise(tokenizer, LENGTH, LENGTH)
+        self.tokenise = Tokenise(tokenizer, data.text_length, data.target_length)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -45,7 +43,7 @@ class Pictures:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         with Image.open(self.files[index]) as opened:
             picture = opened.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
-        texts = self.tokenise("describe the picture", self.captions[index])
+        texts = self.tokenise(CAPTION_PROMPT, self.captions[index])
         return {"image": np.asarray(picture), **texts}
 
 
@@ -69,12 +67,11 @@ def theirs(folder: Path) -> Callable[[], Iterator[Any]]:
 
 
 def difference(folder: Path) -> float:
-    """The largest difference of pixels, over all pictures, and of ids."""
-    data, source, _ = opened(folder)
-    decode, pictures = decode_for(data, SIZE), Pictures(folder)
-    each = []
-    for i in range(len(source)):
-        record, other = source[i], pictures[i]
-        mine = decode(record.image, record.key).astype(int)
-        each.append(np.abs(mine - other["image"].astype(int)).max())
+    """The largest difference of pixels and of ids, over all pictures."""
+    data, source, tokenizer = opened(folder)
+    pictures, each = Pictures(folder), []
+    rows = loader.eval_pairs(data, source, tokenizer, Take(decode_for(data, SIZE)))
+    for pair, mine in rows:
+        other = pictures[pair.index]
+        each += [np.abs(mine[key].astype(int) - other[key]).max() for key in other]
     return float(max(each))

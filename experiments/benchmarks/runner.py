@@ -81,7 +81,8 @@ def run(given: argparse.Namespace) -> int:
         rows, problem = part("machine", setting, budget, {})
         if problem:
             raise RefusedError(f"nothing can run here: {problem}")
-        here = {k: v for k, v in rows[0].items() if k != "load"} | {"threads": given.threads}
+        here = {k: v for k, v in rows[0].items() if k != "load"}
+        here |= {key: getattr(given, key) for key in ("threads", "precision", "size")}
         setting = replace(setting, device=here["device"])
         results = opened(given.json, here)
         for name in names:
@@ -102,7 +103,9 @@ def opened(path: Path, here: Mapping[str, Any]) -> dict[str, Any]:
     differs = {k for k in here if found["machine"].get(k) != here[k]}
     if differs:
         what = ", ".join(sorted(differs))
-        raise RefusedError(f"{path} is of another machine ({what} differ): give another --json")
+        raise RefusedError(
+            f"{path} is of another machine or setting ({what} differ): give another --json"
+        )
     return found
 
 
