@@ -32,6 +32,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if "--config" not in rest:
         print(__doc__, *(f"{row.name:<16} {row.source}" for row in TABLE), "", sep="\n")
+    if own.json is not None and not own.json.parent.is_dir():
+        raise UserError(f"--json {own.json}: there is no folder {own.json.parent}")
     hardware = changed(find(own.hardware), own.egress, own.loss)
     config, run = command.cli(rest, "plan.py")
     from mlm_jax import stages  # after the command line

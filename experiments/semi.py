@@ -77,6 +77,8 @@ def main(argv: Sequence[str]) -> int:
     config = replace(load(given.config), steps=given.steps)
     if not matching.learnt(config.model):
         raise UserError(f"--config {given.config}: it learns no matching (model.matching)")
+    if config.data.name.partition("/")[0] != "world":
+        raise UserError(f"--config {given.config}: its captions are not graded, those of world are")
     if not 0 < given.keep <= 1:
         raise UserError(f"--keep {given.keep}: over 0 and at most 1")
     experiment = Experiment(given, config)

@@ -132,11 +132,16 @@ def mpi(env: Mapping[str, str]) -> Place | None:
     return None
 
 
+NEEDED = {
+    "MLM_JAX_PROCESSES": "how many pods train together; 1 where each trains alone",
+    "MLM_JAX_COORDINATOR": "the host of process 0, or HOST:PORT",
+}
+
+
 def need(env: Mapping[str, str], name: str, by: str) -> str:
     if name not in env:
-        raise UserError(
-            f"{by} was found, but {name} is not set: the host of process 0, or how many"
-        )
+        means = f": {NEEDED[name]}" if name in NEEDED else ""
+        raise UserError(f"{by} was found, but {name} is not set{means}")
     return env[name]
 
 

@@ -253,6 +253,17 @@ def test_flops_of_pairs() -> None:
     assert causal == 3 * 12 * 2 * 77**2 * 512  # the text looks back alone
 
 
+def test_codes_and_axes_of_vectors_are_looked_back_over_as_words_are() -> None:
+    """167 places of a caption and its codes; 128 axes behind the caption."""
+    config = load("dalle_tiny:tiny")
+    assert model_flops(config)[1] == 3 * 2 * 4 * 4 * 167**2 * 128
+    config = load("prior_written_tiny:tiny")
+    body = config.model.net.decoder.body
+    assert (
+        model_flops(config)[1] == 3 * 2 * 4 * config.model.clip.width**2 * body.width * body.depth
+    )
+
+
 # --- the network: a model of 1.379e9 parameters ---
 
 N = 1.379e9
@@ -440,7 +451,10 @@ def test_as_a_user_runs_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "plan.json").read_text())["mesh"]["fsdp"] == 2
 
 
-def test_wrong_commands() -> None:
+def test_wrong_commands(tmp_path: Path) -> None:
+    late = ["--config", "vit_classifier_tiny", "--json", str(tmp_path / "none" / "plan.json")]
+    with pytest.raises(UserError, match="there is no folder"):
+        main(late)
     wrong = run("--config", "vit_classifier_tiny", "--hardware", "h100")
     assert wrong.returncode == 2
     assert "h100-nvlink-ib" in wrong.stderr

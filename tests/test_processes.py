@@ -79,7 +79,11 @@ def test_where_a_process_stands(
         ({**NONE, "processes": 2}, {}, "--processes without --coordinator --process"),
         ({**FLAGS, "process": 3}, {}, "process 3 of 3: from 0 to 2"),
         ({**FLAGS, "coordinator": "host"}, {}, "HOST:PORT"),
-        (NONE, {"JOB_COMPLETION_INDEX": "0"}, "Kubernetes was found, but MLM_JAX_PROCESSES"),
+        (
+            NONE,
+            {"JOB_COMPLETION_INDEX": "0"},
+            "MLM_JAX_PROCESSES is not set: how many pods .* 1 where each trains alone",
+        ),
         (NONE, {**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, "MPI was found, but MLM_JAX_COORD"),
     ],
 )

@@ -40,14 +40,25 @@ def test_the_table_has_the_mean_and_spread_over_seeds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"), [("--keep 0", "over 0"), ("--config vit_tiny", "learns no matching")]
+    ("given", "message"),
+    [
+        ("--keep 0", "over 0"),
+        ("--config vit_tiny", "learns no matching"),
+        ("--config CLIPS", "its captions are not graded"),
+    ],
 )
 def test_what_cannot_work_is_refused_before_any_run(
     tmp_path: Path, given: str, message: str
 ) -> None:
+    own = tmp_path / "clips.py"
+    own.write_text(
+        "from dataclasses import replace\nfrom experiments.configs.match_tiny import config as c\n"
+        'config = replace(c, data=replace(c.data, name="clips/one_tiny"))\n'
+    )
+    given = given.replace("CLIPS", str(own))
     with pytest.raises(UserError, match=message):
         semi.main(["--out", str(tmp_path / "semi"), *given.split()])
-    assert not list(tmp_path.iterdir())
+    assert [*tmp_path.iterdir()] == [own]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Captions, and whether a text tells a picture: minutes on one core.
 
-python experiments/train.py --config match_tiny --model.matching.negatives random
+python experiments/train.py --config match_tiny
 """
 
 from dataclasses import replace

@@ -5,7 +5,7 @@ It begins as a DALL-E of pictures, which knows what things look like, and has to
 python experiments/train.py --config codes_tiny
 python experiments/train.py --config dalle_tiny
 python experiments/train.py --config video_dalle_tiny
-python experiments/generate.py --run runs/video_dalle_tiny --prompt "a red star turns" --out drawn
+python experiments/generate.py --run runs/video_dalle_tiny --prompt "a red cross turns" --out drawn
 """
 
 import math

@@ -2,7 +2,7 @@
 
 python experiments/train.py --config codes_tiny
 python experiments/train.py --config video_painter_tiny
-python experiments/generate.py --run runs/video_painter_tiny --prompt "a red star turns" --out drawn
+python experiments/generate.py --run runs/video_painter_tiny --prompt "a red cross turns" --out new
 """
 
 from dataclasses import replace

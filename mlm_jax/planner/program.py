@@ -15,7 +15,11 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from mlm_jax import sharding
 from mlm_jax.config import Config
+from mlm_jax.decoders import TextDecoder
+from mlm_jax.layers import Transformer
 from mlm_jax.layers.attention import in_one_piece
+from mlm_jax.models.dalle import Dalle
+from mlm_jax.models.prior import AutoregressivePrior
 from mlm_jax.planner import hlo
 from mlm_jax.planner.collectives import Collective, collectives
 from mlm_jax.planner.compiler import apart, example, here, initial, parts
@@ -173,16 +177,26 @@ def inner_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
 
 def causal_flops(config: Config, batch: Mapping[str, Any]) -> float:
     """Half of the self-attention of what looks back alone, forward: 4 n^2 d a layer, in full."""
-    decoder: Any = getattr(config.model, "decoder", None)
-    text: Any = getattr(config.model, "text", None)
-    readers = [(decoder.body, -1)] if hasattr(decoder, "vocab") else []  # not one of MAE
-    readers += [(text.body, 0)] if getattr(text, "causal", False) else []
     total = 0.0
     for rows_of in (batch, batch.get("also", {})):
-        for body, more in readers if "target" in rows_of else []:
-            rows, length = rows_of["target"].shape
-            total += 2.0 * rows * (length + more) ** 2 * body.width * body.depth
+        if "target" in rows_of:
+            rows, words = rows_of["target"].shape
+            for body, length in looking_back(config.model, words):
+                total += 2.0 * rows * length**2 * body.width * body.depth
     return total
+
+
+def looking_back(model: Any, words: int) -> Iterator[tuple[Transformer, int]]:
+    """The bodies that do, and how many tokens each reads of a text of so many words."""
+    decoder, text = getattr(model, "decoder", None), getattr(model, "text", None)
+    if isinstance(model, Dalle):
+        yield model.decoder.body, model.length + math.prod(model.grid) - 1
+    elif isinstance(model, AutoregressivePrior):
+        yield model.net.decoder.body, model.clip.width
+    elif isinstance(decoder, TextDecoder):
+        yield decoder.body, words - 1
+    if getattr(text, "causal", False):
+        yield text.body, words
 
 
 # --- the largest batch ---
