@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -187,10 +187,10 @@ def as_now(tree: Any) -> Any:
         return tree
 
 
-def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    """(key, value in old, value in new) where they differ, but for the keys in FREE."""
+def differences(old: Any, new: Any, free: Collection[str] = FREE) -> list[tuple[str, Any, Any]]:
+    """(key, value in old, value in new) where they differ, but for the keys in `free`."""
     a, b = flat(old), flat(new)
-    keys = [k for k in dict.fromkeys([*a, *b]) if k not in FREE]
+    keys = [k for k in dict.fromkeys([*a, *b]) if k not in free]
     absent = "(absent)"
     return [(k, a.get(k, absent), b.get(k, absent)) for k in keys if a.get(k) != b.get(k)]
 

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from mlm_jax import config as configs
 from mlm_jax.checks import check
 from mlm_jax.config import Config, UserError, flat, override, suggest, to_json
-from mlm_jax.run import differences
+from mlm_jax.run import FREE, differences
 
 Value = str | int | float | bool | tuple[Any, ...]
 Overrides = Mapping[str, Value]
@@ -34,6 +34,8 @@ LONGEST = 100
 """Characters of the name of a folder."""
 TRIES = 100
 """For each draw, to find one that was not drawn before."""
+BEST = ("keep_best", "eval_every", "eval_examples", "save_every")
+"""Keys that say which checkpoint is evaluated, where a run keeps the best."""
 
 
 @dataclass(frozen=True)
@@ -385,10 +387,16 @@ def refuse_same(variants: Sequence[Resolved]) -> None:
     same = [
         f"`{a}` and `{b}`"
         for (a, one), (b, two) in itertools.combinations(trees, 2)
-        if not differences(one, two)
+        if not apart(one, two)
     ]
     if same:
         raise UserError(
             f"the same configuration under two names: {'; '.join(same)}."
             " Leave one of them out, or change what it overrides."
         )
+
+
+def apart(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """`differences` of two configurations in what is learnt, or in what of it is evaluated."""
+    best = old.get("keep_best") or new.get("keep_best")
+    return differences(old, new, {*FREE}.difference(BEST if best else ()))

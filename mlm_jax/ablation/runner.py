@@ -26,12 +26,12 @@ from typing import IO, Any
 from mlm_jax import checkpoint, sharding
 from mlm_jax import config as configs
 from mlm_jax.ablation.costs import Cost, costs, reference, steps
-from mlm_jax.ablation.plan import Plan, Resolved, Value, refuse_names, words
+from mlm_jax.ablation.plan import Plan, Resolved, Value, apart, refuse_names, words
 from mlm_jax.config import UserError, senses, to_json
 from mlm_jax.data import sources
 from mlm_jax.losses import Classes, Spans
 from mlm_jax.report import saved_name
-from mlm_jax.run import as_now, differences, lock, read_metrics, write
+from mlm_jax.run import as_now, lock, read_metrics, write
 from mlm_jax.terminal import printable
 
 TAIL = 12
@@ -266,7 +266,7 @@ def plan_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator
     if not shared:
         yield "none of its variants is among yours"
     for name in shared:
-        for key, one, two in differences(as_now(before[name]), now[name]):
+        for key, one, two in apart(as_now(before[name]), now[name]):
             yield f"variant `{name}`: {key}: {one!r} -> {two!r}"
 
 

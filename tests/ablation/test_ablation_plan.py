@@ -68,6 +68,17 @@ def test_variants_that_are_the_same_are_named():
         )
 
 
+def test_variants_that_choose_their_checkpoint_otherwise_are_not_the_same():
+    """Which one is evaluated hangs on these keys as soon as one of the two keeps the best."""
+    best = {"keep_best": 1, "eval_every": 50}
+    found = made(
+        Variant("last"), Variant("best", best), Variant("on few", {**best, "eval_examples": 8})
+    )
+    assert [each.name for each in found.variants] == ["last", "best", "on few"]
+    with pytest.raises(UserError, match="`last` and `watched`"):
+        made(Variant("last"), Variant("watched", {"eval_every": 50}))
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [(["a"], "at least two"), (["a", "a!"], "share the folder a"), (["a", "!"], "letters")],

@@ -225,6 +225,19 @@ def test_another_plan_is_refused_with_the_difference(prepared, tmp_path):
         runner.prepare(shifted(0, 1), Order(tmp_path))
 
 
+def test_runs_of_the_best_checkpoint_are_not_mixed_with_those_of_the_last(prepared, tmp_path):
+    def watched(**best: int) -> Plan:
+        variants = tuple(Variant(f"by {i}", {"data.shift": i}) for i in range(2))
+        return plans.make(
+            "mine", Ablation("vit_tiny", variants, ("loss",)), {"eval_every": 50} | best
+        )
+
+    runner.prepare(watched(), Order(tmp_path))
+    runner.prepare(watched(eval_examples=8), Order(tmp_path))
+    with pytest.raises(UserError, match="`by 0`: keep_best: 0 -> 1"):
+        runner.prepare(watched(keep_best=1), Order(tmp_path))
+
+
 def test_a_split_that_is_not_there_is_found_before_anything_runs(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
