@@ -5,13 +5,13 @@ of the mel scale). What is over 0 speaks for the word; attention is never under 
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from mlm_jax.explaining.asked import Asked, Seen, blank
+from mlm_jax.explaining.asked import Asked, Seen, blank, logits
 from mlm_jax.explaining.attention import Cells, cells_of, looks, recorded, rollout
 from mlm_jax.explaining.gradients import STEPS, gradient_input, integrated, relevance
 from mlm_jax.explaining.occlusion import occlusion
@@ -109,6 +109,7 @@ def stretch(cells: int, size: int, step: int, first: float) -> Float[np.ndarray,
 
 
 def fresh(model: Multimodal, asked: Asked, seed: int) -> Params:
-    """Parameters as training begins with them, for the same shapes."""
-    variables = jax.jit(model.init)(jax.random.key(seed), asked.batch)
+    """Those parameters that are explained, as training begins with them, for the same shapes."""
+    start = jax.jit(partial(model.init, method=logits))
+    variables = start(jax.random.key(seed), asked.batch)
     return variables["params"]

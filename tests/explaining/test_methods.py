@@ -15,9 +15,10 @@ from mlm_jax.encoders import AudioEncoder, ImageEncoder, VideoEncoder
 from mlm_jax.encoders.audio import LogMel
 from mlm_jax.explaining import attention, gradients, occlusion
 from mlm_jax.explaining.asked import Asked, blank, scores
-from mlm_jax.explaining.methods import METHODS, enlarge, explain, stretch
+from mlm_jax.explaining.methods import METHODS, enlarge, explain, fresh, stretch
 from mlm_jax.fusion import Kind
 from mlm_jax.layers import ConvStem, PatchStem, Transformer
+from mlm_jax.models.matching import Matching
 
 SUM = jax.jit(scores, static_argnums=0)
 
@@ -82,6 +83,22 @@ def test_a_word_does_not_hang_on_other_pictures() -> None:
     both = explain(model, params, asked, "gradient")["image"]
     alone = explain(model, params, jax.tree.map(lambda x: x[1:], asked), "gradient")["image"]
     np.testing.assert_allclose(both[1:], alone, atol=1e-5)
+
+
+def test_a_fresh_model_is_one_that_training_begins_with() -> None:
+    """Also where matching is learnt, whose targets have a mask that nothing explained reads."""
+    model, asked = replace(small(), matching=Matching("hard")), some_asked()
+    batch = {**asked.batch, "target_mask": asked.target > 0}
+
+    def both() -> tuple[Any, Any]:
+        whole = model.init(jax.random.key(3), batch)["params"]
+        return fresh(model, asked, 3), {name: whole[name] for name in whole if name != "matching"}
+
+    found, wanted = jax.eval_shape(both)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, wanted)
+    one, other = jax.jit(lambda: [jax.tree.leaves(each["decoder"])[-1] for each in both()])()
+    assert float(one.std()) > 0
+    np.testing.assert_array_equal(one, other)
 
 
 # --- closed forms ---
