@@ -168,7 +168,7 @@ def write_report(run: Path) -> None:
         split_of(path, "examples"): json.loads(path.read_text())
         for path in sorted(run.glob("examples*.json"))
     }
-    asked = {split: load_asked(run, split) for split in evaluations}
+    asked = {split: load_asked(run, split) or "" for split in evaluations}
     sections = [
         header(run, evaluations),
         figures_section(evaluations, asked),
@@ -197,10 +197,10 @@ def load_figures(path: Path) -> dict[str, Figure]:
     return {name: Figure(**values) for name, values in json.loads(path.read_text()).items()}
 
 
-def load_asked(run: Path, split: str) -> str:
-    """With what options of `evaluate.py` a split was measured; "" for none, or not known."""
+def load_asked(run: Path, split: str) -> str | None:
+    """With what options of `evaluate.py` a split was measured; None where it is not known."""
     file = run / saved_name("examples", split)
-    return json.loads(file.read_text()).get("asked", "") if file.exists() else ""
+    return json.loads(file.read_text()).get("asked") if file.exists() else None
 
 
 def header(run: Path, evaluations: Mapping[str, Figures]) -> str:

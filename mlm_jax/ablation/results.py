@@ -107,7 +107,7 @@ def gather(ready: Ready, statistics: Statistics) -> Results:
 def look_at(work: Work) -> Ended:
     status, figures = work.status(), {}
     for split in work.ready.plan.ablation.splits:
-        if split in status.evaluated:
+        if split in status.evaluated and work.measured(split):
             try:
                 figures[split] = load_figures(work.evaluation(split))
             except (OSError, ValueError, TypeError, AttributeError):

@@ -12,6 +12,7 @@ failed is tried again by the same command.
 import itertools
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from mlm_jax.ablation.plan import Plan, Resolved, Value, apart, refuse_names, wo
 from mlm_jax.config import UserError, senses, to_json
 from mlm_jax.data import sources
 from mlm_jax.losses import Classes, Spans
-from mlm_jax.report import saved_name
+from mlm_jax.report import load_asked, saved_name
 from mlm_jax.run import as_now, lock, read_metrics, write
 from mlm_jax.terminal import printable
 
@@ -56,6 +57,11 @@ class Order:
     seeds: int = 5
     jobs: int = 2
     limit: int | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """Of evaluate.py."""
+        return [] if self.limit is None else ["--limit", str(self.limit)]
 
 
 @dataclass(frozen=True)
@@ -140,17 +146,25 @@ class Work:
         left = [
             split
             for split in self.ready.plan.ablation.splits
-            if split not in status.evaluated or not self.evaluation(split).exists()
+            if split not in status.evaluated or not self.measured(split)
         ]
         if status.trained is None:
             line = train_command(self.variant, self.run, seed=self.seed, steps=self.steps)
             return TRAIN, line
         if not left:
             return None
-        limit = self.ready.order.limit
-        some = [] if limit is None else ["--limit", str(limit)]
-        line = [*script("evaluate.py"), "--run", str(self.run), "--split", left[0], *some]
-        return left[0], line
+        line = [*script("evaluate.py"), "--run", str(self.run), "--split", left[0]]
+        return left[0], [*line, *self.ready.order.options]
+
+    def measured(self, split: str) -> bool:
+        """Whether a split has figures, and, as far as is known, by the options of the order."""
+        if not self.evaluation(split).exists():
+            return False
+        try:
+            asked = load_asked(self.run, split)
+        except (ValueError, AttributeError):
+            return False
+        return asked in (None, shlex.join(self.ready.order.options))
 
     def goes_on(self) -> bool:
         """Whether train.py can go on with it: nothing was saved yet, or a checkpoint is whole."""

@@ -15,7 +15,7 @@ import pytest
 
 from experiments import ablate as script
 from mlm_jax.ablation import plan as plans
-from mlm_jax.ablation import runner
+from mlm_jax.ablation import results, runner
 from mlm_jax.ablation.ablate import FILES, ablate
 from mlm_jax.ablation.costs import Cost, cost
 from mlm_jax.ablation.plan import Ablation, Plan, Variant
@@ -72,6 +72,23 @@ def test_works_are_seed_by_seed_and_know_what_is_left(plan, tmp_path):
     assert work.done()
     work.evaluation("test").unlink()
     assert work.next(work.status())[0] == "test", "deleted: it is made again"
+
+
+def test_a_split_that_was_evaluated_in_another_way_is_evaluated_again(plan, tmp_path):
+    """By hand, with other options; where none are recorded they are taken to be the same."""
+    work = ready(plan, tmp_path, limit=8).works()[0]
+    trained(work.run)
+    work.remember(Status(10, 1.0, {"test": 1.0, "novel": 1.0}))
+    for split in ("test", "novel"):
+        work.evaluation(split).write_text('{"loss": {"value": 1, "low": 1, "high": 1, "n": 8}}')
+    recorded = work.run / "examples.json"
+    for asked in ('{"shown": []}', '{"asked": "--limit 8"}'):
+        recorded.write_text(asked)
+        assert work.done()
+    for asked in ('{"asked": ""}', '{"asked": "--limit 20"}', '{"asked": "--lim'):
+        recorded.write_text(asked)
+        assert work.next(work.status())[0] == "test"
+        assert set(results.look_at(work).figures) == {"novel"}
 
 
 GONE = ("config.json", "tokenizer.json", "checkpoints", "checkpoints/10/params")
