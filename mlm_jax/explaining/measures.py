@@ -53,7 +53,7 @@ PICTURES = 16  # at a time
 WAY = 9  # points of a curve, both ends counted
 CURVES = 2  # words of a picture whose curves are drawn
 RANDOM = 48  # pictures that are explained by random parameters too
-STEPS = 8  # of integrated gradients
+STEPS = 8  # points of integrated gradients, of which a page has more
 KINDS = ("size", "colour", "shape")
 
 
@@ -197,6 +197,8 @@ def candidates(
             near = smooth(raw, model)
             found = {"each pixel": raw, "for and against": abs(raw)}
             found |= {"around each pixel": near, "for and against, around": smooth(abs(raw), model)}
+        if method == "integrated":
+            found = {f"{name}, of {STEPS} points": maps for name, maps in found.items()}
     real = np.asarray(asked.spans.sum(-1) > 0)
     own = {f"{name}, less the mean of the words": less(x, real) for name, x in found.items()}
     return found | (own if method in ("attention", "rollout", "relevance", "occlusion") else {})

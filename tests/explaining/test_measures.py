@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from asking import small, start
+from asking import small, some_asked, start
 from scipy.stats import spearmanr
 
 from mlm_jax.config import Config, Data, UserError
@@ -194,6 +194,19 @@ def test_chance_is_the_share_of_the_picture() -> None:
     assert counts["centre/pointing"] == where[24, 24]
     measures.count(counts, "best", case, where.astype(np.float32), 4.0)
     assert counts["best/pointing"] == counts["best/mass"] == counts["best/overlap"] == 1
+
+
+def test_a_way_to_put_maps_together_says_of_how_many_points_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Integrated gradients are measured with fewer than are shown."""
+    maps = {"image": np.ones((2, 3, 16, 16), np.float32)}
+    monkeypatch.setattr(measures, "explain", lambda *_, steps: maps)
+    plain, pointed = (
+        [*measures.candidates(small(), {}, some_asked(), method)]
+        for method in ("gradient", "integrated")
+    )
+    assert pointed == [f"{name}, of {measures.STEPS} points" for name in plain]
 
 
 # --- all of it ---
