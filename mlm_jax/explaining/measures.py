@@ -116,7 +116,7 @@ def measure(
 
 
 def refuse_no_pictures(trained: Trained) -> None:
-    """Raises: UserError for a run of clips or sounds."""
+    """Raises: UserError for a run of clips or sounds, or of pictures that are not square."""
     needs = trained.take.needs
     if needs != ("image",):
         given = " ".join(f"--{sense} FILE" for sense in needs)
@@ -124,6 +124,14 @@ def refuse_no_pictures(trained: Trained) -> None:
             f"{trained.path} takes {' and '.join(needs)}: maps are measured on pictures of the"
             " embedded world alone, where it is known what a word speaks of. Measure a run of"
             f" pictures (vit_tiny), or see the maps of one answer: {given} in place of --measure"
+        )
+    assert trained.take.image is not None
+    height, width = trained.take.image.size
+    if height != width:
+        raise UserError(
+            f"{trained.path} sees pictures of {height} x {width} pixels: maps are measured on"
+            " square ones alone, where it is known which pixels an object covers. See the maps of"
+            " one answer: --image FILE in place of --measure"
         )
 
 

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import tokenizers
 from mlm_jax.data.records import Record
-from mlm_jax.encoders import VideoEncoder
+from mlm_jax.encoders import ImageEncoder, VideoEncoder
 from mlm_jax.explaining import measures
 from mlm_jax.explaining.asked import Asked, Word, asked_of, words_of
 from mlm_jax.explaining.spoken import distance, mask, spoken
@@ -299,6 +299,15 @@ def test_a_run_of_clips_is_told_that_pictures_are_measured() -> None:
     trained = Trained(Path("run"), config, tokenizers.words(["a"]), None, 0)
     said = r"run takes video: .* pictures of the embedded world alone.*vit_tiny.*--video FILE"
     with pytest.raises(UserError, match=said):
+        measures.measure(trained)
+
+
+def test_a_run_of_oblong_pictures_is_told_that_square_ones_are_measured() -> None:
+    """Before any is read: what an object covers is known of square ones alone."""
+    model = replace(small(), image=ImageEncoder((32, 48), 16))
+    config = Config(model, Caption(), Data("nowhere.jsonl"))
+    trained = Trained(Path("run"), config, tokenizers.words(["a"]), None, 0)
+    with pytest.raises(UserError, match=r"run sees pictures of 32 x 48 pixels: .* square ones"):
         measures.measure(trained)
 
 
