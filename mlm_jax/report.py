@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlm_jax.metrics import Figure
-from mlm_jax.pages import cell, interval, number, page, section, table, verdict
+from mlm_jax.pages import cell, correction, interval, number, page, section, table, verdict
 from mlm_jax.pages.charts import Points, chart
 from mlm_jax.run import read_metrics, write
 from mlm_jax.showing import details_section
@@ -151,8 +151,8 @@ def print_examples(run: Path, split: str, count: int = 3) -> None:
         print(f"\n{printable(each['where'])}")
         told = [("caption", each["caption"])] if "caption" in each else []
         for name, text in (*told, *((q["question"], q) for q in each["questions"][:2])):
-            verdict = "right" if text["score"] == 1 else f"wrong: {text['references'][0]}"
-            print(printable(f"  {name}: {text['text']}  ({verdict})"))
+            wrong = "" if text["score"] > 0 else "wrong, "
+            print(printable(f"  {name}: {text['text']}  ({wrong}{correction(text) or 'right'})"))
 
 
 # --- as a page ---
@@ -332,8 +332,8 @@ def card(shown: Mapping[str, Any]) -> str:
 
 
 def told(caption: Mapping[str, Any]) -> str:
-    right = caption["score"] >= 1
-    lines = [f"<p class=said>{verdict(right)} {escape(caption['text']) or '(nothing)'}</p>"]
+    said = escape(caption["text"]) or "(nothing)"
+    lines = [f"<p class=said>{verdict(caption['score'])} {said}</p>"]
     for name in ("missed", "invented"):
         if caption[name]:
             lines.append(f"<p class=fault><b>{name}</b> {escape('; '.join(caption[name]))}</p>")
@@ -342,10 +342,10 @@ def told(caption: Mapping[str, Any]) -> str:
 
 
 def question(asked: Mapping[str, Any]) -> str:
-    right = asked["score"] >= 1
-    correct = "" if right else f" <small>right: {escape(asked['references'][0])}</small>"
-    said = escape(asked["text"]) or "(nothing)"
-    return f"<dt>{escape(asked['question'])}</dt><dd>{verdict(right)} {said}{correct}</dd>"
+    right = escape(correction(asked))
+    correct = right and f" <small>{right}</small>"
+    said = f"{verdict(asked['score'])} {escape(asked['text']) or '(nothing)'}"
+    return f"<dt>{escape(asked['question'])}</dt><dd>{said}{correct}</dd>"
 
 
 # --- settings ---

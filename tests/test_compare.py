@@ -63,6 +63,13 @@ def test_page_has_both_and_no_markup_of_theirs(two):
     assert len(re.findall(r'<polyline class="line s\d"', text)) == 2
 
 
+def test_an_answer_that_few_people_gave_is_not_wrong():
+    people = ["crimson", *["red"] * 3, *(f"other {i}" for i in range(6))]
+    said = comparison.line({"text": "red", "score": 0.9, "references": people}, "which? ")
+    wanted = ["≈", " which? ", "red", " ", "as 3 of 10 people say, the commonest: red"]
+    assert parsed(said).text == wanted
+
+
 def test_paired_difference_is_that_of_the_pictures(two):
     """Against a plain bootstrap of differences, which a mean over as many questions each is."""
     rng = np.random.default_rng(0)

@@ -216,6 +216,21 @@ def test_examples_on_the_screen_hold_no_control_characters(tmp_path, capsys):
     assert len(said.splitlines()) == 4
 
 
+def test_an_answer_that_few_people_gave_is_not_wrong(tmp_path, capsys):
+    """Three of ten count 0.9; what is right is what most of them say, not what the first says."""
+    people = ["crimson", *["red"] * 3, *(f"other {i}" for i in range(6))]
+    few = {"question": "which?", "text": "red", "score": 0.9, "references": people}
+    none = few | {"text": "blue", "score": 0.0}
+    said = "as 3 of 10 people say, the commonest: red"
+    assert parsed(report.question(few)).text == ["which?", "≈", " red ", said]
+    assert parsed(report.question(none)).text == ["which?", "✗", " blue ", "right: red"]
+    example = {"where": "1", "questions": [few, none]}
+    (tmp_path / "examples.json").write_text(json.dumps({"shown": [example], "wrong": []}))
+    report.print_examples(tmp_path, "test")
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert lines == [f"  which?: red  ({said})", "  which?: blue  (wrong, right: red)"]
+
+
 def test_errors_hold_no_control_characters(monkeypatch, capsys):
     """They name files and keys as they are found."""
 

@@ -20,7 +20,7 @@ from mlm_jax.ablation import pictures
 from mlm_jax.ablation.page import signed
 from mlm_jax.config import UserError, flat, read_json
 from mlm_jax.metrics import RESAMPLES, Figure, Statistic, figure_of, redrawn
-from mlm_jax.pages import cell, interval, page, section, table, verdict
+from mlm_jax.pages import cell, correction, interval, page, section, table, verdict
 from mlm_jax.pages.charts import SERIES, chart
 from mlm_jax.report import AMOUNTS, CURVES, TITLES, load_figures, points, split_of
 from mlm_jax.run import as_now, read_metrics
@@ -312,7 +312,7 @@ def told(each: Mapping[str, Any]) -> str:
 
 
 def line(text: Mapping[str, Any], before: str) -> str:
-    right = text["score"] >= 1
-    truth = "" if right else f" <small>right: {escape(str(text['references'][0]))}</small>"
+    right = escape(correction(text))
+    truth = right and f" <small>{right}</small>"
     said = escape(str(text["text"])) or "(nothing)"
-    return f"<dd>{verdict(right)} {escape(before)}<b>{said}</b>{truth}</dd>"
+    return f"<dd>{verdict(text['score'])} {escape(before)}<b>{said}</b>{truth}</dd>"

@@ -4,9 +4,11 @@ A page is made of sections; a section of tables, charts (`charts.py`), cards of 
 comes from data, a model or a user is escaped here or where it is put in.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from mlm_jax.metrics import Figure
 
@@ -95,7 +97,23 @@ def row(cards: str) -> str:
     return f"<div class=cards>{cards}</div>"
 
 
-def verdict(right: bool) -> str:
-    """A mark that is read aloud too."""
-    name, mark = ("right", "✓") if right else ("wrong", "✗")
+def verdict(score: float) -> str:
+    """A mark that is read aloud too: of 1 for right, of 0 for wrong, or of what lies between."""
+    if 0 < score < 1:
+        return '<span role=img aria-label="partly right">≈</span>'
+    name, mark = ("right", "✓") if score >= 1 else ("wrong", "✗")
     return f'<span class={name} role=img aria-label="{name}">{mark}</span>'
+
+
+def correction(text: Mapping[str, Any]) -> str:
+    """What is right, the commonest of its references; empty where the text itself is.
+
+    A score between 0 and 1 is that of the VQA challenge: 0.3 for each of the people who say so.
+    """
+    if text["score"] >= 1:
+        return ""
+    commonest = Counter(text["references"]).most_common(1)[0][0]
+    if text["score"] <= 0:
+        return f"right: {commonest}"
+    alike, people = round(text["score"] / 0.3), len(text["references"])
+    return f"as {alike} of {people} people say, the commonest: {commonest}"
