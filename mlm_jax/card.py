@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlm_jax.checkpoint import preferred
 from mlm_jax.config import read_json
 from mlm_jax.data.own import names_rows
 from mlm_jax.metrics import Figure
@@ -55,7 +56,7 @@ def card(run: Path) -> str:
 
 
 def model_lines(run: Path, config: Config) -> Iterator[str]:
-    step, arrays = newest(run)
+    step, arrays = evaluated(run)
     yield f"- Class: {literal(config['model']['type'])}"
     yield f"- Loss: {literal(config['loss']['type'])}"
     count = sum(math.prod(shape) for shape in arrays.values())
@@ -68,20 +69,20 @@ def model_lines(run: Path, config: Config) -> Iterator[str]:
             yield f"- Its part `{name}`, held still: from {literal(held)}"
 
 
-def newest(run: Path) -> tuple[int, dict[str, Sequence[int]]]:
-    """Step of the newest checkpoint that says what it holds, and the shapes of its parameters."""
-    for folder in sorted((run / "checkpoints").glob("[0-9]*"), key=by_number, reverse=True):
+def evaluated(run: Path) -> tuple[int, dict[str, Sequence[int]]]:
+    """Step of the checkpoint that figures are of, and the shapes of its parameters.
+
+    It is the first of `checkpoint.preferred` that says what it holds.
+    """
+    for step in preferred(run):
+        info = run / "checkpoints" / str(step) / "info" / "metadata"
         try:
-            arrays = json.loads((folder / "info" / "metadata").read_text())["arrays"]
+            arrays = json.loads(info.read_text())["arrays"]
         except (OSError, ValueError, KeyError):
             continue
         shapes = {name: form[1] for name, form in arrays.items()}
-        return by_number(folder), {n: s for n, s in shapes.items() if n.startswith("params/")}
+        return step, {n: s for n, s in shapes.items() if n.startswith("params/")}
     return 0, {}
-
-
-def by_number(folder: Path) -> int:
-    return int(folder.name) if folder.name.isdecimal() else -1
 
 
 def data_lines(config: Config) -> Iterator[str]:

@@ -280,20 +280,27 @@ def fitted(wanted: Trees, step: int, info: dict[str, Any]) -> Trees:
 
 
 def restore_params(run: Path) -> tuple[int, Any]:
-    """Step and parameters (nested dicts of arrays) of the newest whole checkpoint of a run.
+    """Step and parameters (nested dicts of arrays) of the first whole one of `preferred`.
 
-    Of the best, where the run keeps the best (`keep_best`). The moving average, where the run
-    keeps one; on one device, whatever mesh is set. Raises: UserError if none is whole.
+    The moving average, where the run keeps one; on one device, whatever mesh is set. Raises:
+    UserError if none is whole.
     """
     folder = run / "checkpoints"
-    found = steps(folder)
-    for step in best_first(folder, found) if keeps_best(run) else reversed(found):
+    found = preferred(run)
+    for step in found:
         with jax.set_mesh(NO_MESH):
             saved = read(folder, step, parameters)
         if isinstance(saved, Saved):
             return step, next(iter(saved.trees.values()))
         warn(folder, step, saved)
-    raise none_good(folder, found)
+    raise none_good(folder, sorted(found))
+
+
+def preferred(run: Path) -> list[int]:
+    """Steps of a run, the newest first, or the best, where the run keeps the best (`keep_best`)."""
+    folder = run / "checkpoints"
+    found = steps(folder)
+    return best_first(folder, found) if keeps_best(run) else found[::-1]
 
 
 def keeps_best(run: Path) -> bool:

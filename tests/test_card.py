@@ -10,7 +10,8 @@ import pytest
 from experiments import card as command
 from experiments.configs import dalle_tiny, gpt_tiny, painter_tiny
 from mlm_jax import drawing
-from mlm_jax.card import DRAW, NONE, STAGES, SYNTHETIC, card, newest
+from mlm_jax.card import DRAW, NONE, STAGES, SYNTHETIC, card, evaluated
+from mlm_jax.checkpoint import WATCHED, seal
 from mlm_jax.config import Config, Data, Stage, UserError, to_json
 from mlm_jax.data.own import is_own
 
@@ -83,9 +84,17 @@ def test_what_was_trained_and_scored(trained):
 
 
 def test_the_newest_checkpoint_that_can_be_read(trained):
-    step, shapes = newest(trained)
+    step, shapes = evaluated(trained)
     assert step == 12
     assert shapes == {"params/a": [3, 4], "params/b": []}
+
+
+def test_the_checkpoint_that_figures_are_of_is_the_best_where_the_best_is_kept(trained):
+    (trained / "config.json").write_text(json.dumps(to_json(replace(CONFIG, keep_best=1))))
+    for step, loss in ((8, 0.5), (12, 0.75)):
+        info = trained / "checkpoints" / str(step) / "info" / "metadata"
+        info.write_text(json.dumps(seal(json.loads(info.read_text()) | {WATCHED: loss})))
+    assert "- Checkpoint: step 8" in card(trained).splitlines()
 
 
 def test_names_are_shown_as_text(trained):
