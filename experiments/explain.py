@@ -19,6 +19,8 @@ from mlm_jax import command
 from mlm_jax.config import SENSES, UserError
 
 Method = Literal["attention", "rollout", "relevance", "gradient", "integrated", "occlusion"]
+MEASURING = ("pictures", "json")
+"""What only --measure reads."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,14 @@ def measured(given: Arguments, trained: object, methods: Sequence[str], out: Pat
 
 def refuse_unread(given: Arguments) -> None:
     """Raises: UserError for what would be passed over in silence, or cannot be written."""
-    shown = [key for key in SENSES if getattr(given, key) is not None]
-    if given.measure and (shown or given.question):
-        raise UserError("--measure takes its pictures from the test split: no --image, --question")
-    if not given.measure and not shown:
+    left_out = Arguments(given.run)
+    unread = (*SENSES, "question", "times") if given.measure else MEASURING
+    for name in unread:
+        if getattr(given, name) != getattr(left_out, name):
+            once = f"no --{name} with --measure, which goes through pictures of the test split once"
+            raise UserError(once if given.measure else f"--{name} is for --measure alone")
+    if not given.measure and all(getattr(given, key) is None for key in SENSES):
         raise UserError("nothing to explain: --image picture.png, or --measure")
-    if not given.measure and given.json is not None:
-        raise UserError("--json is for the figures of --measure")
     if given.times < 1:
         raise UserError("--times is at least 1")
     for name in ("out", "json"):

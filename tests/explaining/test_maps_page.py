@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import explain
+from mlm_jax.config import UserError
 from mlm_jax.explaining.asked import Word
 from mlm_jax.explaining.colours import SCALE, over
 from mlm_jax.explaining.measures import Measured
@@ -170,9 +172,24 @@ def test_measures_page() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (["--measure", "--image", "x.png"], "no --image with --measure"),
+        (["--measure", "--audio", "x.wav"], "no --audio with --measure"),
+        (["--measure", "--question", "why?"], "no --question with --measure"),
+        (["--measure", "--times", "3"], "no --times with --measure"),
+        (["--image", "x.png", "--pictures", "100"], "--pictures is for --measure alone"),
+        (["--image", "x.png", "--json", "f.json"], "--json is for --measure alone"),
+        (["--pictures", "100"], "--pictures is for --measure alone"),
+    ],
+)
+def test_what_would_not_be_read_is_refused(given: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        explain.main(["--run", "nowhere", *given])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
         ([], "nothing to explain"),
-        (["--measure", "--image", "x.png"], "no --image"),
-        (["--image", "x.png", "--json", "f.json"], "--json is for"),
         (["--image", "x.png", "--out", "nowhere/at/all.html"], "there is no folder"),
         (["--image", "x.png"], "is no run directory"),
     ],
