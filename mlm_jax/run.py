@@ -152,15 +152,19 @@ def probe(path: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold `path`/lock. The kernel lets go of it when the process ends, however it ends."""
+def lock(path: Path, option: str = "--run") -> Iterator[None]:
+    """Hold `path`/lock. The kernel lets go of it when the process ends, however it ends.
+
+    `option` chose `path`. Raises: UserError where another process holds it.
+    """
     with (path / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             raise UserError(
-                f"{path} is in use by process {file.read().strip()}: wait, or choose another --run"
+                f"{path} is in use by process {file.read().strip()}: wait, or choose another"
+                f" {option}"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))

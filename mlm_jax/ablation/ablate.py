@@ -26,7 +26,7 @@ def ablate(plan: Plan, order: Order, say: Callable[[str], None] = print) -> Resu
     UserError for what `prepare` refuses, or a folder that another process works in.
     """
     order.out.mkdir(parents=True, exist_ok=True)
-    with lock(order.out):
+    with lock(order.out, "--out"):
         ready = prepare(plan, order)
         for line in foresee(ready):
             say(line)

@@ -333,7 +333,7 @@ def test_an_ablation_is_a_function(plan, tmp_path, prepared, commands):
     assert {path.name for path in out.iterdir()} > {*FILES}
     assert "times the spread between seeds" in "".join(said[:3])
     assert "4 of 4" in said[-1]
-    with lock(out), pytest.raises(UserError, match="in use"):
+    with lock(out), pytest.raises(UserError, match=r"in use by process \d+: .* another --out"):
         ablate(plan, Order(out, seeds=2), said.append)
 
 
