@@ -62,7 +62,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, drawn evenly, or evenly in their logarithm."""
+    """Numbers from `low` to `high`, drawn evenly, or evenly in their logarithm; or `whole` ones."""
 
     low: float
     high: float
@@ -73,12 +73,19 @@ class Range:
         """Raises: UserError for a range that is none."""
         if not self.low < self.high or (self.log and self.low <= 0):
             raise UserError(f"{self}: low must be under high, and over 0 for logarithms")
+        low, high = math.ceil(self.low), math.floor(self.high)
+        if self.whole and low > high:
+            raise UserError(f"{self}: it holds no whole number")
+        if self.whole and not self.log:
+            return dice.randint(low, high)
         if self.log:
             value = math.exp(dice.uniform(math.log(self.low), math.log(self.high)))
         else:
             value = dice.uniform(self.low, self.high)
-        value = min(max(float(f"{value:.4g}"), self.low), self.high)
-        return round(value) if self.whole else value
+        value = float(f"{value:.4g}")
+        if self.whole:
+            return min(max(round(value), low), high)
+        return min(max(value, self.low), self.high)
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,18 @@ def test_ranges_are_even_in_what_they_say():
             wrong.draw(dice)
 
 
+def test_whole_numbers_are_drawn_evenly_and_lie_in_the_range():
+    """Also both ends, of which rounding would take half, and where these are no whole numbers."""
+    dice = random.Random(0)
+    drawn = [Range(0, 3, whole=True).draw(dice) for _ in range(4000)]
+    for number in range(4):
+        assert drawn.count(number) / 4000 == pytest.approx(0.25, abs=0.03)
+    for each in (Range(1.6, 4.4, whole=True), Range(1.6, 4.4, log=True, whole=True)):
+        assert {each.draw(dice) for _ in range(400)} == {2, 3, 4}
+    with pytest.raises(UserError, match="no whole number"):
+        Range(1.2, 1.8, whole=True).draw(dice)
+
+
 @pytest.mark.parametrize("name", plan.names())
 def test_shipped_ablations_can_run(name):
     """All keys and values are right, no two variants are the same, each in both sizes."""
