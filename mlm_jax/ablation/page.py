@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from mlm_jax.ablation.results import Compared, Ended, Results, Row, missing, step_seconds
-from mlm_jax.ablation.statistics import LEVEL, Difference, foreseen, warning
+from mlm_jax.ablation.statistics import LEVEL, Difference, Mean, foreseen, warning
 from mlm_jax.metrics import Figure
-from mlm_jax.pages import cell, number, page, section, table
+from mlm_jax.pages import cell, interval, number, page, section, table
 from mlm_jax.pages.charts import SERIES, Points, chart
 from mlm_jax.report import AMOUNTS, TITLES, points
 
@@ -98,15 +98,24 @@ def compared_row(results: Results, each: Compared, row: Row, baseline: bool, sha
 
 
 def mean_cell(row: Row, share: bool) -> str:
-    mean = row.mean
-    if mean is None:
+    if row.mean is None:
         return f"<td><small>{why_none(row)}</small></td>"
+    figure = bounded(row.mean, share)
+    if figure is None:
+        return f"<td><b>{number(row.mean.value)}</b> <small>one seed</small></td>"
+    return cell(figure, share)
+
+
+def bounded(mean: Mean, share: bool) -> Figure | None:
+    """With its interval, which of a share is cut where shares end: a t interval knows no bounds.
+
+    None where one seed has none.
+    """
     if mean.low is None or mean.high is None:
-        return f"<td><b>{number(mean.value)}</b> <small>one seed</small></td>"
-    if not share or not 0 <= mean.value <= 1:
-        return cell(Figure(mean.value, mean.low, mean.high, mean.n), False)
-    # a t interval knows no bounds: it is cut where shares end
-    return cell(Figure(mean.value, max(mean.low, 0.0), min(mean.high, 1.0), mean.n))
+        return None
+    if share and 0 <= mean.value <= 1:
+        return Figure(mean.value, max(mean.low, 0.0), min(mean.high, 1.0), mean.n)
+    return Figure(mean.value, mean.low, mean.high, mean.n)
 
 
 def why_none(row: Row) -> str:
@@ -336,7 +345,7 @@ def as_markdown(results: Results) -> str:
         rows = [
             (
                 in_cell(row.variant),
-                mean_text(row),
+                mean_text(row, each.figure not in AMOUNTS),
                 *difference_texts(row.difference, row.variant == ready.plan.baseline),
                 ""
                 if row.variant == ready.plan.baseline
@@ -355,13 +364,11 @@ def as_markdown(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def mean_text(row: Row) -> str:
-    mean = row.mean
-    if mean is None:
+def mean_text(row: Row, share: bool) -> str:
+    if row.mean is None:
         return why_none(row)
-    if mean.low is None or mean.high is None:
-        return f"{number(mean.value)} (one seed)"
-    return f"{number(mean.value)} ({number(mean.low)} to {number(mean.high)})"
+    figure = bounded(row.mean, share)
+    return f"{number(row.mean.value)} ({'one seed' if figure is None else interval(figure)})"
 
 
 def difference_texts(each: Difference | None, baseline: bool) -> tuple[str, str, str]:

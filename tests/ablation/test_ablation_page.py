@@ -182,6 +182,13 @@ def test_files(done):
     }
 
 
+@pytest.mark.parametrize(("share", "high"), [(True, "1.000"), (False, "1.010")])
+def test_the_interval_of_a_share_ends_where_shares_do_in_every_file(share, high):
+    row = results.Row("a", {}, results.Mean(0.98, 0.95, 1.01, 3), None)
+    assert page.mean_text(row, share) == f"0.980 (0.950 to {high})"
+    assert f"0.950 to {high}</small>" in page.mean_cell(row, share)
+
+
 def test_nothing_done_yet_is_a_page_too(plan, tmp_path):
     found = results.gather(ready(plan, tmp_path), statistics)
     parsed(page.report(found))
