@@ -400,12 +400,18 @@ function clear() {
   $("map").hidden = true;
 }
 
+// what is typed, also 0, which the server may refuse
+function numberIn(id, otherwise) {
+  const number = $(id).valueAsNumber;
+  return Number.isNaN(number) ? otherwise : number;
+}
+
 function settings() {
   return {
     method: $("method").value,
-    temperature: $("temperature").valueAsNumber || 1,
-    top_p: $("top_p").valueAsNumber || 1,
-    seed: $("seed").valueAsNumber || 0,
+    temperature: numberIn("temperature", 1),
+    top_p: numberIn("top_p", 1),
+    seed: numberIn("seed", 0),
   };
 }
 
@@ -513,10 +519,10 @@ function draw() {
   $("drawn").replaceChildren();
   return doing(DRAWING, async (signal) => {
     const prompt = $("prompt").value;
-    const seed = $("draw-seed").valueAsNumber || 0;
+    const seed = numberIn("draw-seed", 0);
     const begin = performance.now();
     $("draw-status").textContent = "drawing";
-    const tree = { prompt, n: $("count").valueAsNumber || 1, seed };
+    const tree = { prompt, n: numberIn("count", 1), seed };
     const made = await (await post("/api/draw", tree, signal)).json();
     const kind = made.type === "image/gif" ? "gif" : "png";
     made.pictures.forEach((picture, i) => {

@@ -209,6 +209,20 @@ def test_what_is_wrong_is_said(page, complaints, tmp_path):
     assert "400" in complaints.pop()  # the browser's own line
 
 
+def test_a_number_that_is_typed_is_the_one_that_is_asked_with(page, file, complaints):
+    """Also 0, which the server refuses; an empty field stands for what is usual."""
+    page.get_by_label("A picture", exact=True).set_input_files(file)
+    page.get_by_text("How words are chosen").click()
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_role("button", name="Describe", exact=True).click()
+    alert = page.get_by_role("alert").first
+    playwright.expect(alert).to_contain_text("temperature", timeout=WAIT)
+    assert "400" in complaints.pop()  # the browser's own line
+    page.get_by_label("Temperature").fill("")
+    page.get_by_role("button", name="Describe", exact=True).click()
+    assert answer(page)
+
+
 def test_markup_is_shown_as_text(page, file):
     page.get_by_label("A picture", exact=True).set_input_files(file)
     page.get_by_label("Question").fill("<img src=x> zebra")
