@@ -10,6 +10,7 @@ from mlm_jax import watermark
 from mlm_jax.config import UserError
 from mlm_jax.drawing import Pixels
 from mlm_jax.provenance import facts_of, sheet, write_gif, write_mp4, write_png
+from mlm_jax.showing import side_by_side
 from mlm_jax.world.clip import RATE
 
 COLUMNS = 4
@@ -70,7 +71,7 @@ def hang(
             write_png(paths[-1], picture, facts)
     texts = "; ".join(dict.fromkeys(prompts))
     facts = facts_of(run, texts, seed=seed, settings={**settings, "marked": mark})
-    shown = [strip(each) for each in pictures] if clips else list(pictures)
+    shown = [side_by_side(each, FRAMES) for each in pictures] if clips else list(pictures)
     page = sheet(shown, prompts, 1 if clips else COLUMNS)
     write_png(out / "sheet.png", marked(page) if mark else page, facts)
     return [*paths, out / "sheet.png"]
@@ -81,9 +82,3 @@ def marked(picture: np.ndarray) -> np.ndarray:
     if picture.ndim == 3:
         return watermark.mark(picture)
     return np.stack([watermark.mark(frame) for frame in picture])
-
-
-def strip(frames: np.ndarray) -> np.ndarray:
-    """Some frames beside each other."""
-    chosen = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
-    return np.concatenate(list(frames[chosen]), axis=1)

@@ -38,8 +38,13 @@ def details_section(split: str, examples: Mapping[str, Any]) -> str:
 
 def shown_as(seen: Mapping[str, np.ndarray]) -> str:
     """Base64 of a PNG: a picture, some frames of a clip in a row, or a sound's loudness."""
+    return png(as_picture(seen))
+
+
+def png(picture: np.ndarray) -> str:
+    """Base64, as pages hold it themselves."""
     file = io.BytesIO()
-    Image.fromarray(as_picture(seen)).save(file, "png")
+    Image.fromarray(picture).save(file, "png")
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -47,11 +52,16 @@ def as_picture(seen: Mapping[str, np.ndarray]) -> np.ndarray:
     if "image" in seen:
         return seen["image"]
     if "video" in seen:
-        frames = seen["video"]
-        return np.concatenate([*frames[:: max(1, len(frames) // STRIP)]], axis=1)
+        return side_by_side(seen["video"], STRIP)
     loud = abs(seen["audio"].astype(np.int32)) / 32768
     columns = np.array([part.max() for part in np.array_split(loud, 192)])
     return np.where(abs(np.linspace(-1, 1, 48))[:, None] <= columns, 40, 235).astype(np.uint8)
+
+
+def side_by_side(frames: np.ndarray, most: int) -> np.ndarray:
+    """At most so many frames of a clip, evenly spread, the first and the last among them."""
+    chosen = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
+    return np.concatenate([*frames[chosen]], axis=1)
 
 
 # --- events ---

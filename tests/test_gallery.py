@@ -19,6 +19,7 @@ from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data.tokenizers import words
 from mlm_jax.losses import Denoise
 from mlm_jax.models.painter import Canvas, Painter
+from mlm_jax.showing import as_picture
 from mlm_jax.trained import Trained
 
 PROMPTS = ["a red circle", "a red circle"]
@@ -70,6 +71,18 @@ def test_clips_become_gifs_of_marked_frames(run: Path) -> None:
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(clip)]
     assert np.shape(frames) == (3, 48, 48, 3)
     assert all(watermark.marked(frame).ours for frame in frames)
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"), [(1, [0]), (3, [0, 1, 2]), (15, [0, 2, 4, 6, 8, 10, 12, 14])]
+)
+def test_of_a_clip_no_more_frames_are_shown_than_there_is_room_for(
+    count: int, wanted: list[int]
+) -> None:
+    frames = np.stack([np.full((2, 2, 3), i, np.uint8) for i in range(count)])
+    shown = as_picture({"video": frames})
+    assert shown.shape == (2, 2 * len(wanted), 3)
+    assert shown[0, ::2, 0].tolist() == wanted
 
 
 def test_and_films_of_marked_frames_where_they_are_asked_for(run: Path) -> None:

@@ -1,11 +1,7 @@
 """Maps to colours: a scale that is even to the eye, and pictures under it."""
 
-import base64
-import io
-
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 # Oklab to the roots of the cones' answers, and their cubes to linear sRGB (Ottosson 2020)
 TO_ROOTS = np.array(
@@ -69,10 +65,3 @@ def shares(values: Float[np.ndarray, "*size"]) -> Float[np.ndarray, "*size"]:
     above = np.maximum(values, 0)
     most = above.max()
     return above / most if most > 0 else above
-
-
-def data_uri(picture: UInt8[np.ndarray, "H W 3"]) -> str:
-    """A PNG that a page holds itself."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "png", compress_level=6)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

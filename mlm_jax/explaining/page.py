@@ -13,15 +13,16 @@ from jaxtyping import Float, UInt8
 
 from mlm_jax.config import UserError
 from mlm_jax.explaining.asked import Asked, Word, ask, require_multimodal, scores
-from mlm_jax.explaining.colours import SCALE, data_uri, over
+from mlm_jax.explaining.colours import SCALE, over
 from mlm_jax.explaining.measures import CURVES, KINDS, RANDOM, STRICT, Measured, rank_correlation
 from mlm_jax.explaining.methods import METHODS, by_layer, explain
 from mlm_jax.metrics import Figure
 from mlm_jax.pages import cell, interval, number, page, section, table
 from mlm_jax.pages.charts import chart
+from mlm_jax.showing import png, side_by_side
 from mlm_jax.trained import Shown, Trained
 
-FRAMES = 6  # of a clip, evenly spread
+FRAMES = 6  # of a clip
 TILE = 32  # pixels at most, of one head's map
 PLACES = (("upper left", "upper middle", "upper right"), ("left", "middle", "right"),
           ("lower left", "lower middle", "lower right"))  # fmt: skip
@@ -95,11 +96,7 @@ def flat(sense: str, values: np.ndarray) -> np.ndarray:
         return values
     if sense == "audio":
         return values.swapaxes(0, 1)[::-1]
-    return np.concatenate([*values[frames_of(len(values))]], axis=1)
-
-
-def frames_of(count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int))
+    return side_by_side(values, FRAMES)
 
 
 def place_of(sense: str, values: np.ndarray) -> str:
@@ -116,7 +113,7 @@ def place_of(sense: str, values: np.ndarray) -> str:
 
 
 def image(picture: UInt8[np.ndarray, "H W 3"], alt: str, kind: str = "map") -> str:
-    return f'<img class={kind} src="{data_uri(picture)}" alt="{escape(alt)}">'
+    return f'<img class={kind} src="data:image/png;base64,{png(picture)}" alt="{escape(alt)}">'
 
 
 def sheet(layers: Float[np.ndarray, "L H h w"], picture: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import io
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from mlm_jax import drawing, gallery, prompts
 from mlm_jax.config import SENSES, UserError
@@ -26,6 +24,7 @@ from mlm_jax.losses import Classes, Spans
 from mlm_jax.serving.batching import Batcher, Row, Word
 from mlm_jax.serving.maps import has_maps, maps_of
 from mlm_jax.serving.requests import Ask, Draw, Limits, Refused, refuse
+from mlm_jax.showing import png
 from mlm_jax.trained import Trained, classify, happening, unknown
 from mlm_jax.world.render import render
 from mlm_jax.world.scene import Scene
@@ -302,9 +301,3 @@ def refuse_long(file: bytes, frames: int) -> None:
         if next(islice(packets, most, None), None) is None:
             return
     refuse(f"video: over {most:,} frames, the most of this size that are decoded")
-
-
-def png(picture: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
