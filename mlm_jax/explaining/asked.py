@@ -19,7 +19,7 @@ from mlm_jax.data.loader import LENGTHS
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.encoders import AudioEncoder, ImageEncoder, VideoEncoder
 from mlm_jax.encoders.image import normalised
-from mlm_jax.generate import GREEDY, How, Params, encode, generate
+from mlm_jax.generate import Params, encode, generate
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.trained import Shown, Trained
 
@@ -103,12 +103,7 @@ def _blank(key: str, x: Array) -> Array:
 
 
 def ask(
-    trained: Trained,
-    shown: Sequence[Shown],
-    question: str = "",
-    *,
-    how: How = GREEDY,
-    key: Array | None = None,
+    trained: Trained, shown: Sequence[Shown], question: str = ""
 ) -> tuple[Asked, list[list[Word]]]:
     """What the run writes of each thing that is shown, ready to be explained word by word.
 
@@ -121,7 +116,7 @@ def ask(
         name: jnp.asarray(np.stack([row[name]] * len(shown))) for name in ("text", "text_mask")
     }
     fused = encode(model, trained.params, batch | texts)
-    ids = generate(model, trained.params, fused, **trained.words, how=how, key=key).ids
+    ids = generate(model, trained.params, fused, **trained.words).ids
     written = np.asarray(ids)
     words = [words_of(trained.tokenizer, each) for each in written]
     seen = floats(model, trained.params, batch)
