@@ -78,8 +78,11 @@ def asked(name: str) -> str:
 
 
 def said_yes(answer: str) -> bool:
-    """Yes, unless its first sentence has the word no or not: as the paper's program reads it."""
-    words = answer.partition(".")[0].replace(",", "").split()
+    """Yes, unless its first sentence has the word no or not: as the paper's program reads it.
+
+    Words end at blanks there, not where a line ends.
+    """
+    words = answer.partition(".")[0].replace(",", "").split(" ")
     return not {"No", "not", "no"} & set(words)
 
 

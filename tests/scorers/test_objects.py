@@ -58,7 +58,8 @@ def test_article():
 @pytest.mark.parametrize(
     ("answer", "yes"),
     [("Yes", True), ("No", False), ("no, there is none", False), ("There is not. Yes", False),
-     ("Yes. Not that I know", True), ("nothing", True), ("I see a dog", True), ("", True)],
+     ("Yes. Not that I know", True), ("nothing", True), ("I see a dog", True), ("", True),
+     ("No\nThere", True), ("No \nThere", False)],
 )  # fmt: skip
 def test_how_an_answer_is_read(answer, yes):
     assert said_yes(answer) is yes
