@@ -36,7 +36,7 @@ class Arguments:
     waiting: int = 64
     """At most so many requests are read, wait or are answered; more are told to come again."""
     seconds: float = 30.0
-    """For one answer."""
+    """For one answer, and again for a client to take it."""
     blocked: Path | None = None
     """Drawing: a list of words that are refused, in place of the project's own."""
 
@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         import uvicorn
 
+        from mlm_jax.serving.connections import protocol
         from mlm_jax.serving.server import application, hosts_of, is_loopback
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
@@ -80,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
     config = uvicorn.Config(
         served.guarded,
-        http="h11",
+        http=protocol(limits.seconds),
         ws="none",
         lifespan="on",
         log_level="warning",

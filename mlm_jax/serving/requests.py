@@ -46,7 +46,7 @@ class Limits:
     frames: int = 10_000
     """Of a clip. What takes longer than `seconds` is not answered, but decoded all the same."""
     seconds: float = 30.0
-    """Until a request is given up, its body and its answer each."""
+    """Until a request is given up: for its body, for its answer, and for this to be taken."""
     inside: int = 64
     """Requests that are read, wait or are answered at a time."""
 

@@ -28,6 +28,7 @@ from mlm_jax.losses import Caption
 from mlm_jax.models.multimodal import Multimodal
 from mlm_jax.run import open_run
 from mlm_jax.serving.answering import Playground
+from mlm_jax.serving.connections import protocol
 from mlm_jax.serving.server import application
 from mlm_jax.world.render import render
 from mlm_jax.world.scene import sample
@@ -123,10 +124,12 @@ class Server:
 
 
 @contextmanager
-def serving(playground: Playground) -> Iterator[Server]:
+def serving(playground: Playground, **settings: Any) -> Iterator[Server]:
+    """`settings` are those of uvicorn."""
     served = application(playground)
+    http = protocol(playground.limits.seconds)
     config = uvicorn.Config(
-        served.guarded, port=0, http="h11", ws="none", lifespan="on", log_level="error"
+        served.guarded, port=0, http=http, ws="none", lifespan="on", log_level="error", **settings
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

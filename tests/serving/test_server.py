@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import queue
 import socket
 import struct
 import threading
@@ -327,6 +328,33 @@ def test_who_leaves_is_not_answered(server, path):
     taken = server.playground.batcher.taken - before
     assert taken <= 2  # the first may have been on board when it left
     assert not server.playground.batcher.waiting
+
+
+def test_who_takes_no_answer_gives_the_place_back(trained):
+    """Two are asked for at once: the first fills all that lies between, the second waits."""
+    playground = Playground(trained, replace(Limits(), seconds=1.0), (1,))
+    asked: queue.Queue[object] = queue.Queue()
+
+    async def rendered(*scene):
+        asked.put(scene)
+        return {"image": "x" * (16 << 20)}
+
+    playground.rendered = rendered
+    body = json.dumps({"scene": SCENE, "size": 32}).encode()
+    with serving(playground) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(2 * (head(server, len(body), "/api/scene") + body))
+        for _ in range(2):
+            asked.get(timeout=30)
+        server.wait_for(0)
+        assert server.send("GET", "/api/model").status == 200
+
+
+def test_who_connects_and_sends_nothing_is_let_go(trained):
+    playground = Playground(trained, Limits(), (1,))
+    with serving(playground, timeout_keep_alive=1) as server, opened(server) as client:
+        assert client.recv(1) == b""
 
 
 def test_who_leaves_while_words_come_ends_the_flight(server):
