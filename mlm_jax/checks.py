@@ -1,6 +1,6 @@
 """What cannot work is refused before any work is done."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mlm_jax.config import Config, flat, inline, parts
@@ -73,16 +73,41 @@ def contradictions(config: Config) -> Iterator[str]:
         yield f"data.batch {data.batch} is not divisible by optim.accumulate {parts}"
     text: Any = getattr(model, "text", None)
     decoder: Any = getattr(model, "decoder", None)
-    # where nothing is written, the text encoder reads what would have been
-    read = "text_length" if decoder is not None else "target_length"
-    length = getattr(data, read)
-    if length > getattr(text, "length", length):
-        yield f"data.{read} {length} is over the {text.length} positions of model.text.length"
+    if decoder is not None and data.text_length > getattr(text, "length", data.text_length):
+        yield (
+            f"data.text_length {data.text_length} is over the {text.length} positions of"
+            " model.text.length"
+        )
+    yield from too_long(config, [k for k in ("clip", "prior", "base") if getattr(config, k).run])
     if data.target_length - 1 > getattr(decoder, "length", data.target_length):
         yield (
             f"data.target_length {data.target_length} needs {data.target_length - 1} positions,"
             f" but model.decoder.length is {decoder.length}"
         )
+
+
+def too_long(config: Config, later: Sequence[str] = ()) -> Iterator[str]:
+    """Captions over what reads them, but for the stages that come `later`.
+
+    Rows are cut to what a batch needs, so that training alone would not tell.
+    """
+    length = config.data.target_length
+    for key, room in rooms(config.model, "model", later):
+        if length > room:
+            yield f"data.target_length {length} is over the {room} positions of {key}"
+
+
+def rooms(model: Any, path: str, later: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
+    """The keys that say how many tokens of a caption are read, with their values."""
+    if hasattr(model, "length"):
+        yield f"{path}.length", model.length
+    text = getattr(model, "text", None)
+    # where nothing is written, the text encoder reads what would have been
+    if hasattr(text, "length") and not hasattr(model, "decoder"):
+        yield f"{path}.text.length", text.length
+    for part in ("clip", "prior", "painter", "base"):
+        if part not in later and (inner := getattr(model, part, None)) is not None:
+            yield from rooms(inner, f"{path}.{part}")
 
 
 def unmatched(config: Config) -> Iterator[str]:
@@ -101,6 +126,12 @@ def unmatched(config: Config) -> Iterator[str]:
             f"data.target_length {data.target_length} is over the {positions} positions of"
             " model.text.length, which reads captions to match them"
         )
+
+
+def check_lengths(config: Config) -> None:
+    """Raises: UserError if captions are over what reads them, of a stage too."""
+    if wrong := [*too_long(config)]:
+        raise UserError("; ".join(wrong))
 
 
 def check_labels(config: Config, count: int) -> None:

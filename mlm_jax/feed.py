@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mlm_jax import processes, sharding, stages
-from mlm_jax.checks import check_labels, check_vocab
+from mlm_jax.checks import check_labels, check_lengths, check_vocab
 from mlm_jax.config import Config, Data, UserError, inline, senses
 from mlm_jax.data import labels, loader, sources, tokenizers
 from mlm_jax.data.labels import Labels
@@ -93,6 +93,7 @@ def in_step(batches: Iterator[Batch], stop: Stop) -> Iterator[Batch]:
 
 
 def open_feed(config: Config, run: Run, mesh: jax.sharding.Mesh) -> Feed:
+    check_lengths(config)
     given = senses(config)
     for eyes in (given[key] for key in ("image", "video") if key in given):
         keep_preprocessor(config.data, eyes.size, run.path)

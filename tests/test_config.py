@@ -248,6 +248,33 @@ def test_what_cannot_work_is_refused(config: Config, changes: dict, message: str
         checks.check(replace(config, **changes))
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("dalle_tiny", "model.length"),
+        ("painter_tiny", "model.text.length"),
+        ("prior_tiny", "model.clip.text.length"),
+        ("unclip_tiny", "model.prior.clip.text.length"),
+        ("unclip_tiny", "model.painter.text.length"),
+        ("upsampler_tiny", "model.base.prior.clip.text.length"),
+    ],
+)
+def test_captions_that_what_draws_could_not_read_are_refused(name: str, key: str) -> None:
+    """Training would cut their rows to fit, and drawing could not."""
+    loaded = configs.load(f"{name}:tiny")
+    data = replace(loaded.data, target_length=25)
+    with pytest.raises(UserError, match=f"target_length 25 is over the 24 positions of {key}"):
+        checks.check(replace(loaded, data=data))
+
+
+def test_of_a_stage_that_comes_from_a_run_the_length_is_asked_for_when_it_is_there() -> None:
+    loaded = configs.load("prior_tiny")
+    longer = replace(loaded, data=replace(loaded.data, target_length=25))
+    checks.check(longer)
+    with pytest.raises(UserError, match=r"over the 24 positions of model\.clip\.text\.length"):
+        checks.check_lengths(longer)
+
+
 @pytest.mark.parametrize("name", ["bert_tiny", "clip_tiny"])
 def test_models_of_captions_alone_take_no_questions(name: str) -> None:
     loaded = configs.load(name)
