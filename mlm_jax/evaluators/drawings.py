@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mlm_jax.choosing import best, drawn_shape, require_sight, seen, told
-from mlm_jax.config import UserError
+from mlm_jax.config import Data, UserError
 from mlm_jax.data import loader, sources
 from mlm_jax.data.records import BadRecord, Record, Source
 from mlm_jax.drawing import Drawing, Pixels, draw, drawing_of, read_prompts
@@ -71,7 +71,7 @@ def evaluate(
     if (clip is None) != (among == 1) or among < 1:
         raise UserError(f"--among {among}: pictures, at least 2, of which --clip RUN keeps one")
     drawer = Drawer(trained, drawing_of(trained, options), clip, among)
-    asked = asked_of(source, limit)
+    asked = asked_of(trained.config.data, source, limit)
     if features is None:
         measured = held(drawer, source, asked)
     else:
@@ -120,11 +120,11 @@ def eyes_of(features: Trained | Inception) -> Callable[[Pixels], Float[np.ndarra
     return features.see if isinstance(features, Inception) else partial(seen, features)
 
 
-def asked_of(source: Source, limit: int | None) -> list[Record]:
+def asked_of(data: Data, source: Source, limit: int | None) -> list[Record]:
     """Records that have a caption, evenly spread; their first one is drawn."""
-    count = min(PROMPTS if limit is None else limit, len(source))
-    records = (source[i * len(source) // count] for i in range(count))
-    return [record for record in records if record.captions]
+    limit = PROMPTS if limit is None else limit
+    rows = loader.eval_records(data, source, lambda record: {}, limit=limit)
+    return [record for _, record, _ in rows if record.captions]
 
 
 def gradable(record: Record, sense: str) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from mlm_jax import choosing
 from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import sources
+from mlm_jax.data.records import BadRecord
 from mlm_jax.data.tokenizers import words
 from mlm_jax.data.transforms import take_for
 from mlm_jax.encoders import ImageEncoder, TextEncoder
@@ -82,6 +83,29 @@ def test_real_clips_pass_and_are_as_new_as_real_ones(
     drawer = drawings.Drawer(stand_in(data, "video"))
     learnt = drawings.graded(drawer, source, prompts, drawer.draw(prompts))
     assert learnt.figures["drawn/nearest"].value == pytest.approx(0, abs=1e-3)
+
+
+class Damaged:
+    """A source of which the first record's picture is missing."""
+
+    def __init__(self, whole: Any):
+        self.whole = whole
+        self.broken: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 0:
+            raise BadRecord("data.jsonl:1", "image", "no such file")
+        return self.whole[index]
+
+
+def test_a_missing_picture_is_left_out_and_reported(data: Data) -> None:
+    source: Any = Damaged(sources.open_source(data, "test", ("image",)))
+    asked = drawings.asked_of(data, source, None)
+    assert [each.key for each in asked] == [source[i].key for i in range(1, len(source))]
+    assert source.broken == {"data.jsonl:1": "image: no such file"}
 
 
 def test_remembered_pictures_are_seen_as_such(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
