@@ -108,6 +108,7 @@ def open_feed(config: Config, run: Run, mesh: jax.sharding.Mesh) -> Feed:
         part.replace(run.tokenizer)
     check_vocab(config, tokenizer.size)
     check_hidden(config, tokenizer)
+    check_pad(config, tokenizer)
     known = open_labels(config, run, source)
     spans = isinstance(config.loss, Spans)
     take = take_for(config.data, given, known.classes if known and spans else ())
@@ -136,6 +137,13 @@ def check_hidden(config: Config, tokenizer: Tokenizer) -> None:
         f"model.mask_id is {model.mask_id} and model.special {model.special}: for this tokenizer"
         f" --model.mask-id {right} --model.special {' '.join(map(str, sorted(ends)))}"
     )
+
+
+def check_pad(config: Config, tokenizer: Tokenizer) -> None:
+    """Raises: UserError if DALL-E would fill captions up with another id than a batch is."""
+    pad = getattr(config.model, "pad_id", tokenizer.pad)
+    if pad != tokenizer.pad:
+        raise UserError(f"model.pad_id is {pad}: for this tokenizer --model.pad-id {tokenizer.pad}")
 
 
 def open_labels(config: Config, run: Run, source: Source) -> Labels | None:

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlm_jax.config import Config, Data, UserError
+from mlm_jax.data.tokenizers import words
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder, Quantiser
 from mlm_jax.decoders.text import grid_of_text
+from mlm_jax.feed import check_pad
 from mlm_jax.fusion import Fused
 from mlm_jax.layers import Block, Tokens, Transformer
 from mlm_jax.losses import Drawn
@@ -177,6 +180,14 @@ def test_captions_are_filled_up() -> None:
     np.testing.assert_array_equal(found, [[1, 5, 2, 3, 3]])
     with pytest.raises(ValueError, match=r"captions of 6 tokens, model.length is 5"):
         MODEL.filled(jnp.zeros((1, 6), jnp.int32))
+
+
+def test_captions_are_filled_up_with_the_pad_of_the_tokenizer_alone() -> None:
+    tokenizer, data = words(["it is red"]), Data(captions=1, questions=0)
+    check_pad(Config(replace(MODEL, pad_id=tokenizer.pad), Drawn(), data), tokenizer)
+    other = Config(replace(MODEL, pad_id=3), Drawn(), data)
+    with pytest.raises(UserError, match=rf"pad_id is 3: .* --model.pad-id {tokenizer.pad}"):
+        check_pad(other, tokenizer)
 
 
 def test_several_captions_of_a_picture_have_its_codes(params: Any) -> None:
