@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from mlm_jax.checkpoint import restore_params
-from mlm_jax.config import Config, UserError, read
+from mlm_jax.config import Config, UserError, parts, read
 from mlm_jax.data import tokenizers
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.run import begun
@@ -25,10 +25,11 @@ STAGES = ("codes", "clip", "prior", "base")
 
 def place_of(model: Any, name: str) -> tuple[str, ...]:
     """The fields that lead to a stage; () where the model has none of that name."""
-    inner = getattr(model, "painter", None)
-    if getattr(model, name, None) is not None:
+    own = parts(model)
+    if own.get(name) is not None:
         return (name,)
-    return () if inner is None or getattr(inner, name, None) is None else ("painter", name)
+    inner = own.get("painter")
+    return () if inner is None or parts(inner).get(name) is None else ("painter", name)
 
 
 def put(model: Any, place: Sequence[str], part: Any) -> Any:

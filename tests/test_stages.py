@@ -192,6 +192,9 @@ def test_a_stage_of_another_kind_is_named(made: Made, tmp_path: Path) -> None:
     config = replace(read(made.codes), codes=Stage(str(made.codes)))
     with pytest.raises(UserError, match="a Codes has no codes"):
         train(config, tmp_path / "run")
+    number = replace(config, model=AutoregressivePrior())  # how many codes it has is no stage
+    with pytest.raises(UserError, match="a AutoregressivePrior has no codes"):
+        train(number, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
