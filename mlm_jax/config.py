@@ -181,7 +181,7 @@ class Stage:
     """An earlier run, whose model becomes a part of this one's and is held still."""
 
     run: str = ""
-    """Its run directory; empty: that part is drawn from the seed and learns."""
+    """Its run directory; empty: that part is held still as it is drawn from the seed."""
 
 
 @dataclass(frozen=True)

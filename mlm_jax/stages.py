@@ -4,6 +4,7 @@ What is taken is stored with the new run, config and parameters, so that it stan
 earlier run may be gone afterwards.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
@@ -49,27 +50,30 @@ def put_params(params: dict[str, Any], place: Sequence[str], part: Any) -> dict[
 
 
 def resolve(config: Config, path: Path) -> Config:
-    """`config` with the models of its stages in their places; `path` is the run itself.
+    """`config` with the models of its stages in their places, all held still; `path` is the run.
 
-    A run that has begun has them already. Raises: UserError where a stage is no run, or its
-    model is of another kind.
+    A run that has begun has them already. A stage that no run is named for learns nothing either,
+    of which a new run warns. Raises: UserError where a stage is no run, or its model is of another
+    kind.
     """
     saved = read(path) if (path / "config.json").exists() and begun(path) else None
     for name in STAGES:
-        run = getattr(config, name).run
-        if not run:
-            continue
-        place = place_of(config.model, name)
-        if not place:
+        run, place = getattr(config, name).run, place_of(config.model, name)
+        if run and not place:
             raise UserError(f"--{name}.run {run}: a {type(config.model).__name__} has no {name}")
-        kinds = kinds_of(reduce(getattr, place[:-1], config.model), name)
-        model = reduce(getattr, place, saved.model) if saved else model_of(name, run, kinds)
-        freeze = tuple(dict.fromkeys((*config.optim.freeze, "/".join(place))))
-        config = replace(
-            config,
-            model=put(config.model, place, model),
-            optim=replace(config.optim, freeze=freeze),
-        )
+        if run:
+            kinds = kinds_of(reduce(getattr, place[:-1], config.model), name)
+            model = reduce(getattr, place, saved.model) if saved else model_of(name, run, kinds)
+            config = replace(config, model=put(config.model, place, model))
+        elif place and not saved and not config.init.path:  # what comes from there is listed
+            print(
+                f"WARNING: model.{'.'.join(place)} is drawn from the seed and learns nothing:"
+                f" --{name}.run names a run that has learnt it",
+                file=sys.stderr,
+            )
+        if place and (not saved or "/".join(place) in saved.optim.freeze):
+            freeze = tuple(dict.fromkeys((*config.optim.freeze, "/".join(place))))
+            config = replace(config, optim=replace(config.optim, freeze=freeze))
     return config
 
 

@@ -1,5 +1,6 @@
 """A run that builds on a run: what it takes from it, that this stays, and that it stands alone."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,13 +14,14 @@ import toy
 
 from mlm_jax import checkpoint, sharding, stages
 from mlm_jax.checkpoint import restore_params
-from mlm_jax.config import Config, Data, Mesh, Optim, Stage, UserError, read
+from mlm_jax.config import Config, Data, Mesh, Optim, Stage, UserError, read, to_json
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.codes import CodeEncoder, Quantiser
 from mlm_jax.drawing import Drawing, draw
 from mlm_jax.generate import How
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Coded, Denoise, Drawn, Rebuilt
+from mlm_jax.models.cascade import Cascade
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.dalle import Dalle
 from mlm_jax.models.painter import Painter
@@ -156,7 +158,7 @@ def test_the_codes_of_a_painter_lie_inside_an_unclip(made: Made, tmp_path: Path)
     config = replace(made.drawer(made.codes), model=Unclip(painter=Painter(codes=Codes())))
     found = stages.resolve(config, tmp_path / "new")
     assert found.model.painter.codes == read(made.codes).model
-    assert found.optim.freeze == ("painter/codes",)
+    assert found.optim.freeze == ("painter/codes", "prior")
     params = {"prior": {}, "painter": {"net": 1, "codes": {}}}
     filled = stages.with_stages(found, params)
     assert filled["painter"]["net"] == 1
@@ -178,6 +180,41 @@ def test_one_kind_of_prior_may_stand_for_the_other(
     monkeypatch.setattr(stages, "read", lambda path: Config(Codes(), Rebuilt()))
     with pytest.raises(UserError, match=r"--prior.run earlier is a Codes, no Prior"):
         stages.resolve(config, tmp_path)
+
+
+def test_a_stage_without_a_run_is_held_still_and_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It gets no gradient, and weight decay would shrink it; what is absent is no stage."""
+    for model, still in (
+        (Dalle(), ("codes",)),
+        (Unclip(), ("prior",)),
+        (Unclip(painter=Painter(codes=Codes())), ("painter/codes", "prior")),
+        (Cascade(), ("base",)),
+        (Painter(), ()),
+        (Codes(), ()),
+    ):
+        config = Config(model, Denoise(), optim=replace(OPTIM, freeze=("net",)))
+        found = stages.resolve(config, tmp_path)
+        assert found.model == model
+        assert found.optim.freeze == ("net", *still)
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == len(still)
+        for line, path in zip(said, still, strict=True):
+            name = path.rpartition("/")[2]
+            assert line.startswith(f"WARNING: model.{path.replace('/', '.')} is drawn from the")
+            assert f"--{name}.run names a run" in line
+
+
+@pytest.mark.parametrize("freeze", [(), ("codes",)])
+def test_a_run_that_has_begun_holds_still_what_it_held(
+    freeze: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(Dalle(), Drawn(), optim=replace(OPTIM, freeze=freeze))
+    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert stages.resolve(config, tmp_path) == config
+    assert not capsys.readouterr().err
 
 
 def test_a_stage_that_is_no_run_is_named(made: Made, tmp_path: Path) -> None:
