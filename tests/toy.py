@@ -109,3 +109,22 @@ def stirred(model: nn.Module, batch: Any, by: float = 0.05) -> Any:
     fresh = jax.jit(model.init)(jax.random.key(0), batch)["params"]
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda x: x + by * rng.normal(size=x.shape).astype(np.float32), fresh)
+
+
+def inside(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """What a model and each of its parts give by parameters in bfloat16, as shapes."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+    half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), shapes)
+
+    def see(params: Any) -> Any:
+        keep: dict[str, Any] = {"capture_intermediates": True, "mutable": ["intermediates"]}
+        return model.apply({"params": params}, batch, **keep)
+
+    out, kept = jax.eval_shape(see, half)
+    return out, kept["intermediates"]
+
+
+def floats(tree: Any) -> set[Any]:
+    """The floating dtypes in it."""
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(tree)}
+    return {dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from mlm_jax.encoders.image import dtype_of
 from mlm_jax.layers.convolutions import Residual, over_frames
 from mlm_jax.layers.transformer import MLP, Norm
 
@@ -220,22 +221,23 @@ class CodeEncoder(nn.Module):
         if pixels.shape[1:] != self.takes.shape:
             raise ValueError(f"pixels {pixels.shape[1:]}, the model takes {self.takes.shape}")
         grid = self.grid
-        rows = over_frames(pixels, self._around if self.sees == "around" else self._patches)
+        x = scaled(pixels).astype(dtype_of(self))
+        rows = over_frames(x, self._around if self.sees == "around" else self._patches)
         if self.frames and self.tube > 1:
             window = (self.tube, 1, 1)
             rows = nn.Conv(self.widths[-1], window, strides=window, name="tubes")(rows)
         assert rows.shape[1:-1] == grid
         return rows
 
-    def _patches(self, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
+    def _patches(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
         window = (math.prod(self.factors),) * 2
-        x = nn.Conv(self.widths[-1], window, strides=window, name="conv_patch")(scaled(pixels))
+        x = nn.Conv(self.widths[-1], window, strides=window, name="conv_patch")(x)
         for i in range(self.blocks * len(self.factors)):
             x = x + MLP(name=f"mlp_{i}")(Norm(name=f"norm_{i}")(x))
         return x
 
-    def _around(self, pixels: UInt8[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
-        x = nn.Conv(self.widths[0], (3, 3), name="conv_first")(scaled(pixels))
+    def _around(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
+        x = nn.Conv(self.widths[0], (3, 3), name="conv_first")(x)
         for i, (factor, width) in enumerate(zip(self.factors, self.widths[1:], strict=True)):
             window = (2 * factor, 2 * factor)
             x = nn.Conv(width, window, strides=(factor, factor), name=f"conv_down_{i}")(x)
@@ -252,7 +254,7 @@ class CodeDecoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B *t h w D"]) -> Float[Array, "B *T H W 3"]:
         like = self.like
-        x = nn.Conv(like.widths[-1], (3, 3), name="conv_first")(x)
+        x = nn.Conv(like.widths[-1], (3, 3), name="conv_first")(x.astype(dtype_of(self)))
         if like.frames and like.tube > 1:
             x = nn.Dense(like.tube * like.widths[-1], name="tubes")(x)
             x = x.reshape(*x.shape[:-1], like.tube, like.widths[-1])

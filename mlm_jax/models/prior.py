@@ -14,6 +14,7 @@ from mlm_jax import generate
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.decoders.diffusion import How, Schedule, guided, sample
 from mlm_jax.encoders import ImageEncoder
+from mlm_jax.encoders.image import dtype_of
 from mlm_jax.fusion import Fused
 from mlm_jax.layers import Tokens, Transformer, concatenate
 from mlm_jax.layers.embed import timesteps
@@ -85,8 +86,9 @@ class Caption(nn.Module):
         self, words: Tokens, text: Float[Array, "R E"], hidden: Bool[Array, "R"]
     ) -> Tokens:
         nothing = self.param("nothing_token", nn.initializers.normal(0.02), (self.width,))
-        told = [nn.Dense(self.width, name="words")(words.x)]
-        told.append(nn.Dense(self.width, name="text")(text)[:, None])
+        dtype = dtype_of(self)
+        told = [nn.Dense(self.width, name="words")(words.x.astype(dtype))]
+        told.append(nn.Dense(self.width, name="text")(text.astype(dtype))[:, None])
         x = jnp.concatenate(told, axis=1)
         x = jnp.where(hidden[:, None, None], nothing.astype(x.dtype), x)
         mask = jnp.pad(words.mask, [(0, 0), (0, 1)], constant_values=True)
@@ -114,15 +116,15 @@ class PriorNet(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "R E"]:
-        """Rows that are `hidden` are told nothing."""
-        width = self.body.width
+        """Rows that are `hidden` are told nothing. The answer is in float32."""
+        width, x = self.body.width, x.astype(dtype_of(self))
         asked = self.param("asked_token", nn.initializers.normal(0.02), (width,))
         told = Caption(width, name="told")(words, text, hidden)
         time = nn.Dense(width, name="time")(timesteps(t, width).astype(x.dtype))
         noisy = nn.Dense(width, name="noisy")(x)
         rest = jnp.stack([time, noisy, jnp.broadcast_to(asked.astype(x.dtype), noisy.shape)], 1)
         read = self.body(concatenate(told, every(rest)), train=train)
-        return nn.Dense(x.shape[-1], name="out")(read.x[:, -1])
+        return nn.Dense(x.shape[-1], name="out")(read.x[:, -1]).astype(jnp.float32)
 
 
 class DiffusionPrior(Prior):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from mlm_jax import train as training
 from mlm_jax.config import Config, Optim
@@ -40,6 +41,15 @@ def test_outputs(params: Any) -> None:
     counts = np.bincount(np.asarray(out["codes"]).reshape(-1), minlength=6)
     np.testing.assert_allclose(out["uses"], counts / 16, rtol=1e-6)
     assert out["renewed"] == {}
+
+
+@pytest.mark.parametrize("sees", ["around", "patch"])
+def test_it_computes_in_bfloat16_where_its_parameters_are(sees: Any) -> None:
+    out, parts = toy.inside(replace(MODEL, image=replace(EYES, blocks=1, sees=sees)), BATCH)
+    assert toy.floats(out) == {jnp.dtype("float32")}
+    del parts["decoder"]["__call__"]  # pixels, float32
+    for part in ("image", "decoder"):
+        assert toy.floats(parts[part]) == {jnp.dtype("bfloat16")}
 
 
 def test_codes_and_pixels_of_them_are_those_of_one_way_through(params: Any) -> None:

@@ -122,6 +122,17 @@ def test_of_a_hidden_caption_not_even_the_length_is_told(prior: Prior, said: str
     assert np.abs(told[said] - less[said]).max() > 1e-3, "of one that is not it is"
 
 
+@pytest.mark.parametrize("prior", [PRIOR, DiffusionPrior(toy.clip(), net=PriorNet(toy.body()))])
+def test_it_computes_in_bfloat16_where_its_parameters_are(prior: Prior) -> None:
+    out, parts = toy.inside(prior, BATCH)
+    assert toy.floats(out) == {jnp.dtype("float32")}
+    net = parts["net"]
+    inner = (
+        (parts["told"], net["decoder"]["body"]) if prior is PRIOR else (net["told"], net["body"])
+    )
+    assert toy.floats(inner) == {jnp.dtype("bfloat16")}
+
+
 def test_a_decoder_that_is_too_short_is_refused() -> None:
     short = PRIOR.clone(net=PriorWriter(TextDecoder(CODES + 1, AXES - 1, body=toy.body())))
     with pytest.raises(ValueError, match=r"8 axes, net.decoder.length is 7"):
