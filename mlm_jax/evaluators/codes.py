@@ -74,11 +74,11 @@ def compared(
     error = np.square(before.astype(float) - after).mean()
     counts = {"pictures": 1.0, "psnr": float(10 * np.log10(255**2 / max(error, 1e-9)))}
     if truth and after.ndim == 4:
-        if watch.watchable(after):  # frames may have been left out of what it shows
+        if watch.watchable(after.shape):  # frames may have been left out of what it shows
             made = clip.from_json(truth)
             events, found = (watch.recognised(frames, made) for frames in (before, after))
             counts |= {"events": float(events), "recognised": float(min(found, events))}
-    elif truth:
+    elif truth and grade.findable(after.shape):
         real = scene.from_json(truth)
         counts |= {"objects": float(len(real.objects))}
         counts |= {"recognised": float(grade.recognised(after, real))}

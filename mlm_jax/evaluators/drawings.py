@@ -23,7 +23,8 @@ from mlm_jax.gallery import has_room, marked
 from mlm_jax.metrics import Figure
 from mlm_jax.showing import shown_as
 from mlm_jax.trained import Trained
-from mlm_jax.world import drawn, language, story
+from mlm_jax.world import drawn, language, story, watch
+from mlm_jax.world.grade import findable
 
 PROMPTS = 1_000  # of a split, where no limit is given
 SAMPLES = 8  # pictures of one prompt, whose places are compared
@@ -84,6 +85,11 @@ def evaluate(
 def held(drawer: Drawer, source: Source, records: Sequence[Record]) -> Measured:
     """Those of the world, held against their captions. Raises: UserError where there are none."""
     config = drawer.trained.config
+    if not legible(drawer.trained):
+        raise UserError(
+            f"{drawer.trained.path} draws {drawn_shape(drawer.trained)}: only what is square, of 32"
+            " pixels or more, is held against captions (--features measures others)"
+        )
     prompts = [each.captions[0] for each in records if gradable(each, config.model.sense)]
     if not prompts:
         raise UserError(
@@ -109,7 +115,8 @@ def compared(
     see = eyes_of(features)
     real, made = see(pictures), drawer.best(prompts)
     figures = distances(see(made), real) if words is None else by_features(see(made), real, words)
-    of_world = np.array([gradable(each, trained.config.model.sense) for each in records])
+    sense = trained.config.model.sense
+    of_world = np.array([legible(trained) and gradable(each, sense) for each in records])
     if not of_world.any():
         return Measured(figures)
     measured = graded(drawer, source, [*compress(prompts, of_world)], made[of_world])
@@ -125,6 +132,12 @@ def asked_of(data: Data, source: Source, limit: int | None) -> list[Record]:
     limit = PROMPTS if limit is None else limit
     rows = loader.eval_records(data, source, lambda record: {}, limit=limit)
     return [record for _, record, _ in rows if record.captions]
+
+
+def legible(trained: Trained) -> bool:
+    """Whether objects, or events, can be found in what it draws."""
+    shape = drawn_shape(trained)
+    return watch.watchable(shape) if trained.config.model.sense == "video" else findable(shape)
 
 
 def gradable(record: Record, sense: str) -> bool:

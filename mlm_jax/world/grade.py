@@ -47,7 +47,7 @@ def find(picture: UInt8[np.ndarray, "H W 3"]) -> tuple[Object, ...]:
     The shape is "unknown" where something is there that fits none of the six.
     """
     side = len(picture)
-    if picture.shape != (side, side, 3) or side < 32 or picture.dtype != np.uint8:
+    if not findable(picture.shape) or picture.dtype != np.uint8:
         raise ValueError(
             f"picture is {picture.dtype} {picture.shape}, must be uint8 (H, H, 3), H from 32 on"
         )
@@ -69,6 +69,11 @@ def find(picture: UInt8[np.ndarray, "H W 3"]) -> tuple[Object, ...]:
             alpha = np.where(own, np.maximum(projected[..., i] / STRENGTH[i], 0), 0)
             found.append(identify(alpha, list(COLOURS)[i]))
     return tuple(sorted(found, key=lambda thing: thing.x))
+
+
+def findable(shape: tuple[int, ...]) -> bool:
+    """Whether pictures of this shape are read by `find`: square, and large enough."""
+    return shape == (shape[0], shape[0], 3) and shape[0] >= 32
 
 
 def recognised(picture: UInt8[np.ndarray, "H W 3"], scene: Scene) -> int:

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from mlm_jax.world.clip import Clip, beat
-from mlm_jax.world.grade import DIRECTION, LARGEST, STRENGTH, UNKNOWN, chroma, identify
+from mlm_jax.world.grade import DIRECTION, LARGEST, STRENGTH, UNKNOWN, chroma, findable, identify
 from mlm_jax.world.pairing import Pairs, best_pairs, rising
 from mlm_jax.world.render import Plane
 from mlm_jax.world.scene import COLOURS
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 
 def watch(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[Seen, ...]:
     """The events of a square clip, by their first frame. Raises: ValueError."""
-    if not watchable(frames):
+    if not watchable(frames.shape) or frames.dtype != np.uint8:
         raise ValueError(
             f"frames are {frames.dtype} {frames.shape}, "
             "must be uint8 (T, H, H, 3), T from 2 on and H from 32 on"
@@ -59,11 +59,9 @@ def watch(frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[Seen, ...]:
     return tuple(sorted(seen, key=lambda one: (one.start, one.end)))
 
 
-def watchable(frames: np.ndarray) -> bool:
-    """Whether it is a square clip, and large and long enough."""
-    count, side = frames.shape[:2]
-    shape = (count, side, side, 3)
-    return frames.shape == shape and count > 1 and side >= 32 and frames.dtype == np.uint8
+def watchable(shape: tuple[int, ...]) -> bool:
+    """Whether clips of this shape are read by `watch`: square, and large and long enough."""
+    return shape[0] > 1 and findable(shape[1:])
 
 
 def recognised(frames: UInt8[np.ndarray, "T H W 3"], clip: Clip) -> int:

@@ -18,6 +18,8 @@ def test_objects_of_a_picture_are_recognised_or_not() -> None:
     error = np.square(picture.astype(float) - 128).mean()
     assert grey["psnr"] == pytest.approx(10 * np.log10(255**2 / error))
     assert compared(picture, picture, "").keys() == {"pictures", "psnr"}
+    for small in (picture[:16, :16], picture[:40]):  # nothing is found there, and PSNR is measured
+        assert compared(small, small, truth).keys() == {"pictures", "psnr"}
 
 
 def test_events_of_a_clip_are_recognised_or_not() -> None:

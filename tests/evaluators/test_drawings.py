@@ -133,6 +133,35 @@ def test_of_pictures_that_were_learnt_from_it_is_not_said_how_new_they_are(
     assert "drawn/nearest" not in figures
 
 
+@pytest.mark.parametrize("size", [(24, 24), (48, 40)])
+def test_pictures_that_are_not_graded_are_measured_by_features_alone(
+    size: tuple[int, int], data: Data, clip: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing else measures them it is said before they are drawn."""
+    source = sources.open_source(data, "test", ("image",))
+    run: Any = SimpleNamespace(**vars(stand_in(data)), tokenizer=clip.tokenizer)
+    run.config.model.image = Canvas(size)
+    run.take, run.tokenise = take_for(data, {"image": Canvas(size)}), clip.tokenise
+    asked: list[Any] = []
+
+    def grey(trained: Any, prompts: Any, *, how: Any, seed: int) -> np.ndarray:
+        asked.append(prompts)
+        return np.full((len(prompts), *size, 3), 128, np.uint8)
+
+    monkeypatch.setattr(drawings, "draw", grey)
+    with pytest.raises(UserError, match=r"x draws \(\d+, \d+, 3\): only what is square, of 32"):
+        drawings.evaluate(run, source, None)
+    assert not asked
+    monkeypatch.setattr(
+        inception.Inception,
+        "see",
+        lambda self, shown: shown[:, ::16, ::16].reshape(len(shown), -1).astype(float),
+    )
+    net = inception.Inception(Path("inception.safetensors"), {})
+    figures = drawings.evaluate(run, source, None, features=net).figures
+    assert figures.keys() == {"features/fid", "features/kid"}
+
+
 def test_pictures_of_another_prompt_fail(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     right = drawn_by(data, "test")
     monkeypatch.setattr(
