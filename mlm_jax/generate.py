@@ -106,6 +106,10 @@ def generate(
         raise ValueError(f"guidance {how.guidance} and `unconditional` go together")
     if how.method == "beam" and unconditional is not None:
         raise ValueError("beams are not guided")
+    if how.method == "beam" and least:
+        raise ValueError(
+            f"beams write words under {least} too: greedy or sample where codes follow"
+        )
     if key is None:
         if how.method == "sample":
             raise ValueError("sampling needs a key")

@@ -259,6 +259,8 @@ def test_what_cannot_be_is_refused(tiny):
         generate(model, params, fused, **{**WORDS, "length": 9})
     with pytest.raises(ValueError, match="needs a key"):
         generate(model, params, fused, **WORDS, how=How("sample"))
+    with pytest.raises(ValueError, match="beams write words under 3 too: greedy or sample"):
+        generate(model, params, fused, **WORDS, how=How("beam"), least=3)
     with pytest.raises(ValueError, match="go together"):
         generate(model, params, fused, **WORDS, how=How(guidance=2.0))
     for bad in ({"temperature": 0.0}, {"top_p": 0.0}, {"top_k": -1}, {"beams": 0}, {"alpha": -1.0}):
