@@ -40,6 +40,7 @@ UNREAD = {
     "out": ("question", "answers", "messages", "method", "beams"),
     "to": ("clip", "video", "to_image"),
     "to_image": ("clip", "prompt"),
+    "told": ("image", "to_image"),
     "messages": ("question", "prompt", "answers"),
 }
 """By the option: those that would be passed over beside it."""
@@ -109,7 +110,7 @@ class Arguments:
     clip: Path | None = None
     """Drawing: a run of CLIP; of --among pictures the --n that it finds nearest to the prompt."""
     among: int | None = None
-    """None: 32."""
+    """More than --n; None: 32."""
     blocked: Path | None = None
     """Drawing: a list of words that are refused, in place of the project's own."""
     watermark: bool = True
@@ -118,6 +119,10 @@ class Arguments:
     @property
     def n(self) -> int:
         return 1 if self.number is None else self.number
+
+    @property
+    def choice(self) -> int:
+        return AMONG if self.among is None else self.among
 
 
 def main(argv: Sequence[str]) -> int:
@@ -187,6 +192,12 @@ def refuse_unread(given: Arguments) -> None:
                 raise UserError(f"{option(one)} reads no {option(other)}")
     if said >= {"to", "image", "seed"}:
         raise UserError("--to reads no --seed with an --image: its own noise is found, none drawn")
+    if said >= {"out", "image", "video"}:
+        raise UserError("--out begins with an --image or with a --video, not with both")
+    if given.clip is not None and given.choice <= given.n:
+        raise UserError(
+            f"--among is {given.choice}: at least {given.n + 1}, for --clip to keep {given.n}"
+        )
     if "prompt" in said and "out" not in said and not said.isdisjoint(SENSES):
         raise UserError("--prompt is for a model of text alone, which takes no --image")
     least = 2 if given.to or given.to_image else 1
@@ -238,7 +249,7 @@ def draw_into(out: Path, given: Arguments, trained: Any) -> int:
         pictures = way(trained, *ends, given.n, how=how)
         texts = [f"{given.prompt} -> {given.to}" if given.to else ""] * given.n
         return hang(out, given, texts, pictures, settings)
-    count = given.n if clip is None else max(AMONG if given.among is None else given.among, given.n)
+    count = given.n if clip is None else given.choice
     many = None if begun is None else begun[None].repeat(count, axis=0)
     texts = [given.prompt] * count
     pictures = drawing.draw(trained, texts, how=how, seed=given.seed, begun=many)

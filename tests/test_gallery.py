@@ -139,6 +139,16 @@ DRAW = ["--prompt", "a circle", "--out", "x"]
         (["--out", "x", "--to-image", "x.png"], "--out needs --prompt or --image"),
         ([*DRAW, "--image", "x.png", "--to-image", "x.png"], "--to-image reads no --prompt"),
         ([*DRAW, "--image", "x.png", "--to", "b", "--seed", "1"], "--to reads no --seed"),
+        ([*DRAW, "--told", "text", "--image", "x.png"], "--told reads no --image"),
+        ([*DRAW, "--image", "x.png", "--video", "x.mp4"], "an --image or with a --video, not with"),
+        *(
+            ([*DRAW, "--clip", "clip", *given], told)
+            for given, told in (
+                (["--among", "0"], "--among is 0: at least 2"),
+                (["--among", "4", "--n", "4"], "--among is 4: at least 5"),
+                (["--n", "32"], "--among is 32: at least 33"),
+            )
+        ),
         ([*DRAW, "--n", "0"], "--n is 0: at least 1"),
         (["--prompt", "a", "--image", "x.png"], "takes no --image"),
         (["--answers", "a", "b"], "--answers needs --image or --video or --audio"),
