@@ -62,6 +62,10 @@ class Dalle(nn.Module):
                 f"{self.words} words and {self.codes.quantiser.size} codes: decoder.vocab is"
                 f" {self.decoder.vocab}, and must be {need}"
             )
+        if self.decoder.pieces:
+            raise ValueError(
+                f"decoder.pieces {self.decoder.pieces}: of losses.Caption alone, must be 0"
+            )
         quantiser = self.codes.quantiser
         levels = quantiser.levels if quantiser.kind == "fsq" else ()
         if self.decoder.levels not in ((), levels):

@@ -204,6 +204,10 @@ class AutoregressivePrior(Prior):
                 f"CLIP's vectors have {self.clip.width} axes, net.decoder.length is"
                 f" {decoder.length}"
             )
+        if decoder.pieces:
+            raise ValueError(
+                f"net.decoder.pieces {decoder.pieces}: of losses.Caption alone, must be 0"
+            )
         self.told = Caption(decoder.body.width)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:

@@ -215,6 +215,12 @@ def test_a_decoder_whose_codes_have_other_values_is_refused() -> None:
     jax.eval_shape(replace(model, decoder=replace(decoder, levels=(3, 4))).init, KEY, BATCH)
 
 
+def test_a_decoder_that_leaves_logits_to_the_loss_is_refused() -> None:
+    model = replace(MODEL, decoder=replace(MODEL.decoder, pieces=4))
+    with pytest.raises(ValueError, match=r"decoder.pieces 4: of losses.Caption alone"):
+        jax.eval_shape(model.init, KEY, BATCH)
+
+
 def test_a_decoder_with_too_few_places_is_refused() -> None:
     model = replace(MODEL, decoder=TextDecoder(WORDS + COUNT, LENGTH + PLACES - 2, body=BODY))
     with pytest.raises(ValueError, match="8 tokens, but positions for 7"):

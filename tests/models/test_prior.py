@@ -137,3 +137,9 @@ def test_a_decoder_that_is_too_short_is_refused() -> None:
     short = PRIOR.clone(net=PriorWriter(TextDecoder(CODES + 1, AXES - 1, body=toy.body())))
     with pytest.raises(ValueError, match=r"8 axes, net.decoder.length is 7"):
         jax.eval_shape(short.init, KEY, BATCH)
+
+
+def test_a_decoder_that_leaves_logits_to_the_loss_is_refused() -> None:
+    left = PRIOR.clone(net=PriorWriter(PRIOR.net.decoder.clone(pieces=4)))
+    with pytest.raises(ValueError, match=r"net.decoder.pieces 4: of losses.Caption alone"):
+        jax.eval_shape(left.init, KEY, BATCH)
