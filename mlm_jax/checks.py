@@ -50,7 +50,8 @@ def out_of_range(config: Config) -> Iterator[str]:
 
 def contradictions(config: Config) -> Iterator[str]:
     data, model = config.data, config.model
-    reads = any(hasattr(getattr(model, part, None), "vocab") for part in ("text", "decoder"))
+    readers = (getattr(model, part, None) for part in ("text", "decoder"))
+    reads = hasattr(model, "words") or any(hasattr(each, "vocab") for each in readers)
     if reads and not data.texts:
         yield "data.captions and data.questions are both 0: nothing would be learned"
     if data.texts and isinstance(config.loss, Classes | Masked | Spans) and not reads:

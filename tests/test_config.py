@@ -14,6 +14,7 @@ from mlm_jax.config import Config, Data, Optim, UserError
 from mlm_jax.decoders.codes import Quantiser
 from mlm_jax.encoders import TextEncoder
 from mlm_jax.losses import Caption, Contrastive, Rebuilt
+from mlm_jax.models.cascade import Cascade
 from mlm_jax.models.clip import Clip
 from mlm_jax.models.codes import Codes
 from mlm_jax.models.multimodal import Multimodal
@@ -275,7 +276,9 @@ def test_of_a_stage_that_comes_from_a_run_the_length_is_asked_for_when_it_is_the
         checks.check_lengths(longer)
 
 
-@pytest.mark.parametrize("name", ["bert_tiny", "clip_tiny"])
+@pytest.mark.parametrize(
+    "name", ["bert_tiny", "clip_tiny", "dalle_tiny", "prior_tiny", "unclip_tiny", "upsampler_tiny"]
+)
 def test_models_of_captions_alone_take_no_questions(name: str) -> None:
     loaded = configs.load(name)
     checks.check(loaded)
@@ -283,6 +286,15 @@ def test_models_of_captions_alone_take_no_questions(name: str) -> None:
         data = replace(loaded.data, captions=captions, questions=questions)
         with pytest.raises(UserError, match="learns from captions alone"):
             checks.check(replace(loaded, data=data))
+    with pytest.raises(UserError, match="both 0: nothing would be learned"):
+        checks.check(replace(loaded, data=replace(loaded.data, captions=0)))
+
+
+def test_a_cascade_knows_the_words_of_its_base() -> None:
+    base = Painter(text=TextEncoder(vocab=60))
+    assert Cascade(base).words == Cascade(Cascade(base)).words == 60
+    assert Cascade(Unclip()).words == Unclip().words
+    assert Cascade(Painter(text=None)).words > 1e9, "it reads none"
 
 
 def test_parts_without_a_place_to_take_them_from_are_refused(config: Config) -> None:

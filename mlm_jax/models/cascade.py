@@ -1,5 +1,6 @@
 """Large pictures: a model that draws small ones, and an upsampler (arXiv:2106.15282)."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
@@ -37,6 +38,13 @@ class Cascade(nn.Module):
     @property
     def sense(self) -> str:
         return self.upsampler.sense
+
+    @property
+    def words(self) -> int:
+        """Most words of a tokenizer: as many as the base knows; any number where it reads none."""
+        text = getattr(self.base, "text", None)
+        words: int = getattr(self.base, "words", sys.maxsize) if text is None else text.vocab
+        return words
 
     def setup(self) -> None:
         """Raises: ValueError."""

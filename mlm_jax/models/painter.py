@@ -80,8 +80,9 @@ class Painter(nn.Module):
 
     In training a share `dropped` of the rows is told nothing, for guidance without a classifier
     (arXiv:2207.12598, algorithm 1): one learned token for their text, one learned vector for their
-    embedding. A share `silent` besides is told the embedding alone, as is a batch without "target":
-    so pictures are varied. `weigh` is the weight of rows: "even", or "min_snr" (arXiv:2303.09556).
+    embedding. A share `silent` besides is told the embedding alone, as is what is painted without
+    "target": so pictures are varied. `weigh` is the weight of rows: "even", or "min_snr"
+    (arXiv:2303.09556).
     """
 
     image: Canvas | None = field(default_factory=Canvas)
