@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from mlm_jax import memory
 from mlm_jax.config import UserError
+from mlm_jax.data.loader import filled
 from mlm_jax.data.records import BadRecord
 from mlm_jax.data.transforms import decode_for
 from mlm_jax.decoders import diffusion
@@ -124,9 +125,8 @@ def begin(trained: Trained, sense: str, file: Path) -> UInt8[np.ndarray, "*T H W
 
 def parts_of(count: int) -> Iterator[Int[np.ndarray, "rows"]]:
     """So many places at a time, the last one again where there are no more: 3 -> 0 1 2 2."""
-    rows = rows_for(count)
-    for start in range(0, count, rows):
-        yield np.arange(start, start + rows).clip(max=count - 1)
+    for part, _ in filled(range(count), rows_for(count)):
+        yield np.array(part)
 
 
 def rows_for(count: int) -> int:

@@ -8,8 +8,9 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import jax
@@ -26,6 +27,7 @@ from mlm_jax.terminal import printable
 log = logging.getLogger("mlm_jax.data")
 Batch = dict[str, Any]
 Taking = Callable[[Record], Batch]
+Row = TypeVar("Row")
 CAPTION = "caption"  # the kind of a pair that asks for one
 EPOCHS = 10**9  # without a number grain's length is the largest int, and batches of 1 overflow it
 LENGTHS = (4, 8, *(n << i for i in range(3, 20) for n in (2, 3)))  # 4, 8, 16, 24, 32, 48, ...
@@ -149,6 +151,16 @@ def stack(batches: Sequence[Batch]) -> Batch:
     """One batch after the other, as one."""
     whole: Batch = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
     return whole
+
+
+def filled(rows: Iterable[Row], size: int) -> Iterator[tuple[list[Row], int]]:
+    """So many rows at a time, the last of all again where there are no more; how many are real.
+
+    0 1 2 by 2 -> (0 1, 2), (2 2, 1)
+    """
+    left = iter(rows)
+    while part := list(islice(left, size)):
+        yield part + part[-1:] * (size - len(part)), len(part)
 
 
 def trim(batch: Batch) -> Batch:

@@ -1,7 +1,6 @@
 """Codes: how pictures come through them, and how many of the codes there are do any work."""
 
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from mlm_jax.config import UserError
 from mlm_jax.data import loader
 from mlm_jax.data.records import Source
 from mlm_jax.drawing import levels
-from mlm_jax.evaluators import Measured
+from mlm_jax.evaluators import Measured, at_once
 from mlm_jax.metrics import Figure, Ratio, bootstrap
 from mlm_jax.showing import shown_as
 from mlm_jax.trained import Trained
@@ -33,13 +32,12 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     uses = np.zeros(model.quantiser.size)
     counts: list[dict[str, float]] = []
     shown: list[dict[str, str]] = []
-    rows = iter(loader.eval_records(trained.config.data, source, trained.take, limit=limit))
-    while part := list(islice(rows, BATCH)):
+    rows = loader.eval_records(trained.config.data, source, trained.take, limit=limit)
+    for part, real in loader.filled(rows, at_once(trained.config, BATCH)):
         given = np.stack([arrays[sense] for _, _, arrays in part])
-        whole = np.concatenate([given, np.repeat(given[-1:], BATCH - len(given), axis=0)])
-        pixels, codes = (np.asarray(x)[: len(part)] for x in through(model, trained.params, whole))
+        pixels, codes = (np.asarray(x)[:real] for x in through(model, trained.params, given))
         uses += np.bincount(codes.reshape(-1), minlength=len(uses))
-        for (_, record, _), before, after in zip(part, given, pixels, strict=True):
+        for (_, record, _), before, after in zip(part[:real], given[:real], pixels, strict=True):
             counts.append(compared(before, after, record.truth))
             if len(shown) < SHOWN:
                 both = np.concatenate([before, after], axis=-3)

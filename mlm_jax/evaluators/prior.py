@@ -1,7 +1,6 @@
 """How near the vectors that a prior imagines are to those that CLIP has of the real pictures."""
 
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from mlm_jax.data import loader
 from mlm_jax.data.loader import CAPTION
 from mlm_jax.data.records import Source
 from mlm_jax.drawing import Drawing
-from mlm_jax.evaluators import Measured
+from mlm_jax.evaluators import Measured, at_once
 from mlm_jax.metrics import Ratio, bootstrap
 from mlm_jax.trained import Trained
 
@@ -26,20 +25,19 @@ def evaluate(trained: Trained, source: Source, limit: int | None) -> Measured:
     pairs = loader.eval_pairs(trained.config.data, source, trained.tokenizer, trained.take, limit)
     rows = (arrays for pair, arrays in pairs if pair.kind == CAPTION)
     counts: list[dict[str, float]] = []
-    while part := list(islice(rows, BATCH)):
-        whole = part + [part[-1]] * (BATCH - len(part))
+    for part, count in loader.filled(rows, at_once(trained.config, BATCH)):
         batch = {
-            key: np.stack([row[key] for row in whole]) for key in ("image", "target", "target_mask")
+            key: np.stack([row[key] for row in part]) for key in ("image", "target", "target_mask")
         }
         seed = jax.random.fold_in(jax.random.key(trained.config.seed), len(counts))
         vectors = compared(trained.config.model, trained.params, batch, seed)
-        real, own, said = (np.asarray(each)[: len(part)] for each in vectors)
+        real, own, said = (np.asarray(each)[:count] for each in vectors)
         found = {"imagined": said, "caption": own}
-        if len(part) > 1:
+        if count > 1:
             found["another"] = np.roll(said, -1, axis=0)
         columns = {name: (real * each).sum(-1) for name, each in found.items()}
-        columns |= {f"{name} rows": np.ones(len(part)) for name in found}
-        counts += [{name: float(c[i]) for name, c in columns.items()} for i in range(len(part))]
+        columns |= {f"{name} rows": np.ones(count) for name in found}
+        counts += [{name: float(c[i]) for name, c in columns.items()} for i in range(count)]
     if not counts:
         raise UserError(f"{trained.config.data.name} has no captions")
     names = [name for name in ("imagined", "caption", "another") if name in counts[0]]

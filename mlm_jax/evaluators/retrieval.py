@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import jax
@@ -109,23 +108,14 @@ def embed(
     found: list[list[np.ndarray]] = [[], []]
     rows = loader.eval_pairs(config.data, source, trained.tokenizer, trained.take, limit)
     captions = ((pair, batch) for pair, batch in rows if pair.kind == CAPTION)
-    for some, batch, real in full(captions, config.model.sense, at_once(config, BATCH)):
-        pairs += some
+    keys = (config.model.sense, "target", "target_mask")
+    for part, real in loader.filled(captions, at_once(config, BATCH)):
+        pairs += [pair for pair, _ in part[:real]]
+        batch = {key: np.stack([arrays[key] for _, arrays in part]) for key in keys}
         for side, vectors in zip(found, both(config.model, trained.params, batch), strict=True):
             side.append(np.asarray(vectors)[:real])
     images, words = (np.concatenate(side or [np.zeros((0, 1))]) for side in found)
     return pairs, images, words
-
-
-def full(
-    rows: Any, sense: str, size: int
-) -> Iterator[tuple[list[Pair], dict[str, np.ndarray], int]]:
-    """Batches of `size` rows, the last filled up with copies; how many are real."""
-    while part := list(islice(rows, size)):
-        whole = part + [part[-1]] * (size - len(part))
-        keys = (sense, "target", "target_mask")
-        batch = {key: np.stack([arrays[key] for _, arrays in whole]) for key in keys}
-        yield [pair for pair, _ in part], batch, len(part)
 
 
 @partial(jax.jit, static_argnames="model")

@@ -10,7 +10,7 @@ from conftest import picture
 
 from mlm_jax.config import Data
 from mlm_jax.data import CAPTION_PROMPT
-from mlm_jax.data.loader import eval_pairs, train_batches, trim
+from mlm_jax.data.loader import eval_pairs, filled, train_batches, trim
 from mlm_jax.data.records import DataError
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
@@ -102,6 +102,12 @@ def test_columns_that_hold_only_padding_are_left_out():
     np.testing.assert_array_equal(cut["text_mask"].sum(1), lengths)
     full = {key: np.ones((1, 18), bool) for key in whole}
     assert trim(full)["text"].shape == (1, 18)
+
+
+def test_the_last_rows_are_filled_up_with_the_last_of_all():
+    assert [*filled(iter("abc"), 2)] == [(["a", "b"], 2), (["c", "c"], 1)]
+    assert [*filled("ab", 2)] == [(["a", "b"], 2)]
+    assert [*filled("", 2)] == []
 
 
 def test_every_picture_occurs_once_an_epoch_in_another_order(data):

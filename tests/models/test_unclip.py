@@ -284,7 +284,9 @@ def test_the_prior_is_measured_beside_the_captions_own_vectors(
         wanted = float(np.mean(np.sum(np.asarray(seen) * said, axis=1)))
         assert figures[f"prior/{name}"].value == pytest.approx(wanted, abs=1e-5)
         assert figures[f"prior/{name}"].n == 4
-    monkeypatch.setattr(measured, "BATCH", 3)  # the last caption is alone
+    # of no more at a time than in training the last caption is alone
+    data = replace(prior.config.data, batch=3)
+    prior = prior._replace(config=replace(prior.config, data=data))
     monkeypatch.setattr(measured.loader, "eval_pairs", lambda *_: iter(rows))
     figures = measured.evaluate(prior, None, None).figures
     assert (figures["prior/imagined"].n, figures["prior/another"].n) == (4, 3)
