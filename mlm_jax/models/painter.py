@@ -284,7 +284,9 @@ class Painter(nn.Module):
             return partial(self._ask, net, told)
         leaves = jax.tree.leaves(told)
         if not leaves:
-            raise ValueError(f"guidance {guidance}: nothing is told that could guide")
+            raise ValueError(
+                f"guidance {guidance}: nothing is told that could guide (--guidance 1)"
+            )
         all_rows = jnp.ones(len(leaves[0]), bool)
         free = self._without(told, all_rows, all_rows)
         if guidance == 0:

@@ -178,7 +178,7 @@ def test_without_text_nothing_guides() -> None:
     params = drawn(model)
     paint = partial(model.apply, {"params": params}, NOISE, {}, method="paint")
     assert paint(How(steps=1)).shape == (2, 8, 8, 3)
-    with pytest.raises(ValueError, match="nothing is told that could guide"):
+    with pytest.raises(ValueError, match=r"2.0: nothing is told .* \(--guidance 1\)"):
         paint(How(steps=1, guidance=2.0))
 
 
