@@ -41,6 +41,8 @@ class Unclip(nn.Module):
         width, embedding = self.prior.clip.width, self.painter.embedding
         if width != embedding:
             raise ValueError(f"CLIP's vectors are {width} wide, painter.embedding is {embedding}")
+        if self.sense == "video":
+            raise ValueError("painter.video: CLIP's vectors are of pictures, it must be None")
         if self.painter.enlarges > 1:
             raise ValueError(f"painter.enlarges is {self.painter.enlarges}: there is no small one")
 

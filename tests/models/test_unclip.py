@@ -148,6 +148,9 @@ def test_what_does_not_fit_is_said() -> None:
         jax.eval_shape(MODEL.clone(painter=PAINTER.clone(image=Canvas((16, 16)))).init, KEY, batch)
     with pytest.raises(ValueError, match=r"painter\.embedding is 4"):
         jax.eval_shape(MODEL.clone(painter=PAINTER.clone(embedding=4)).init, KEY, batch)
+    films = PAINTER.clone(image=None, video=Canvas((8, 8), 2))
+    with pytest.raises(ValueError, match=r"painter\.video: CLIP's vectors are of pictures"):
+        jax.eval_shape(MODEL.clone(painter=films).init, KEY, batch)
     with pytest.raises(ValueError, match=r"painter\.enlarges is 2"):
         jax.eval_shape(MODEL.clone(painter=PAINTER.clone(enlarges=2)).init, KEY, batch)
 
