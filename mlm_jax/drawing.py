@@ -141,7 +141,8 @@ def with_room(drawer: jax.stages.Wrapped, *given: Any) -> Array:
     if needed > room:
         raise UserError(
             f"{lowered.out_info.shape[0]} pictures, drawn at a time, take {needed / 2**30:.2g} GiB,"
-            f" and there are {room / 2**30:.2g}: a smaller model, or a smaller --n"
+            f" and there are {room / 2**30:.2g}: a smaller model, or fewer in all (--n, --among; of"
+            " evaluate.py --limit)"
         )
     pixels: Array = drawer(*given)
     return pixels

@@ -238,7 +238,9 @@ def test_more_on_the_way_than_memory_holds_are_refused(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drawing.memory, "free", lambda: 1000)
-    with pytest.raises(UserError, match=r"7 pictures, drawn at a time, take .* smaller --n"):
+    with pytest.raises(
+        UserError, match=r"7 pictures, drawn at a time, .* fewer in all \(--n, .*--limit"
+    ):
         morph(trained, "it is red", "it is blue", 7, how=HOW)
 
 
