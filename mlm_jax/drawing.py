@@ -329,12 +329,13 @@ def morph(
     Raises: UserError where the model does not paint by vectors, or its sampler brings in noise.
     """
     how = how or Drawing()
-    model = painting_by_vectors(trained, how)
+    to = "--to" if isinstance(other, str) else "--to-image"
+    model = painting_by_vectors(trained, how, to)
     guess, first = jax.random.split(jax.random.key(seed))
     find = jax.jit(vector_of, static_argnames=("model", "how"))
     told = [
         read_prompts(trained, [end], option) if isinstance(end, str) else end[None]
-        for end, option in ((one, "--prompt"), (other, "--to"))
+        for end, option in ((one, "--prompt"), (other, to))
     ]
     start, end = (find(model.prior, trained.params["prior"], each, how, guess) for each in told)
     vectors = between(start, end, jnp.linspace(0, 1, count))
@@ -358,7 +359,7 @@ def changed(
     UserError where the model does not paint by vectors, or its sampler has no way back.
     """
     how = how or Drawing()
-    model = painting_by_vectors(trained, how)
+    model = painting_by_vectors(trained, how, "--to")
     if how.paint.threshold:
         raise UserError(f"threshold {how.paint.threshold}: no way leads back from it to noise")
 
@@ -378,13 +379,17 @@ def changed(
     return from_one_noise(trained, noise, vectors, how)
 
 
-def painting_by_vectors(trained: Trained, how: Drawing) -> Unclip:
-    """The model, where all that it paints can be from one noise. Raises: UserError."""
+def painting_by_vectors(trained: Trained, how: Drawing, to: str) -> Unclip:
+    """The model, where all that it paints can be from one noise, as option `to` has it. Raises:
+    UserError."""
     model = trained.config.model
     if not isinstance(model, Unclip):
         raise UserError(f"{trained.path} is a {type(model).__name__}: no vectors to go between")
     if how.paint.fresh:
-        raise UserError(f"--sampler {how.paint.sampler} brings in noise on the way: none with --to")
+        given, right = f"--eta {how.paint.eta}", "--eta 0"
+        if how.paint.sampler == "ddpm":
+            given, right = "--sampler ddpm", "another sampler"
+        raise UserError(f"{given} brings in noise on the way: {right} with {to}")
     return model
 
 

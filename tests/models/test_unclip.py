@@ -234,6 +234,20 @@ def test_a_picture_is_changed_by_the_difference_of_two_texts(trained: Trained) -
         morph(trained, "it is red", "it is blue", 3, how=noisy)
 
 
+@pytest.mark.parametrize(
+    ("paint", "end", "told"),
+    [
+        (How("ddpm"), "it is blue", "--sampler ddpm brings in .*: another sampler with --to$"),
+        (How("ddim", eta=0.5), "it is blue", r"--eta 0\.5 brings in noise .*: --eta 0 with --to$"),
+        (How("ddim", eta=0.5), np.zeros((8, 8, 3), np.uint8), "--eta 0 with --to-image$"),
+    ],
+)
+def test_noise_on_the_way_is_named_by_its_option(paint: How, end: Any, told: str) -> None:
+    run = Trained(Path("run"), Config(MODEL, Denoise()), words(["it is red blue"]), {}, 1)
+    with pytest.raises(UserError, match=told):
+        morph(run, end, end, 3, how=Drawing(paint=paint))
+
+
 def test_more_on_the_way_than_memory_holds_are_refused(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
