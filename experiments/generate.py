@@ -267,14 +267,17 @@ def refuse_undrawn(out: Path, given: Arguments, trained: Any) -> Any:
 
     gallery.require_new(out)
     refused = prompts.read_words(given.blocked or prompts.LIST)
-    if why := prompts.blocked(f"{given.prompt}; {given.to}", refused):
-        raise UserError(f"--prompt: {why}")
+    for name in ("prompt", "to"):
+        if why := prompts.blocked(getattr(given, name), refused):
+            raise UserError(f"{option(name)}: {why}")
     drawing.base_of(trained)
     model = trained.config.model
     if given.watermark:
         gallery.require_room(getattr(model, model.sense).takes.shape)
     if given.clip is None:
         return None
+    if not given.prompt:
+        raise UserError("--clip ranks by a --prompt, and a variation of an --image has none")
     clip = open_trained(given.clip)
     choosing.require_sight(clip, choosing.drawn_shape(trained))
     choosing.told(clip, [given.prompt])

@@ -221,6 +221,12 @@ def command(run: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (["clip", "a circle"], "a Clip draws nothing"),
         (["painter", "a circle", "--told", "text"], "--told: a Painter does not read it"),
         (["films", "a circle", "--top-p", "0.5"], "--top-p: a Painter does not read it"),
+        (["painter", "a CSAM"], "--prompt: the prompt says"),
+        (["painter", "a circle", "--to", "CSAM", "--n", "2"], "--to: the prompt says"),
+        (
+            ["painter", "", "--image", "x.png", "--clip", "clip"],
+            "--clip ranks by a --prompt, and a",
+        ),
     ],
 )
 def test_what_can_be_refused_is_before_anything_is_drawn(
