@@ -413,11 +413,18 @@ def by_enlarging(
     below, first, later = jax.random.split(key, 3)
     drawer = DRAWERS[type(model.base)]
     shown = None if begun is None else model.reduced(begun)
-    small = drawer(model.base, params["base"], batch, how, below, shown)
+    small = drawer(model.base, params["base"], batch, for_base(model.base, how), below, shown)
     noise = jax.random.normal(first, (len(small), *model.upsampler.noise))
     paint = replace(how.paint, guidance=1.0)
     bound = {"params": params}
     return levels(model.apply(bound, small, noise, paint, later, method="enlarge"))
+
+
+def for_base(base: nn.Module, how: Drawing) -> Drawing:
+    """Thresholding is of pixels: where the base paints codes, the upsampler alone has it."""
+    if getattr(getattr(base, "painter", base), "codes", None) is None:
+        return how
+    return replace(how, paint=replace(how.paint, threshold=0.0))
 
 
 def levels(pixels: Any) -> UInt8[Array, "*B 3"]:

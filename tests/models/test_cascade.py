@@ -105,6 +105,22 @@ def test_a_picture_to_begin_with_is_reduced_for_the_base(
     np.testing.assert_allclose(seen[0], wanted, atol=0.51)
 
 
+@pytest.mark.parametrize(("codes", "below"), [(None, 0.9), (Codes(CodeEncoder((8, 8))), 0.0)])
+def test_a_threshold_is_of_pixels_and_not_of_the_codes_of_a_base(
+    codes: Codes | None, below: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setitem(DRAWERS, Given, lambda *given: seen.append(given[3].paint) or given[-1])
+    monkeypatch.setattr(
+        Cascade, "enlarge", lambda self, small, noise, how, key: seen.append(how) or noise
+    )
+    how = Drawing(paint=How("ddim", steps=2, threshold=0.9))
+    model = MODEL.clone(base=Given(Canvas((8, 8)), codes=codes))
+    with jax.disable_jit():
+        by_enlarging(model, {"base": {}}, {}, how, KEY, BATCH["image"][:2])
+    assert [each.threshold for each in seen] == [below, 0.9]
+
+
 @pytest.mark.parametrize(
     ("upsampler", "said"),
     [
