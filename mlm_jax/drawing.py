@@ -77,8 +77,11 @@ def drawing_of(trained: Trained, given: Mapping[str, Any]) -> Drawing:
 
 def settings_of(trained: Trained, how: Drawing) -> dict[str, Any]:
     """What goes with what was drawn: the step of the run, and all that was read of `how`."""
-    read = parts_read(trained)
-    return {"step": trained.step} | {k: v for k, v in asdict(how).items() if k in read}
+    read, own = parts_read(trained), PARTS[type(base_of(trained))]
+    settings: dict[str, Any] = {k: v for k, v in asdict(how).items() if k in read}
+    if "paint" in settings and "paint" not in own:  # by the upsampler alone
+        settings["paint"]["guidance"] = 1.0
+    return {"step": trained.step} | settings
 
 
 def draw(

@@ -1,6 +1,6 @@
 """Pictures from words by codes, against the same without a cache, one whole text after another."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -285,6 +285,16 @@ def test_options_are_of_what_reads_them(trained: Trained) -> None:
     assert drawing.drawing_of(painter, {"steps": 3}).paint.steps == 3
     with pytest.raises(UserError, match="--top-k: a Painter does not read it"):
         drawing.drawing_of(painter, {"top_k": 3})
+
+
+def test_of_an_upsampler_the_guidance_that_is_recorded_is_its_own(trained: Trained) -> None:
+    """Where the base writes codes nothing else paints."""
+    for base, guidance in ((MODEL, 1.0), (Painter(Canvas((4, 4))), 3.0)):
+        model = Cascade(base, Painter(Canvas((8, 8)), text=None, enlarges=2))
+        run = trained._replace(config=replace(trained.config, model=model))
+        settings = drawing.settings_of(run, Drawing())
+        assert settings["paint"] == asdict(Drawing().paint) | {"guidance": guidance}
+    assert "guidance" in drawing.settings_of(trained, Drawing())["codes"]
 
 
 def test_what_memory_cannot_hold_is_refused_before_it_is_drawn(
