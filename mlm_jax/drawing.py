@@ -64,14 +64,17 @@ OPTIONS = {
 def drawing_of(trained: Trained, given: Mapping[str, Any]) -> Drawing:
     """The usual way, but for the OPTIONS that are given. Raises: UserError for one not read."""
     how = Drawing()
+    changes: dict[str, dict[str, Any]] = {}
     for option, value in given.items():
         parts = [part for part in OPTIONS[option] if part in parts_read(trained)]
         if not parts:
             name = type(trained.config.model).__name__
             raise UserError(f"--{option.replace('_', '-')}: a {name} does not read it")
         for part in parts:
-            changed = value if part == option else replace(getattr(how, part), **{option: value})
-            how = replace(how, **{part: changed})
+            changes.setdefault(part, {})[option] = value
+    for part, own in changes.items():
+        changed = own[part] if part in own else replace(getattr(how, part), **own)
+        how = replace(how, **{part: changed})
     return how
 
 

@@ -283,6 +283,9 @@ def test_options_are_of_what_reads_them(trained: Trained) -> None:
             drawing.drawing_of(trained, {option: 3})
     painter = trained._replace(config=replace(trained.config, model=Painter(Canvas((8, 8)))))
     assert drawing.drawing_of(painter, {"steps": 3}).paint.steps == 3
+    noisy: dict[str, Any] = {"eta": 0.5, "sampler": "ddim"}
+    for given in (noisy, dict(reversed(noisy.items()))):
+        assert drawing.drawing_of(painter, given).paint == replace(Drawing().paint, **noisy)
     with pytest.raises(UserError, match="--top-k: a Painter does not read it"):
         drawing.drawing_of(painter, {"top_k": 3})
 
