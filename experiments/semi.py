@@ -213,12 +213,12 @@ def pseudo_captions(teacher: Trained, source: Source) -> Iterator[Pseudo]:
     for chunk in chunks(teacher, source, None):
         asked = [each for each in chunk if each[0].kind == "caption"]
         said = zip(asked, say(teacher, asked, 1), strict=True)
-        told = [(pair, arrays["image"], each.text) for (pair, arrays), each in said]
+        told = [(pair, matching.seen_in(arrays), each.text) for (pair, arrays), each in said]
         told = [each for each in told if 0 < len(teacher.tokenizer.encode(each[2])) <= longest]
         if not told:
             continue
-        pairs, images, texts = zip(*told, strict=True)
-        found = matching.probabilities(teacher, np.stack(images), texts).tolist()
+        pairs, shown, texts = zip(*told, strict=True)
+        found = matching.probabilities(teacher, shown, texts).tolist()
         for pair, text, probability in zip(pairs, texts, found, strict=True):
             yield Pseudo(pair.index, text, probability, pair.truth)
 

@@ -102,7 +102,7 @@ def rooms(model: Any, path: str, later: Sequence[str] = ()) -> Iterator[tuple[st
     """The keys that say how many tokens of a caption are read, with their values."""
     if hasattr(model, "length"):
         yield f"{path}.length", model.length
-    text = getattr(model, "text", None)
+    text: Any = getattr(model, "text", None)
     # where nothing is written, the text encoder reads what would have been
     if hasattr(text, "length") and not hasattr(model, "decoder"):
         yield f"{path}.text.length", text.length

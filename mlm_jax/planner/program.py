@@ -188,7 +188,8 @@ def causal_flops(config: Config, batch: Mapping[str, Any]) -> float:
 
 def looking_back(model: Any, words: int) -> Iterator[tuple[Transformer, int]]:
     """The bodies that do, and how many tokens each reads of a text of so many words."""
-    decoder, text = getattr(model, "decoder", None), getattr(model, "text", None)
+    decoder = getattr(model, "decoder", None)
+    text: Any = getattr(model, "text", None)
     if isinstance(model, Dalle):
         yield model.decoder.body, model.length + math.prod(model.grid) - 1
     elif isinstance(model, AutoregressivePrior):
