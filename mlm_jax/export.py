@@ -20,6 +20,12 @@ from mlm_jax.pretrained.store import family_of
 from mlm_jax.pretrained.vocabulary import save_tokenizer
 from mlm_jax.trained import Trained, open_trained
 
+INPUTS: dict[str, tuple[str, ...]] = {
+    "bert": ("input_ids", "token_type_ids", "attention_mask"),
+    "siglip": ("input_ids",),
+}
+"""What a model takes of a text, where that is not its words and their mask."""
+
 
 def export(run: Path, out: Path) -> tuple[str, int]:
     """Write the run's parameters, averaged where it keeps an average; the class and their number.
@@ -40,7 +46,8 @@ def export(run: Path, out: Path) -> tuple[str, int]:
         if reads:
             put_ends(tokenizer, after=not isinstance(model, Gpt))
             length = trained.config.data.target_length
-            save_tokenizer(tokenizer.inner, folder, special=names, length=length)
+            inputs = INPUTS.get(family.kind, ("input_ids", "attention_mask"))
+            save_tokenizer(tokenizer.inner, folder, special=names, length=length, inputs=inputs)
 
     fields = token_ids(trained, family.kind) | class_names(trained)
     pretrained.save(out, model, trained.params, config=fields, beside=beside)

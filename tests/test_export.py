@@ -87,6 +87,8 @@ def test_a_run_is_read_back_as_it_was(name: str, tmp_path: Path) -> None:
     ]
     settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert settings["bos_token"] == "[BOS]"
+    types = ["token_type_ids"] if name == "BertForMaskedLM" else []
+    assert settings["model_input_names"] == ["input_ids", *types, "attention_mask"]
     if hasattr(model, "image"):
         pixels = load_pixels(tmp_path / "out")
         assert pixels.size == toy.SIZE

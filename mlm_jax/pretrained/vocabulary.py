@@ -8,7 +8,7 @@ is built of the older files follows the reference's classes (`models/*/tokenizat
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,18 +184,21 @@ def save_tokenizer(
     special: Mapping[str, str],
     kind: str = "PreTrainedTokenizerFast",
     length: int | None = None,
+    inputs: Sequence[str] = ("input_ids", "attention_mask"),
 ) -> None:
     """Write tokenizer.json and the tokenizer_config.json with which the reference reads it.
 
     special: {"bos": "[BOS]", ...}, names as in NAMES, each text known to the tokenizer.
     kind: the reference's class, BertTokenizer, GPT2Tokenizer, CLIPTokenizer or the general one.
     length: the most tokens that the model takes.
+    inputs: what the model takes of a text; the general class of transformers 4 adds segments.
     """
     unknown = [name for name in special if name not in NAMES]
     absent = [text for text in special.values() if tokenizer.token_to_id(text) is None]
     if unknown or absent:
         raise UserError(f"special tokens {unknown + absent} are unknown; accepted names: {NAMES}")
     settings: dict[str, Any] = {"tokenizer_class": kind, "clean_up_tokenization_spaces": False}
+    settings["model_input_names"] = list(inputs)
     settings |= {f"{name}_token": text for name, text in special.items()}
     if length is not None:
         settings["model_max_length"] = length
