@@ -234,12 +234,14 @@ BLIP, CAPTIONER, GPT = (
     "GPT2LMHeadModel",
 )
 HUGE: Any = 10**9
+NAMES = json.dumps({f"n{i}": 0 for i in range(300_000)})[:-1].encode()
 CONFIGS: list[tuple[str, Change, str]] = [
     (BERT, put(CONFIG, b""), "is damaged"),
     (BERT, put(CONFIG, b"\xff"), "is damaged"),
     (BERT, put(CONFIG, b"[]"), "a list, not an object"),
     (BERT, put(CONFIG, b'{"a":' * 100_000), "nested too deeply"),
     (BERT, put(CONFIG, b'{"a": 1, "a": 2}'), "'a' stands twice"),
+    (BERT, put(CONFIG, NAMES + b', "n299999": 0}'), "'n299999' stands twice"),
     (BERT, put(CONFIG, b" " * (5 << 20)), "over 4 MiB"),
     (BERT, put(CONFIG, b'{"a": ' + b"9" * 9999 + b"}"), "is damaged"),
     (BERT, replaced(CONFIG, lambda p: p.symlink_to("/dev/zero")), "no file"),
