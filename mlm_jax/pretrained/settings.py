@@ -61,6 +61,11 @@ HARMLESS = re.compile(
 matter, its family reads it all the same."""
 
 
+def harmless(key: str) -> bool:
+    """A longer name than any is not compared: that would take hours."""
+    return len(key) <= MAX_NAME and HARMLESS.fullmatch(key) is not None
+
+
 def shown(value: Any) -> str:
     """As JSON spells it, cut short."""
     try:
@@ -218,7 +223,7 @@ class Settings:
 
     def unread(self) -> list[str]:
         """Fields that were neither read nor are known to be harmless."""
-        own = [k for k in self.values if k not in self.seen and not HARMLESS.fullmatch(k)]
+        own = [key for key in self.values if key not in self.seen and not harmless(key)]
         inner = [name for part in self.parts.values() for name in part.unread()]
         return [f"{self.where}{key}"[:MAX_NAME] for key in own] + inner
 

@@ -312,7 +312,9 @@ def test_unknown_fields_are_told_and_harmless_ones_are_not(tmp_path: Path) -> No
     shutil.copytree(GOLDEN / CLIP, tmp_path, dirs_exist_ok=True)
     config(use_cache=True, rope_theta=1.0, hidden_dropout=0.5, num_beams=4)(tmp_path)
     config("text_config", chunk_size_feed_forward=2, sliding_window=3)(tmp_path)
-    assert set(load(tmp_path).unread) == {"rope_theta", "text_config.sliding_window"}
+    config(**{"dropout" * 100_000 + "!": 1})(tmp_path)
+    told = {"rope_theta", "text_config.sliding_window", ("dropout" * 99)[:300]}
+    assert set(load(tmp_path).unread) == told
 
 
 @pytest.mark.parametrize("name", [BERT, VIT, CLIP, BLIP, CAPTIONER, GPT, "SiglipModel"])
