@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mlm_jax.config import UserError, suggest
 from mlm_jax.generate import Prompt
 from mlm_jax.pretrained.files import CONFIG, GENERATION, listed, read_json
+from mlm_jax.pretrained.languages import code_of
 from mlm_jax.pretrained.settings import Settings
 
 
@@ -28,12 +29,13 @@ class Script(NamedTuple):
 def script(folder: Path, *, language: str = "", task: str = "") -> Script:
     """As the folder says that texts without times are written.
 
-    `language` is a code, "en"; `task` is "transcribe" or "translate". Raises: UserError where the
-    folder leaves one of them open, as the language that a multilingual Whisper hears first.
+    `language` is a code or a name, "de" or "German"; `task` is "transcribe" or "translate". Raises:
+    UserError where the folder leaves one of them open, as the language that a multilingual Whisper
+    hears first.
     """
     path = folder / (GENERATION if (folder / GENERATION).is_file() else CONFIG)
     said = Settings(read_json(path), "")
-    language = language or str(said.get("language", "")).lower()
+    language = code_of(language or str(said.get("language", "")))
     task = task or str(said.get("task", ""))
     languages, tasks = _table(said, "lang_to_id"), _table(said, "task_to_id")
     start = [_id(said, "decoder_start_token_id")]

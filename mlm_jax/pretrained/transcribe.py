@@ -29,10 +29,10 @@ class Transcript(NamedTuple):
 def transcribe(folder: Path, file: Path, *, language: str = "", task: str = "") -> Transcript:
     """The likeliest words, one after the other, without times.
 
-    `language` is a code, "en", and is needed where the checkpoint knows several and its files
-    settle on none; `task` is "transcribe" or "translate", "" what the folder says or else
-    transcribe. Raises: UserError where the folder is no Whisper, does not know one of the two, or
-    the sound cannot be read or is longer than the model hears at once.
+    `language` is a code or a name, "de" or "German", and is needed where the checkpoint knows
+    several and its files settle on none; `task` is "transcribe" or "translate", "" what the folder
+    says or else transcribe. Raises: UserError where the folder is no Whisper, does not know one of
+    the two, or the sound cannot be read or is longer than the model hears at once.
     """
     read = load(folder)
     if not isinstance(read.model, Whisper):

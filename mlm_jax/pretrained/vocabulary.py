@@ -18,6 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from mlm_jax.config import UserError
 from mlm_jax.pretrained.files import CONFIG, MAX_JSON, read_json
+from mlm_jax.pretrained.languages import code_of
 
 WHOLE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 WORDS, IDS, MERGES, SENTENCEPIECE = "vocab.txt", "vocab.json", "merges.txt", "spiece.model"
@@ -311,7 +312,8 @@ def _whisper(stated: Stated) -> hf.Tokenizer:
     tokenizer = _bytes(stated, vocab)
     special = stated.special(USUAL["Whisper"])
     end = special["eos"].content if "eos" in special else "eos_token"
-    wanted = [stated.settings.get("language"), stated.settings.get("task")]
+    language = code_of(str(stated.settings.get("language") or ""))
+    wanted = [language, stated.settings.get("task")]
     times = stated.flag("predict_timestamps", False)
     names = ["startoftranscript", *filter(None, wanted), *([] if times else ["notimestamps"])]
     start = [f"<|{name}|>" for name in names]

@@ -21,6 +21,7 @@ from mlm_jax.config import UserError
 from mlm_jax.generate import How, encode, generate
 from mlm_jax.models.whisper import Whisper
 from mlm_jax.pretrained import load, save
+from mlm_jax.pretrained.languages import CODES
 from mlm_jax.pretrained.script import Script, script
 from mlm_jax.pretrained.transcribe import transcribe
 from mlm_jax.pretrained.vocabulary import load_tokenizer, save_tokenizer, special_names
@@ -67,6 +68,8 @@ MANY = {"decoder_start_token_id": 1, "eos_token_id": [2], "pad_token_id": 0,
 def test_texts_begin_as_they_are_asked_for(tmp_path: Path) -> None:
     write(tmp_path, {"config.json": {}, "generation_config.json": MANY})
     assert script(tmp_path, language="de") == Script((1, 5, 6, 9), 2, 0)
+    assert script(tmp_path, language="German") == script(tmp_path, language="DE")
+    assert script(tmp_path, language="german") == script(tmp_path, language="de")
     assert script(tmp_path, language="<|en|>", task="translate").start == (1, 4, 7, 9)
     prompt = script(tmp_path, language="en").prompt(2)
     assert prompt.ids.tolist() == [[1, 4, 6, 9], [1, 4, 6, 9]]
@@ -183,13 +186,19 @@ def test_the_start_stands_before_a_text_and_the_end_after_it(tmp_path: Path) -> 
     bare = inner.encode("hello there", add_special_tokens=False).ids
     assert inner.encode("hello there").ids == [START, NO_TIMES, *bare, end]
     assert inner.decode(inner.encode("hello there").ids) == "hello there"
-    inner = load_tokenizer(published(tmp_path, language="de", task="transcribe"))
+    inner = load_tokenizer(published(tmp_path, language="German", task="transcribe"))
     assert inner.encode("").ids == [START, GERMAN, TRANSCRIBE, NO_TIMES, end]
     inner = load_tokenizer(published(tmp_path, predict_timestamps=True))
     assert inner.encode("").ids == [START, end]
     assert special_names(tmp_path) == dict.fromkeys(("bos", "eos", "unk"), "<|endoftext|>")
     with pytest.raises(UserError, match=r"no <\|fr\|> among"):
         load_tokenizer(published(tmp_path, language="fr"))
+
+
+@pytest.mark.parity
+def test_languages_are_those_of_the_reference() -> None:
+    theirs = pytest.importorskip("transformers.models.whisper.tokenization_whisper")
+    assert theirs.TO_LANGUAGE_CODE == CODES
 
 
 @pytest.mark.parity
