@@ -38,6 +38,8 @@ FREE = (
 )
 """Keys that do not change what is learnt: a run may go on with others."""
 
+MADE = ("tokenizer.json", "special_tokens_map.json", "classes.json", "preprocessor_config.json")
+"""Files that are made of the data as a run begins."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tokenizers")
 
 
@@ -127,7 +129,7 @@ def open_run(path: Path, config: Config, command: Sequence[str] = ()) -> Iterato
             refuse_other(path, tree)
         else:
             refuse_foreign(path)
-            for name in ("tokenizer.json", "classes.json", "preprocessor_config.json"):
+            for name in MADE:
                 (path / name).unlink(missing_ok=True)
             write(path / "config.json", json.dumps(tree, indent=2) + "\n")
         remember(path, command)

@@ -1,11 +1,12 @@
 """Tokenizers: the `tokenizers` library behind one small class.
 
 Own tokenizers have the ids pad 0, bos 1, eos 2, unk 3. Any tokenizer.json can be loaded: its
-special tokens are found by their usual names, and what is missing is added at the end. Text that
-imitates a special token is read as ordinary text.
+special tokens are those that the published files beside it name, or else found by their usual
+names, and what is missing is added at the end. Text that imitates a special token is read as
+ordinary text.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -15,7 +16,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from mlm_jax.config import Data
 from mlm_jax.data import CAPTION_PROMPT
 from mlm_jax.data.records import DataError, Source
-from mlm_jax.pretrained.vocabulary import load_tokenizer
+from mlm_jax.pretrained.vocabulary import load_tokenizer, save_names, stated_names
 
 PAD, BOS, EOS, UNK = "[PAD]", "[BOS]", "[EOS]", "[UNK]"
 NAMES = {
@@ -24,24 +25,30 @@ NAMES = {
     EOS: (EOS, "</s>", "<eos>", "<|endoftext|>", "[SEP]"),
     UNK: (UNK, "<unk>", "<|unk|>", "<|endoftext|>"),
 }
+ONE = hf.Tokenizer(models.WordLevel({"one": 0}, "one")).encode("one")
+"""A text of one token."""
 
 
 class Tokenizer:
     """Text to ids and back. `size` counts all ids; pad, bos, eos and unk are ids.
 
-    `ends` are what a published tokenizer puts around a text, [CLS] and [SEP]; ours put nothing.
+    `special` names tokens as published files do: {"pad": "</s>"}. `before` and `after` are what a
+    published tokenizer puts around a text, [CLS] and [SEP]; ours put nothing.
     """
 
-    def __init__(self, inner: hf.Tokenizer):
+    def __init__(self, inner: hf.Tokenizer, special: Mapping[str, str] = {}):
         inner.no_padding()
         inner.no_truncation()
         inner.encode_special_tokens = True
-        self.inner = inner
+        self.inner, self.special = inner, special
         self.pad, self.bos, self.eos, self.unk = (self._special(name) for name in NAMES)
-        self.ends = inner.encode("").ids
+        framed = inner.post_process(ONE)
+        place = framed.special_tokens_mask.index(0)
+        self.before, self.after = framed.ids[:place], framed.ids[place + 1 :]
 
     def _special(self, name: str) -> int:
-        for known in NAMES[name]:
+        named = self.special.get(name[1:-1].lower(), name)
+        for known in (named, *NAMES[name]):
             index = self.inner.token_to_id(known)
             if index is not None:
                 return index
@@ -59,7 +66,7 @@ class Tokenizer:
 
     def framed(self, ids: list[int]) -> list[int]:
         """The ids as an encoder of that tokenizer was taught to read them."""
-        return [self.ends[0], *ids, self.ends[1]] if len(self.ends) == 2 else ids
+        return [*self.before, *ids, *self.after]
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Clean text of the ids up to eos; pad and bos are left out."""
@@ -72,7 +79,9 @@ class Tokenizer:
         return self.inner.decode(kept, skip_special_tokens=False).strip()
 
     def save(self, path: Path | str) -> None:
-        """Write a tokenizer.json."""
+        """Write a tokenizer.json, and beside it the names of `special` where there are any."""
+        if self.special:
+            save_names(self.special, Path(path).parent)
         Path(path).write_text(self.inner.to_str(pretty=True), encoding="utf-8")
 
 
@@ -125,8 +134,9 @@ def bpe(corpus: Iterable[str], vocab: int) -> Tokenizer:
 
 def load(path: Path | str) -> Tokenizer:
     """Any tokenizer.json; raises DataError."""
+    special = stated_names(Path(path).parent)
     try:
-        return Tokenizer(hf.Tokenizer.from_str(Path(path).read_text(encoding="utf-8")))
+        return Tokenizer(hf.Tokenizer.from_str(Path(path).read_text(encoding="utf-8")), special)
     except Exception as error:  # the library raises plain Exception
         raise DataError(f"{path}: not a readable tokenizer.json ({error})") from error
 
@@ -141,7 +151,7 @@ def build(data: Data, source: Source) -> Tokenizer:
     if data.tokenizer.endswith(".json"):
         return load(data.tokenizer)
     if Path(data.tokenizer).is_dir():
-        return Tokenizer(load_tokenizer(data.tokenizer))
+        return Tokenizer(load_tokenizer(data.tokenizer), stated_names(Path(data.tokenizer)))
     if data.tokenizer == "words":
         return words(dict.fromkeys([CAPTION_PROMPT, *source.corpus()]))
     if data.tokenizer == "bpe":

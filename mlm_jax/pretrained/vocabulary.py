@@ -20,7 +20,7 @@ from mlm_jax.config import UserError
 from mlm_jax.pretrained.files import CONFIG, MAX_JSON, read_json
 from mlm_jax.pretrained.languages import code_of
 
-WHOLE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+WHOLE, SETTINGS, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 WORDS, IDS, MERGES, SENTENCEPIECE = "vocab.txt", "vocab.json", "merges.txt", "spiece.model"
 NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 USUAL: dict[str, dict[str, str]] = {
@@ -178,6 +178,18 @@ def special_names(folder: Path | str) -> dict[str, str]:
     return {name: text for name, text in texts.items() if tokenizer.token_to_id(text) is not None}
 
 
+def stated_names(folder: Path) -> dict[str, str]:
+    """Texts of those that the folder names, whether its tokenizer has them or not."""
+    special = Stated(folder, _settings(folder), {}).special({})
+    return {name: token.content for name, token in special.items()}
+
+
+def save_names(special: Mapping[str, str], folder: Path) -> None:
+    """Write special_tokens_map.json, from which `stated_names` has them again."""
+    named = {f"{name}_token": text for name, text in special.items()}
+    (folder / SPECIAL).write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
+
+
 def save_tokenizer(
     tokenizer: hf.Tokenizer,
     folder: Path | str,
@@ -218,10 +230,14 @@ def save_tokenizer(
 def _stated(folder: Path) -> Stated:
     if not folder.is_dir():
         raise UserError(f"{folder}: a folder with {WHOLE} is wanted")
+    return Stated(folder, _settings(folder), _optional(folder / CONFIG))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
     settings = _optional(folder / SETTINGS)
     if "added_tokens_decoder" not in settings:
-        settings |= _optional(folder / "special_tokens_map.json")
-    return Stated(folder, settings, _optional(folder / CONFIG))
+        settings |= _optional(folder / SPECIAL)
+    return settings
 
 
 def _missing(folder: Path) -> str:

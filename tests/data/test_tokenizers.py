@@ -5,7 +5,7 @@ import pytest
 import tokenizers as hf
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from mlm_jax.config import Data
 from mlm_jax.data import CAPTION_PROMPT
@@ -127,6 +127,24 @@ def test_an_unknown_kind_is_refused(own):
         DataError, match=r"wordz.*accepted: words, bpe, a path that ends in .json, or the"
     ):
         build(data, open_source(data, "train"))
+
+
+def test_a_published_folder_says_what_is_special_and_what_stands_around_a_text(own, tmp_path):
+    """Of SigLIP 2 "</s>" is a word, of SigLIP and T5 the end alone stands around a text."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    inner = hf.Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "!": 2, "?": 3, "is": 4}, "?"))
+    inner.post_processor = processors.TemplateProcessing("$A !", special_tokens=[("!", 2)])
+    inner.save(str(folder / "tokenizer.json"))
+    named = {"pad_token": "!", "eos_token": {"content": "!"}, "unk_token": "?"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(named))
+    path = own([{"image": "0.png", "captions": "one"}], 1)
+    data = Data(name=str(path), tokenizer=str(folder))
+    built = build(data, open_source(data, "train"))
+    built.save(tmp_path / "tokenizer.json")
+    for each in (built, load(folder / "tokenizer.json"), load(tmp_path / "tokenizer.json")):
+        assert (each.pad, each.bos, each.eos, each.unk, each.size) == (2, 0, 2, 3, 5)
+        assert each.framed(each.encode("is")) == [4, 2]
 
 
 def bert(shared, case: str) -> hf.Tokenizer:
