@@ -91,17 +91,20 @@ def special(tokenizer: Tokenizer, model: Any) -> dict[str, str]:
 
 
 def put_ends(tokenizer: Tokenizer, after: bool) -> None:
-    """bos before every text, and eos `after` it, where the tokenizer puts nothing of its own.
+    """bos before every text, and eos `after` it, in the place of what the tokenizer puts itself.
 
     A prompt that GPT is to go on from must not have ended.
     """
-    if tokenizer.inner.post_processor is not None:
+    inner, there = tokenizer.inner, tokenizer.inner.post_processor
+    if [tokenizer.before, tokenizer.after] == [[tokenizer.bos], [tokenizer.eos] * after]:
         return
-    begin, end = (str(tokenizer.inner.id_to_token(i)) for i in (tokenizer.bos, tokenizer.eos))
-    tokenizer.inner.post_processor = processors.TemplateProcessing(
+    begin, end = (str(inner.id_to_token(i)) for i in (tokenizer.bos, tokenizer.eos))
+    ends = processors.TemplateProcessing(
         single=[begin, "$A", *([end] if after else [])],
         special_tokens=[(begin, tokenizer.bos), (end, tokenizer.eos)],
     )
+    trims = isinstance(there, processors.ByteLevel)
+    inner.post_processor = processors.Sequence([there, ends]) if trims else ends
 
 
 def published_pixels(config: Config, family: Family) -> Pixels | None:

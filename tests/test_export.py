@@ -3,12 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 import toy
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 
 from experiments.configs import video_base
 from mlm_jax import train
@@ -17,7 +18,7 @@ from mlm_jax.data import tokenizers
 from mlm_jax.data.transforms import decode_for
 from mlm_jax.decoders import TextDecoder
 from mlm_jax.encoders import ImageEncoder, TextEncoder
-from mlm_jax.export import export
+from mlm_jax.export import export, put_ends
 from mlm_jax.layers import Block, Transformer
 from mlm_jax.losses import Caption, Contrastive, Hidden
 from mlm_jax.models.bert import Bert
@@ -163,6 +164,25 @@ def test_a_model_that_would_be_read_back_as_another_is_refused(which: str) -> No
 def test_a_family_is_found_by_what_it_would_read_back(name: str) -> None:
     model = MODELS[name][0]
     assert name in family_of(model).architectures
+
+
+ENDS: dict[str, Any] = {
+    "no processor": None,
+    "nothing": processors.ByteLevel(),
+    "one": processors.TemplateProcessing("$A [EOS]", special_tokens=[("[EOS]", 2)]),
+    "both": processors.BertProcessing(("[EOS]", 2), ("[BOS]", 1)),
+}
+
+
+@pytest.mark.parametrize("after", [True, False])
+@pytest.mark.parametrize("own", ENDS)
+def test_a_text_has_the_ends_that_it_had_in_training(own: str, after: bool) -> None:
+    inner = tokenizers.words(["red"]).inner
+    if ENDS[own] is not None:
+        inner.post_processor = ENDS[own]
+    put_ends(tokenizers.Tokenizer(inner), after)
+    assert inner.encode("red").ids == ([1, 4, 2] if after else [1, 4])
+    assert ("ByteLevel" in inner.to_str()) == (own == "nothing")
 
 
 def test_a_folder_is_whole_or_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
