@@ -13,6 +13,7 @@ from mlm_jax.data import labels
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.losses import Classes
 from mlm_jax.models.bert import Bert
+from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.pretrained.family import Family
 from mlm_jax.pretrained.pixels import Pixels, load_pixels, save_pixels
@@ -45,7 +46,8 @@ def export(run: Path, out: Path) -> tuple[str, int]:
             save_pixels(pixels, folder)
         if reads:
             put_ends(tokenizer, after=not isinstance(model, Gpt))
-            length = trained.config.data.target_length
+            most = trained.config.data.target_length
+            length = model.text.length if fills(model) else most
             inputs = INPUTS.get(family.kind, ("input_ids", "attention_mask"))
             save_tokenizer(tokenizer.inner, folder, special=names, length=length, inputs=inputs)
 
@@ -87,7 +89,14 @@ def special(tokenizer: Tokenizer, model: Any) -> dict[str, str]:
     ids = {"pad": tokenizer.pad, "bos": tokenizer.bos, "eos": tokenizer.eos, "unk": tokenizer.unk}
     if isinstance(model, Bert):
         ids |= {"cls": tokenizer.bos, "sep": tokenizer.eos, "mask": model.mask_id}
+    if fills(model):
+        ids["pad"] = model.end_id
     return {name: str(tokenizer.inner.id_to_token(index)) for name, index in ids.items()}
+
+
+def fills(model: Any) -> bool:
+    """Whether it fills texts up to their full length itself (SigLIP)."""
+    return isinstance(model, Clip) and model.end == "place"
 
 
 def put_ends(tokenizer: Tokenizer, after: bool) -> None:

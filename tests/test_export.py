@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, processors
 
 from experiments.configs import video_base
 from mlm_jax import train
-from mlm_jax.config import UserError
+from mlm_jax.config import Config, Data, UserError
 from mlm_jax.data import tokenizers
 from mlm_jax.data.transforms import decode_for
 from mlm_jax.decoders import TextDecoder
@@ -28,7 +28,7 @@ from mlm_jax.models.clip import Clip
 from mlm_jax.models.gpt import Gpt
 from mlm_jax.models.vit import Vit
 from mlm_jax.paths import named
-from mlm_jax.pretrained import load
+from mlm_jax.pretrained import load, siglip
 from mlm_jax.pretrained.pixels import load_pixels
 from mlm_jax.pretrained.store import example, family_of
 from mlm_jax.trained import Trained, open_trained
@@ -121,6 +121,24 @@ def test_a_clip_classifier_is_written_with_its_crop_and_its_classes(
     run = run._replace(config=replace(video_base.tiny, model=oblong))
     with pytest.raises(UserError, match="'crop', to 48 x 32 pixels: only"):
         export(tmp_path, tmp_path / "oblong")
+
+
+def test_a_siglip_is_written_with_how_its_texts_are_filled_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, own = TextEncoder(32, 8, body=replace(BODY)), tokenizers.words(["it is red"])
+    eyes, pool = ImageEncoder(toy.SIZE, 4, body=replace(BODY)), siglip.map_of(BODY.block)
+    model = Clip(eyes, texts, pool, 16, "siglip", end="place", end_id=own.eos)
+    params = jax.jit(model.init)(jax.random.key(0), example(model))["params"]
+    config = Config(model=model, loss=Contrastive(), data=Data(target_length=6))
+    run = Trained(tmp_path, config, own, params, 1)
+    monkeypatch.setattr("mlm_jax.export.open_trained", lambda path: run)
+    assert export(tmp_path, tmp_path / "out")[0] == "SiglipModel"
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["pad_token"] == settings["eos_token"] == "[EOS]"
+    assert settings["model_max_length"] == 8
+    assert settings["model_input_names"] == ["input_ids"]
+    assert load(tmp_path / "out").model.end_id == own.eos
 
 
 def test_what_no_family_can_express_is_named() -> None:
