@@ -110,12 +110,14 @@ class Settings:
             return default
         return value
 
-    def integer(self, key: str, default: int | None = None, high: int = 1 << 20) -> int:
-        """From 1 to `high`."""
+    def integer(
+        self, key: str, default: int | None = None, high: int = 1 << 20, low: int = 1
+    ) -> int:
+        """From `low` to `high`."""
         value = self._take(key, default, (int,), "must be a whole number")
-        if value is None or not 1 <= value <= high:
+        if value is None or not low <= value <= high:
             if value is not None:
-                self.refuse(key, f"must be from 1 to {high:,}")
+                self.refuse(key, f"must be from {low} to {high:,}")
             return default or 1
         return int(value)
 

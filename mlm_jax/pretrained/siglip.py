@@ -1,5 +1,7 @@
 """SigLIP, and SigLIP 2 of fixed resolution, as they are published: SiglipModel."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mlm_jax.encoders import ImageEncoder, TextEncoder
@@ -7,8 +9,10 @@ from mlm_jax.layers import Pool
 from mlm_jax.models.clip import Clip
 from mlm_jax.pretrained.clip import BLOCK, describe_eyes, pictured, text_pairs
 from mlm_jax.pretrained.family import Family
+from mlm_jax.pretrained.files import CONFIG, read_json
 from mlm_jax.pretrained.names import Pair, Spelling, at, layers
 from mlm_jax.pretrained.settings import Settings, Sizes
+from mlm_jax.pretrained.vocabulary import WHOLE, load_tokenizer, stated_names
 
 SIZES = Sizes(activation=("hidden_act", "gelu_pytorch_tanh"), eps=("layer_norm_eps", 1e-6))
 QKV = ("query", "key", "value")
@@ -23,12 +27,13 @@ def build(settings: Settings, architecture: str, names: frozenset[str]) -> Clip:
         words.wrong.append(
             f"text_config.projection_size is {width}: must be that of the picture, {body.width}"
         )
+    vocab = words.integer("vocab_size", 32_000)
     return Clip(
         image=ImageEncoder(
             size=eyes.pixels("image_size", 224), patch=eyes.integer("patch_size", 16), body=body
         ),
         text=TextEncoder(
-            vocab=words.integer("vocab_size", 32_000),
+            vocab=vocab,
             length=words.integer("max_position_embeddings", 64),
             body=text,
         ),
@@ -36,7 +41,7 @@ def build(settings: Settings, architecture: str, names: frozenset[str]) -> Clip:
         width=width,
         kind="siglip",
         end="place",
-        end_id=words.integer("pad_token_id", 1),
+        end_id=words.integer("pad_token_id", 1, low=0, high=vocab - 1),
     )
 
 
@@ -58,6 +63,18 @@ def describe(model: Clip) -> dict[str, Any]:
             "pad_token_id": model.end_id,
         },
     }
+
+
+def complete(model: Clip, folder: Path) -> Clip:
+    """Where config.json leaves it to the class, texts are filled up as the tokenizer does it.
+
+    SigLIP 2 has the class of SigLIP, and another token for it.
+    """
+    words = read_json(folder / CONFIG).get("text_config") or {}
+    if words.get("pad_token_id") is not None or not (folder / WHOLE).is_file():
+        return model
+    pad = load_tokenizer(folder).token_to_id(stated_names(folder).get("pad", ""))
+    return model if pad is None else replace(model, end_id=pad)
 
 
 def pairs(model: Clip) -> list[Pair]:
@@ -96,4 +113,5 @@ SIGLIP = Family(
     pairs,
     Spelling(),
     "Siglip",
+    complete=complete,
 )

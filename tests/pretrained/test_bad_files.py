@@ -227,7 +227,7 @@ def config(part: str = "", **fields: Any) -> Change:
     return alter
 
 
-BERT, VIT, CLIP = "BertModel", "ViTForImageClassification", "CLIPModel"
+BERT, VIT, CLIP, SIGLIP = "BertModel", "ViTForImageClassification", "CLIPModel", "SiglipModel"
 BLIP, CAPTIONER, GPT = (
     "BlipForConditionalGeneration",
     "VisionEncoderDecoderModel",
@@ -281,6 +281,7 @@ CONFIGS: list[tuple[str, Change, str]] = [
     (CLIP, config(text_config_dict={"hidden_size": 8}), "text_config_dict says 8; must be"),
     (CLIP, config("text_config", eos_token_id=True), "eos_token_id is true: must be one id"),
     (CLIP, config("vision_config", num_hidden_layers=HUGE), "vision_config.num_hidden_layers"),
+    (SIGLIP, config("text_config", pad_token_id=61), "pad_token_id is 61: must be from 0 to 60"),
     (BLIP, config("text_config", is_decoder=False), "only true is supported"),
     (BLIP, config("text_config", num_attention_heads=None), "num_attention_heads is missing"),
     (GPT, config(scale_attn_weights=False), "only true is supported"),
@@ -317,7 +318,7 @@ def test_unknown_fields_are_told_and_harmless_ones_are_not(tmp_path: Path) -> No
     assert set(load(tmp_path).unread) == told
 
 
-@pytest.mark.parametrize("name", [BERT, VIT, CLIP, BLIP, CAPTIONER, GPT, "SiglipModel"])
+@pytest.mark.parametrize("name", [BERT, VIT, CLIP, BLIP, CAPTIONER, GPT, SIGLIP])
 def test_the_reference_writes_no_field_that_is_unknown(name: str) -> None:
     assert not load(GOLDEN / name).unread
 

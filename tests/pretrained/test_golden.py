@@ -1,5 +1,7 @@
 """Small random models written by the reference, and what it computes with them."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,15 @@ import numpy as np
 import ours
 import pytest
 from flax.serialization import msgpack_serialize
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from mlm_jax.config import flat
+from mlm_jax.models.clip import Clip
 from mlm_jax.paths import named, nested
 from mlm_jax.pretrained import load, save
 from mlm_jax.pretrained.files import CONFIG, open_folder
+from mlm_jax.pretrained.vocabulary import save_tokenizer
 
 GOLDEN = Path(__file__).with_name("golden")
 NAMES = sorted(path.parent.name for path in GOLDEN.glob("*/config.json"))
@@ -142,3 +148,18 @@ def test_weights_of_the_flax_classes_are_read(name: str, tmp_path: Path) -> None
     (tmp_path / "flax_model.msgpack").write_bytes(msgpack_serialize(nested(leaves)))
     read = load(tmp_path)
     assert difference(name, read.params, read.model) < BOUND
+
+
+def test_a_text_of_siglip_is_filled_up_as_config_or_tokenizer_say(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "SiglipModel", tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / CONFIG).read_text())
+
+    def end_id(pad: int | None) -> int:
+        config["text_config"]["pad_token_id"] = pad
+        (tmp_path / CONFIG).write_text(json.dumps(config))
+        model: Clip = load(tmp_path).model
+        return model.end_id
+
+    assert [end_id(0), end_id(None)] == [0, 1]
+    save_tokenizer(Tokenizer(WordLevel({"<pad>": 0}, "<pad>")), tmp_path, special={"pad": "<pad>"})
+    assert [end_id(None), end_id(5)] == [0, 5]
