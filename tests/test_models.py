@@ -17,6 +17,7 @@ from mlm_jax.fusion import Fused, Fusion, Kind
 from mlm_jax.layers import Block, Tokens, Transformer, transformer
 from mlm_jax.layers.tokens import every
 from mlm_jax.losses import Caption
+from mlm_jax.models.mae import Mae
 from mlm_jax.models.multimodal import Multimodal, multimodal
 from mlm_jax.pretrained.store import example
 
@@ -285,8 +286,22 @@ def test_pictures_of_another_size_and_odd_patches_are_refused() -> None:
     encoder = ImageEncoder((16, 16), 8, body=replace(BODY))
     with pytest.raises(ValueError, match=r"pictures of \(8, 16\) pixels, the model takes \(16, 16"):
         encoder.init(KEY, jnp.zeros((1, 8, 16, 3), jnp.uint8))
-    with pytest.raises(ValueError, match="does not divide into patches of 7"):
-        replace(encoder, patch=7).init(KEY, jnp.zeros((1, 16, 16, 3), jnp.uint8))
+    with pytest.raises(ValueError, match="is less than one patch of 17"):
+        replace(encoder, patch=17).init(KEY, jnp.zeros((1, 16, 16, 3), jnp.uint8))
+    odd = replace(encoder, size=(16, 12))
+    with pytest.raises(ValueError, match="does not divide into patches of 8"):
+        replace(odd, stem="conv").init(KEY, jnp.zeros((1, 16, 12, 3), jnp.uint8))
+    with pytest.raises(ValueError, match="does not divide into patches of 8"):
+        Mae(odd, replace(BODY)).init(KEY, {"image": jnp.zeros((1, 16, 12, 3), jnp.uint8)})
+
+
+def test_what_is_left_beside_whole_patches_is_not_seen() -> None:
+    """As the reference cuts 384 pixels into 27 patches of 14."""
+    whole = ImageEncoder((16, 8), 8, class_token=True, body=replace(BODY))
+    image = np.random.default_rng(0).integers(0, 256, (1, 19, 15, 3)).astype(np.uint8)
+    params = whole.init(KEY, image[:, :16, :8])
+    seen = replace(whole, size=(19, 15)).apply(params, image)
+    np.testing.assert_allclose(seen.x, whole.apply(params, image[:, :16, :8]).x, atol=1e-6)
 
 
 @pytest.mark.usefixtures("strict")

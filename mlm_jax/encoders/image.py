@@ -44,11 +44,21 @@ class ImageEncoder(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches. Raises: ValueError."""
-        height, width = self.size
-        if height % self.patch or width % self.patch:
+        """Rows and columns of whole patches; what is left at the far edges is not seen.
+
+        Of the convolutional stem nothing may be left. Raises: ValueError.
+        """
+        if self.stem == "conv":
+            self.require_whole()
+        rows, columns = (edge // self.patch for edge in self.size)
+        if not rows or not columns:
+            raise ValueError(f"image size {self.size} is less than one patch of {self.patch}")
+        return rows, columns
+
+    def require_whole(self) -> None:
+        """Raises: ValueError where patches do not cover the picture."""
+        if any(edge % self.patch for edge in self.size):
             raise ValueError(f"image size {self.size} does not divide into patches of {self.patch}")
-        return height // self.patch, width // self.patch
 
     @property
     def takes(self) -> jax.ShapeDtypeStruct:

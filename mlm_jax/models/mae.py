@@ -42,6 +42,7 @@ class Mae(nn.Module):
 
         Evaluation always hides the same patches.
         """
+        self.image.require_whole()
         picture, patch = batch["image"], self.image.patch
         key = self.make_rng("mask") if train else jax.random.key(0)
         keep, hidden = self.hide(key, len(picture))
