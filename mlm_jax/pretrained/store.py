@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mlm_jax.config import SENSES, UserError, flat, suggest, to_json
+from mlm_jax.encoders import AudioEncoder
 from mlm_jax.paths import named, nested, unrolled
 from mlm_jax.pretrained.audio_spectrogram import AUDIO_SPECTROGRAM
 from mlm_jax.pretrained.bert import BERT
@@ -158,12 +159,14 @@ def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def example(model: Any) -> dict[str, Any]:
-    """The smallest batch that the model takes."""
+    """The smallest batch that the model takes; of a sound its spectrogram, not to be computed."""
     ids, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
     batch = {"target": ids, "target_mask": mask, "text": ids, "text_mask": mask}
     for key in SENSES:
         encoder = getattr(model, key, None)
-        if encoder is not None:
+        if isinstance(encoder, AudioEncoder):
+            batch[key] = jnp.zeros((1, encoder.frames, encoder.mel.mels))
+        elif encoder is not None:
             batch[key] = jnp.zeros((1, *encoder.takes.shape), encoder.takes.dtype)
     return batch
 

@@ -26,6 +26,8 @@ BIASES = [
     Pair("attention/query/bias", "attention.attention.q_bias"),
     Pair("attention/value/bias", "attention.attention.v_bias"),
 ]
+MOST = 1 << 25
+"""Numbers in the table of positions, of which the file says nothing; published models have 2^21."""
 IN_MEMORY = (
     (r"attention\.query\.bias$", "attention.q_bias"),
     (r"attention\.value\.bias$", "attention.v_bias"),
@@ -45,6 +47,13 @@ def build(settings: Settings, architecture: str, names: frozenset[str]) -> Video
         positions="sines",
         body=replace(settings.transformer(SIZES, qkv_bias=bias), last_norm=not mean),
     )
+    height, width = video.size
+    tubelets = video.frames * height * width // (video.tube * video.patch**2)
+    if tubelets * video.body.width > MOST:
+        settings.wrong.append(
+            f"num_frames, image_size, patch_size and tubelet_size make {tubelets:,} tubelets: times"
+            f" hidden_size, {video.body.width}, must be at most {MOST:,}"
+        )
     pool = Pool("mean" if mean else "first")
     return Video(video, pool, MEAN_EPS if mean else 0.0, settings.labels())
 
