@@ -204,14 +204,15 @@ def save(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     first = np.asarray(next(iter(leaves.values())))
-    fields = {**config, **merged(config, family.describe(model))}
+    own = family.describe(model)
+    fields = {**config, **merged(config, own)}
     if len(fields.get("id2label", ())) == fields.get("num_labels"):
         del fields["num_labels"]  # which the names of the classes say
     fields |= {"model_type": family.kind, "architectures": [family.architecture(model)]}
     fields["torch_dtype"] = fields["dtype"] = str(first.dtype)
     (part / CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     if generation:
-        left_out = {key: fields.get(key) for key in SUPPRESSED if key in {**fields, **generation}}
+        left_out = {key: own[key] for key in SUPPRESSED if key in own}
         text = json.dumps({**generation, **left_out}, indent=2) + "\n"
         (part / GENERATION).write_text(text, encoding="utf-8")
     write_shards(part, shards(tensors, leaves, idles(family, model, idle, first.dtype), shard))

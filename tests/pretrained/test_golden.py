@@ -72,6 +72,12 @@ def test_what_is_written_is_what_was_read(name: str, tmp_path: Path) -> None:
     }
 
 
+def test_how_it_generates_stays_where_the_model_says_nothing_of_it(tmp_path: Path) -> None:
+    read, told = load(GOLDEN / "GPT2LMHeadModel"), {"suppress_tokens": [5], "max_length": 9}
+    save(tmp_path / "out", read.model, read.params, config=read.config, generation=told)
+    assert load(tmp_path / "out").generation == told
+
+
 def swap(*names: str) -> Callable[[dict[str, np.ndarray]], None]:
     """Exchange two modules of every block whose paths end so."""
 
