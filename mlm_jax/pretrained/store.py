@@ -206,8 +206,10 @@ def save(
     first = np.asarray(next(iter(leaves.values())))
     own = family.describe(model)
     fields = {**config, **merged(config, own)}
-    if len(fields.get("id2label", ())) == fields.get("num_labels"):
-        del fields["num_labels"]  # which the names of the classes say
+    if "num_labels" in fields:  # which the names of the classes say, where they are of this head
+        same = len(fields.get("id2label") or ()) == fields["num_labels"]
+        for key in ("num_labels",) if same else ("id2label", "label2id"):
+            fields.pop(key, None)
     fields |= {"model_type": family.kind, "architectures": [family.architecture(model)]}
     fields["torch_dtype"] = fields["dtype"] = str(first.dtype)
     (part / CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,18 @@ def test_what_is_written_is_what_was_read(name: str, tmp_path: Path) -> None:
         "text_config.projection_dim",  # CLIPModel reads that of the whole alone
         "vision_config.projection_dim",
     }
+
+
+@pytest.mark.parametrize("names", [{"0": "cat", "1": "dog", "2": "owl"}, None])
+def test_names_of_other_classes_do_not_go_with_a_new_head(names: Any, tmp_path: Path) -> None:
+    read = load(GOLDEN / "ViTForImageClassification")
+    model = replace(read.model, labels=5)
+    head = {"kernel": np.zeros((24, 5), np.float32), "bias": np.zeros(5, np.float32)}
+    config = read.config | {"id2label": names, "label2id": {}}
+    save(tmp_path / "out", model, read.params | {"head": head}, config=config)
+    again = load(tmp_path / "out")
+    assert again.model == model
+    assert not {"id2label", "label2id"} & again.config.keys()
 
 
 def test_how_it_generates_stays_where_the_model_says_nothing_of_it(tmp_path: Path) -> None:
