@@ -157,6 +157,14 @@ def post(depth: int = 1) -> Transformer:
 
 
 WRONG = {
+    "a pooling head of another ratio": Clip(
+        ImageEncoder(toy.SIZE, 4, body=replace(BODY)),
+        TextEncoder(32, 8, body=replace(BODY)),
+        replace(siglip.map_of(BODY.block), ratio=2.0),
+        width=16,
+        kind="siglip",
+        end="place",
+    ),
     "a pooler without its head": Bert(TextEncoder(32, 8, 2, body=post()), pooler=True),
     "five classes of next sentence": Bert(
         TextEncoder(32, 8, 2, body=post()), pooler=True, labels=5

@@ -141,21 +141,24 @@ def names_on_disk(family: Family, model: Any) -> tuple[list[Tensor], list[str]]:
 
     Raises: UserError where the sizes of the model do not go together.
     """
-    try:
-        shapes = parameter_shapes(model)
-    except ValueError as error:
-        raise UserError(f"{CONFIG}: {error}") from error
+    shapes = parameter_shapes(model)
     absent = [path for path in shapes if family.absent and re.search(family.absent, path)]
     return plan(family.pairs(model), {p: s for p, s in shapes.items() if p not in absent}), absent
 
 
 def parameter_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every parameter, layers one by one; nothing is computed."""
+    """Path -> shape of every parameter, layers one by one; nothing is computed.
+
+    Raises: UserError where the sizes of the model do not go together.
+    """
 
     def parameters() -> dict[str, Any]:
         return unrolled(named(model.init(jax.random.key(0), example(model))["params"]))
 
-    return {path: leaf.shape for path, leaf in jax.eval_shape(parameters).items()}
+    try:
+        return {path: leaf.shape for path, leaf in jax.eval_shape(parameters).items()}
+    except ValueError as error:
+        raise UserError(f"{CONFIG}: {error}") from error
 
 
 def example(model: Any) -> dict[str, Any]:
@@ -236,7 +239,8 @@ def family_of(model: Any) -> Family:
     raise UserError(f"no published family can express this {type(model).__name__}:\n{why}")
 
 
-# what may differ without another result: training, pixels and sounds (told apart), ids of words
+# what may differ without another result: training, pixels and sounds (told apart), ids of words;
+# ratios are compared by the shapes that come of them
 FREE = ("dropout", "layers", "remat", "pieces", "mean", "std", "samples", "mask_id", "special",
         "ratio")  # fmt: skip
 
@@ -248,9 +252,15 @@ def misfits(family: Family, model: Any) -> list[str]:
         return [f"{kind} is not of this family"]
     settings = Settings(family.describe(model), "")
     names = frozenset(pair.theirs for pair in family.pairs(model))
-    there = flat(to_json(family.build(settings, kind, names)))
-    here = flat(to_json(model))
-    return settings.wrong + [
+    other = family.build(settings, kind, names)
+    wrong = settings.wrong + unlike(flat(to_json(model)), flat(to_json(other)))
+    if wrong or model == other:
+        return wrong
+    return unlike(parameter_shapes(model), parameter_shapes(other))
+
+
+def unlike(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    return [
         f"{key} is {here.get(key)!r}, there {there.get(key)!r}"
         for key in dict.fromkeys([*here, *there])
         if key.rpartition(".")[2] not in FREE and here.get(key) != there.get(key)
