@@ -32,7 +32,8 @@ LARGEST = 2  # files from before the id of the end was right: their text is read
 
 
 def build(settings: Settings, architecture: str, names: frozenset[str]) -> Clip:
-    eyes, words = settings.part("vision_config"), settings.part("text_config")
+    # the reference prefers the old names, and has class defaults for what they leave out
+    eyes, words = (settings.part(name, f"{name}_dict") for name in ("vision_config", "text_config"))
     eyes.must(num_channels=3)
     end = words.get("eos_token_id", 49_407)
     if type(end) is not int or not 0 <= end < 1 << 20:

@@ -162,22 +162,18 @@ class Settings:
             if given != value and (value or given is not None):  # null is false there
                 self.refuse(key, f"only {shown(value)} is supported")
 
-    def part(self, key: str) -> "Settings":
-        """A nested object; an empty one where there is none."""
+    def part(self, key: str, instead: str = "") -> "Settings":
+        """A nested object, `instead` where that is there; an empty one where there is none."""
         if key in self.parts:
             return self.parts[key]
-        value = self.get(key, {})
+        self.seen.add(key)
+        name = instead if instead and self.values.get(instead) is not None else key
+        value = self.get(name, {})
         if not isinstance(value, dict):
-            self.refuse(key, "must be an object")
+            self.refuse(name, "must be an object")
             value = {}
-        inner = Settings(value, f"{self.where}{key}.", self.wrong, self.tensors)
-        self.parts[key] = inner
-        # an old way to say the same, which the reference prefers where the two differ
-        again = self.values.get(f"{key}_dict")
-        for name, other in again.items() if isinstance(again, dict) else ():
-            if name not in value or value[name] != other:
-                inner.refuse(name, f"{key}_dict says {shown(other)}; must be the same")
-        return inner
+        self.parts[key] = Settings(value, f"{self.where}{name}.", self.wrong, self.tensors)
+        return self.parts[key]
 
     def labels(self) -> int:
         """The number of classes."""

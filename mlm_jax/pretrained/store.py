@@ -209,6 +209,8 @@ def save(
     first = np.asarray(next(iter(leaves.values())))
     own = family.describe(model)
     fields = {**config, **merged(config, own)}
+    for key in own:
+        fields.pop(f"{key}_dict", None)  # which would be read in its place
     if "num_labels" in fields:  # which the names of the classes say, where they are of this head
         same = len(fields.get("id2label") or ()) == fields["num_labels"]
         for key in ("num_labels",) if same else ("id2label", "label2id"):

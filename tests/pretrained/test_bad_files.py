@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from mlm_jax.config import UserError
 from mlm_jax.encoders.audio import LogMel
-from mlm_jax.pretrained import load
+from mlm_jax.pretrained import load, save
 from mlm_jax.pretrained.files import CONFIG, INDEX, MSGPACK, WEIGHTS
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -288,7 +288,9 @@ CONFIGS: list[tuple[str, Change, str]] = [
     (VIT, config(patch_size=-1), "patch_size is -1"),
     (VIT, config(num_channels=1), "only 3 is supported"),
     (CLIP, config(vision_config=[]), "vision_config is []: must be an object"),
-    (CLIP, config(text_config_dict={"hidden_size": 8}), "text_config_dict says 8; must be"),
+    (CLIP, config(text_config_dict={"hidden_size": 8}), "(61, 24), wanted is (49408, 8)"),
+    (CLIP, config(vision_config_dict=[]), "vision_config_dict is []: must be an object"),
+    (CLIP, config(text_config_dict={"hidden_size": 0}), "text_config_dict.hidden_size is 0: must"),
     (CLIP, config("text_config", eos_token_id=True), "eos_token_id is true: must be one id"),
     (CLIP, config("vision_config", num_hidden_layers=HUGE), "vision_config.num_hidden_layers"),
     (SIGLIP, config("text_config", pad_token_id=61), "pad_token_id is 61: must be from 0 to 60"),
@@ -340,6 +342,21 @@ def test_unknown_fields_are_told_and_harmless_ones_are_not(tmp_path: Path) -> No
     config(**{"dropout" * 100_000 + "!": 1})(tmp_path)
     told = {"rope_theta", "text_config.sliding_window", ("dropout" * 99)[:300]}
     assert set(load(tmp_path).unread) == told
+
+
+@pytest.mark.parametrize("name", [CLIP, BLIP, SIGLIP])
+def test_the_old_names_of_the_parts_count_for_clip_alone(name: str, tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / name, tmp_path / "in")
+    own = json.loads((tmp_path / "in" / CONFIG).read_text())["text_config"]
+    old = {**own, "layer_norm_eps": 0.25}
+    config(text_config_dict=old if name == CLIP else {"hidden_size": 8})(tmp_path / "in")
+    read = load(tmp_path / "in")
+    assert not read.unread
+    words = getattr(read.model, "text", None) or read.model.decoder
+    assert (words.body.block.eps == 0.25) == (name == CLIP)
+    save(tmp_path / "out", read.model, read.params, config=read.config)
+    assert load(tmp_path / "out").model == read.model
+    assert "text_config_dict" not in json.loads((tmp_path / "out" / CONFIG).read_text())
 
 
 @pytest.mark.parametrize("name", [BERT, VIT, CLIP, BLIP, CAPTIONER, GPT, SIGLIP])
