@@ -15,6 +15,8 @@ from mlm_jax.layers import Pool
 class Vit(nn.Module):
     """Image encoder -> pool -> logits of `labels` classes, float32 (B, labels).
 
+    Of no labels there is no head, and what was pooled is given as "pooled" (B, D).
+
     With `taught` a second head reads the distillation token, in "taught"; "logits" are then the
     mean of both (DeiT, section 4), and "own" those of the first.
     """
@@ -27,13 +29,17 @@ class Vit(nn.Module):
     def setup(self) -> None:
         if self.taught and not self.image.distillation_token:
             raise ValueError("taught: image.distillation_token is what the second head reads")
-        self.head = nn.Dense(self.labels)
+        if self.labels:
+            self.head = nn.Dense(self.labels)
         if self.taught:
             self.taught_head = nn.Dense(self.labels)
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
         tokens = self.image(batch["image"], train=train)
-        own = self.head(self.pool(tokens)).astype(jnp.float32)
+        pooled = self.pool(tokens)
+        if not self.labels:
+            return {"pooled": pooled}
+        own = self.head(pooled).astype(jnp.float32)
         if not self.taught:
             return {"logits": own}
         taught = self.taught_head(tokens.x[:, len(self.image.extra) - 1]).astype(jnp.float32)

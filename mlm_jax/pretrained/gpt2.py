@@ -1,4 +1,4 @@
-"""GPT-2 as it is published: GPT2LMHeadModel."""
+"""GPT-2 as it is published: GPT2LMHeadModel, and GPT2Model, whose head is tied all the same."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def decoder_pairs(decoder: TextDecoder, reads: bool) -> list[Pair]:
 GPT2 = Family(
     "gpt2",
     Gpt,
-    {"GPT2LMHeadModel": ""},
+    {"GPT2LMHeadModel": "", "GPT2Model": ""},
     lambda settings, architecture, names: Gpt(decoder(settings, reads=False)),
     lambda model: "GPT2LMHeadModel",
     lambda model: describe_decoder(model.decoder, reads=False),

@@ -1,4 +1,7 @@
-"""ViT and DeiT as they are published: classification, DeiT with its teacher's head as well."""
+"""ViT and DeiT as they are published: classification, DeiT with its teacher's head as well.
+
+ViTModel and DeiTModel have no head, and a pooler that nothing here reads.
+"""
 
 from typing import Any
 
@@ -81,36 +84,57 @@ def build(settings: Settings, architecture: str, names: frozenset[str]) -> Vit:
     return Vit(
         encoder(settings, distilled),
         Pool("first"),
-        settings.labels(),
+        0 if architecture.endswith("Model") else settings.labels(),
         taught=architecture == TAUGHT,
     )
 
 
 def describe(model: Vit) -> dict[str, Any]:
-    return {**describe_encoder(model.image), "num_labels": model.labels}
+    labels = {"num_labels": model.labels} if model.labels else {}
+    return {**describe_encoder(model.image), **labels}
 
 
 def architecture(model: Vit) -> str:
     if model.taught:
         return TAUGHT
-    return f"{'DeiT' if model.image.distillation_token else 'ViT'}ForImageClassification"
+    kind = "DeiT" if model.image.distillation_token else "ViT"
+    return f"{kind}ForImageClassification" if model.labels else f"{kind}Model"
 
 
 def pairs(model: Vit) -> list[Pair]:
     prefix = "deit" if model.image.distillation_token else "vit"
-    found = at("image", prefix, encoder_pairs(model.image))
+    found = at("image", prefix if model.labels else "", encoder_pairs(model.image))
+    if not model.labels:
+        return found
     if model.taught:
         heads = [Pair("head", "cls_classifier"), Pair("taught_head", "distillation_classifier")]
         return [*found, *heads]
     return [*found, Pair("head", "classifier")]
 
 
+def idle(model: Vit) -> dict[str, tuple[int, ...]]:
+    return {} if model.labels else pooler(model.image)
+
+
+def pooler(image: ImageEncoder, prefix: str = "pooler.dense") -> dict[str, tuple[int, ...]]:
+    width = image.body.width
+    return {f"{prefix}.weight": (width, width), f"{prefix}.bias": (width,)}
+
+
 def family(kind: str, pixels: PixelFamily, architectures: dict[str, str]) -> Family:
     spelling = Spelling(OLD, (f"{kind}.",), ignored=(r"(^|\.)pooler\.dense\.", r"mask_token$"))
-    return Family(kind, Vit, architectures, build, architecture, describe, pairs, spelling, pixels)
+    return Family(
+        kind, Vit, architectures, build, architecture, describe, pairs, spelling, pixels, idle
+    )
 
 
-VIT = family("vit", "ViT", {"ViTForImageClassification": ""})
+VIT = family("vit", "ViT", {"ViTForImageClassification": "^classifier", "ViTModel": ""})
 DEIT = family(
-    "deit", "DeiT", {TAUGHT: "^distillation_classifier", "DeiTForImageClassification": ""}
+    "deit",
+    "DeiT",
+    {
+        TAUGHT: "^distillation_classifier",
+        "DeiTForImageClassification": "^classifier",
+        "DeiTModel": "",
+    },
 )

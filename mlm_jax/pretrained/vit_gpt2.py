@@ -42,8 +42,7 @@ def pairs(model: Captioner) -> list[Pair]:
 
 
 def idle(model: Captioner) -> dict[str, tuple[int, ...]]:
-    width = model.image.body.width
-    return {"encoder.pooler.dense.weight": (width, width), "encoder.pooler.dense.bias": (width,)}
+    return vit.pooler(model.image, "encoder.pooler.dense")
 
 
 VIT_GPT2 = Family(

@@ -35,7 +35,8 @@ def run(model: Any, params: Any, x: Arrays) -> Arrays:
         if model.masked or model.labels:  # the reference gives the states of BertModel alone
             found = {k: v for k, v in found.items() if k in ("logits", "classes")}
     elif isinstance(model, Vit):
-        found = {"logits": apply(model, params, {"image": batch["image"]})["logits"]}
+        name = "logits" if model.labels else "pooled"
+        found = {name: apply(model, params, {"image": batch["image"]})[name]}
     elif isinstance(model, Clip):
         image = apply(model, params, batch["image"], method="see")
         text = apply(model, params, ids, pair_mask(model, mask), method="read")

@@ -255,6 +255,13 @@ def vits(cls: Any, config: Any) -> Case:
     )
 
 
+def headless(cls: Any, config: Any) -> Case:
+    return Case(
+        lambda d: cls(config(**eyes(d, qkv_bias=d["bias"]))),
+        lambda model, x: {"pooled": model(pixels(x)).last_hidden_state[:, 0].numpy()},
+    )
+
+
 def run_gpt2(model: Any, x: Arrays) -> Arrays:
     return {"logits": real(x, model(**text(x)).logits)}
 
@@ -289,4 +296,6 @@ CASES: dict[str, Case] = {
     ),
     "BlipForImageTextRetrieval": Case(lambda d: T.BlipForImageTextRetrieval(blip(d)), run_matcher),
     "VisionEncoderDecoderModel": Case(captioner, run_captioner, generate_captioner),
+    "ViTModel": headless(T.ViTModel, T.ViTConfig),
+    "DeiTModel": headless(T.DeiTModel, T.DeiTConfig),
 }

@@ -3,6 +3,7 @@
 A case renames, adds or removes tensors of a golden folder.
 """
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -171,6 +172,16 @@ def test_every_spelling_is_the_same_model(which: str, tmp_path: Path) -> None:
     ours, theirs = named(found.params), named(wanted.params)
     assert ours.keys() == theirs.keys()
     assert all(ours[path].tobytes() == theirs[path].tobytes() for path in ours)
+
+
+def test_a_gpt2_without_its_head_is_the_same(tmp_path: Path) -> None:
+    config = json.loads((GOLDEN / GPT / CONFIG).read_text()) | {"architectures": ["GPT2Model"]}
+    arrays = rename((r"^transformer\.", ""))(load_file(GOLDEN / GPT / WEIGHTS))
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    save_file(arrays, tmp_path / WEIGHTS, {"format": "pt"})
+    found = load(tmp_path)
+    assert found.model == golden(GPT).model
+    assert named(found.params).keys() == named(golden(GPT).params).keys()
 
 
 def turned(name: str) -> Change:
