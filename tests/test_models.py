@@ -298,7 +298,7 @@ def test_pictures_of_another_size_and_odd_patches_are_refused() -> None:
 def test_what_is_left_beside_whole_patches_is_not_seen() -> None:
     """As the reference cuts 384 pixels into 27 patches of 14."""
     whole = ImageEncoder((16, 8), 8, class_token=True, body=replace(BODY))
-    image = np.random.default_rng(0).integers(0, 256, (1, 19, 15, 3)).astype(np.uint8)
+    image = jax.random.randint(KEY, (1, 19, 15, 3), 0, 256).astype(jnp.uint8)
     params = whole.init(KEY, image[:, :16, :8])
     seen = replace(whole, size=(19, 15)).apply(params, image)
     np.testing.assert_allclose(seen.x, whole.apply(params, image[:, :16, :8]).x, atol=1e-6)

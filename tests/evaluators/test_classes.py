@@ -78,9 +78,9 @@ def test_views_are_averaged_by_probability() -> None:
     odds = np.array([[9.0, -2.0, -2.0], [1.0, 1.0, -1.0]], np.float32)
     image = np.broadcast_to(odds[:, :, None, None, None], (2, 3, 4, 4, 3))
     assert odds[0].mean() > 0
-    best = classes.likeliest(Brightness(), {}, {"image": image})
+    best = classes.likeliest(Brightness(), {}, {"image": image}, 2)
     assert best[:, 0].tolist() == [0, 1]
-    alone = classes.likeliest(Brightness(), {}, {"image": image[:, :1]})
+    alone = classes.likeliest(Brightness(), {}, {"image": image[:, :1]}, 2)
     assert alone[:, 0].tolist() == [1, 1]
 
 
@@ -115,7 +115,7 @@ class Sure:
 
 
 def test_a_sure_model_still_orders_the_others() -> None:
-    best = classes.likeliest(Sure(), {}, {"image": np.zeros((2, 3, 4, 4, 3), np.float32)})
+    best = classes.likeliest(Sure(), {}, {"image": np.zeros((2, 3, 4, 4, 3), np.float32)}, 6)
     assert best.tolist() == [[5, 4, 3, 2, 1]] * 2
 
 

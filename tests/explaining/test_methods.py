@@ -165,7 +165,7 @@ def test_enlarged_keeps_centres() -> None:
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-6)
     np.testing.assert_allclose(weights[[1, 4, 7]], np.eye(3), atol=1e-6)
     np.testing.assert_allclose(weights[[2, 3]], [[2 / 3, 1 / 3, 0], [1 / 3, 2 / 3, 0]], atol=1e-6)
-    cells = attention.Cells("image", 0, (1, 2, 3), 3, 1.0)
+    cells = attention.Cells("image", 0, (1, 2, 3), (3, 3), 1.0)
     big = enlarge(np.arange(6, dtype=np.float32), cells, (6, 9, 3))
     assert big.shape == (6, 9)
     assert np.unravel_index(big.argmax(), big.shape)[0] >= 4
@@ -187,7 +187,8 @@ def test_middles_are_where_a_cell_looks(stem: Any) -> None:
 
     near = abs(jax.grad(one)(pixels)).sum((0, 3)) > 0
     rows, columns = (np.flatnonzero(near.any(axis)) for axis in (1, 0))
-    step, first = attention.middles(ImageEncoder((32, 32), 8, stem))
+    (step, across), first = attention.middles(ImageEncoder((32, 32), 8, stem))
+    assert step == across
     assert (rows[0] + rows[-1]) / 2 == (columns[0] + columns[-1]) / 2 == first + 2 * step
 
 
