@@ -43,8 +43,9 @@ def section(title: str, *parts: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[str]) -> str:
-    """`columns` are text, `rows` the HTML of whole rows."""
-    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in columns)
+    """`columns` are text, `rows` the HTML of whole rows. A column without a name has no heading."""
+    names = map(escape, columns)
+    head = "".join(f"<th scope=col>{name}</th>" if name else "<td></td>" for name in names)
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return wide(f"<table>{body}</table>")
 
