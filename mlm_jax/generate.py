@@ -102,18 +102,7 @@ def generate(
     where codes of a picture follow.
     Raises: ValueError if the decoder has too few positions, or a part is missing.
     """
-    if (how.guidance != 1) != (unconditional is not None):
-        raise ValueError(f"guidance {how.guidance} and `unconditional` go together")
-    if how.method == "beam" and unconditional is not None:
-        raise ValueError("beams are not guided")
-    if how.method == "beam" and least:
-        raise ValueError(
-            f"beams write words under {least} too: greedy or sample where codes follow"
-        )
-    if key is None:
-        if how.method == "sample":
-            raise ValueError("sampling needs a key")
-        key = jax.random.key(0)  # never looked at
+    require_parts(how, key, guided=unconditional is not None, least=least)
     if how.method == "beam":
         texts = beam_search(
             model, params, fused, bos=bos, eos=eos, pad=pad, length=length, how=how, prompt=prompt
@@ -129,11 +118,7 @@ def generate(
         if unconditional is not None:
             logits = guide(logits, how.guidance)
         logits = logits.at[:, :least].set(-jnp.inf)
-        if how.method == "greedy":
-            word = logits.argmax(-1).astype(jnp.int32)
-        else:
-            kept = truncate(logits / how.temperature, how.top_k, how.top_p)
-            word = jax.random.categorical(jax.random.fold_in(key, at), kept).astype(jnp.int32)
+        word = next_word(logits, how, None if key is None else jax.random.fold_in(key, at))
         logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), word[:, None], axis=-1)[:, 0]
         return jnp.where(done, pad, word), jnp.where(done, 0, logprob)
 
@@ -155,6 +140,28 @@ def generate(
     logprobs = jnp.zeros((rows, length), jnp.float32).at[:, 0].set(logprob)
     end = jax.lax.while_loop(more, advance, (at + 1, cache, word, word == eos, ids, logprobs))
     return Written(end[4], end[5])
+
+
+def require_parts(how: How, key: Array | None, *, guided: bool, least: int) -> None:
+    """Raises: ValueError if a part is missing, or would be passed over."""
+    if (how.guidance != 1) != guided:
+        raise ValueError(f"guidance {how.guidance} and `unconditional` go together")
+    if how.method == "beam" and guided:
+        raise ValueError("beams are not guided")
+    if how.method == "beam" and least:
+        raise ValueError(
+            f"beams write words under {least} too: greedy or sample where codes follow"
+        )
+    if how.method == "sample" and key is None:
+        raise ValueError("sampling needs a key")
+
+
+def next_word(logits: Float[Array, "B V"], how: How, key: Array | None) -> Int[Array, "B"]:
+    """The likeliest word of each row, or one that is drawn where there is a key."""
+    if how.method == "greedy" or key is None:
+        return logits.argmax(-1).astype(jnp.int32)
+    kept = truncate(logits / how.temperature, how.top_k, how.top_p)
+    return jax.random.categorical(key, kept).astype(jnp.int32)
 
 
 # --- what the model is asked for ---
