@@ -291,10 +291,8 @@ def _add_labels(entry: Entry, values: dict[str, Any], where: str, fields: Fields
     """The class that a row gives, if it gives one; raises BadRecord, having added nothing."""
     label = parse_label(values, where, fields.label)
     taught = parse_label(values, where, fields.taught)
-    events, rate = (
-        parse_events(values, where, fields.events),
-        parse_rate(values, where, fields.rate),
-    )
+    events = parse_events(values, where, fields.events)
+    rate = parse_rate(values, where, fields.rate)
     if label and entry.label not in ("", label):
         other = f"{label!r}, but {entry.label!r} in {entry.where[0]}"
         raise BadRecord(where, fields.label, f"{other}; accepted: one class for a picture")
