@@ -319,20 +319,21 @@ class Coded:
 
 @dataclass(frozen=True)
 class Denoise:
-    """Mean squared error of what a diffusion net predicts, times the weight of each row.
+    """Mean squared error of what a diffusion net predicts, times the weight of each place or row.
 
     Metrics, unweighted: `low_noise` and `high_noise`, the errors of rows with more signal than
     noise and of those with less.
     """
 
     def __call__(self, outputs: Outputs, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
-        error = jnp.square(outputs["predicted"] - outputs["wanted"])
-        error = error.mean(range(1, error.ndim))
+        places = jnp.square(outputs["predicted"] - outputs["wanted"])
+        error = places.mean(range(1, places.ndim))
         low = outputs["logsnr"] > 0
 
         def mean(over: Bool[Array, "R"]) -> Float[Array, ""]:
             share = over.astype(error.dtype)
             return (share * error).sum() / jnp.maximum(share.sum(), 1)
 
-        loss = (outputs["weight"] * error).mean()
+        weight = outputs["weight"]
+        loss = (weight * places.mean(range(weight.ndim, places.ndim))).mean()
         return loss, {"low_noise": mean(low), "high_noise": mean(~low)}

@@ -23,12 +23,13 @@ painter = Painter(
     net=DiffusionTransformer(
         2, transformer("tiny", rotary=10.0, qk_norm=True), out=codes.quantiser.axes
     ),
+    vivid=9.0,
 )
 config = Config(
     model=painter,
     loss=Denoise(),
     data=Data("world", batch=32, captions=4, questions=0, target_length=LENGTH),
-    optim=Optim("muon", lr=4.2e-3, schedule="linear", warmup=100, b2=0.98, ema=0.99),
+    optim=Optim("muon", lr=1e-2, schedule="linear", warmup=100, b2=0.98, ema=0.99),
     codes=Stage("runs/codes_tiny"),
     steps=2_400,
 )

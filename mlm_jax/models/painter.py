@@ -82,7 +82,8 @@ class Painter(nn.Module):
     (arXiv:2207.12598, algorithm 1): one learned token for their text, one learned vector for their
     embedding. A share `silent` besides is told the embedding alone, as is what is painted without
     "target": so pictures are varied. `weigh` is the weight of rows: "even", or "min_snr"
-    (arXiv:2303.09556).
+    (arXiv:2303.09556). A place of full chroma counts 1 + `vivid` times as much as a gray one: what
+    a caption tells has colours, and is a small part of a picture whose ground is gray.
     """
 
     image: Canvas | None = field(default_factory=Canvas)
@@ -95,6 +96,7 @@ class Painter(nn.Module):
     dropped: float = 0.1
     silent: float = 0.0
     weigh: Literal["even", "min_snr"] = "even"
+    vivid: float = 0.0
     embedding: int = 0
     enlarges: int = 1
 
@@ -141,8 +143,9 @@ class Painter(nn.Module):
             raise ValueError(f"enlarges {self.enlarges}: of pixels, not of codes")
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Array]:
-        """ "predicted" and "wanted" (R, *noise), and of each row (R,) the "weight" and the
-        "logsnr". Each caption has noise of its own; that of evaluation is always the same."""
+        """ "predicted" and "wanted" (R, *noise), the "weight" of each place (R, *T h w), and of
+        each row (R,) the "logsnr". Each caption has noise of its own; that of evaluation is always
+        the same."""
         key = self.make_rng("mask") if train else jax.random.key(0)
         keys = jax.random.split(key, 6)
         shown = self._shown(batch[self.sense])
@@ -162,10 +165,11 @@ class Painter(nn.Module):
         weight = jnp.ones(rows)
         if self.weigh == "min_snr":
             weight = min_snr(self.predicts, self.schedule.alpha(t), self.schedule.sigma(t))
+        colours = for_rows(rows, self._chroma(batch[self.sense]))
         return {
             "predicted": said,
             "wanted": wanted(self.predicts, clean, noise, alpha, sigma),
-            "weight": weight,
+            "weight": over(weight, colours) * (1 + self.vivid * colours),
             "logsnr": self.schedule.logsnr(t),
         }
 
@@ -180,6 +184,12 @@ class Painter(nn.Module):
         if self.is_initializing():  # their decoder has parameters too
             codes.decode_vectors(vectors)
         return jax.lax.stop_gradient(codes.quantiser.normalised(vectors))
+
+    def _chroma(self, pixels: Num[Array, "B *T H W 3"]) -> Float[Array, "B *T h w"]:
+        """From gray, 0, to full colours, 1: the mean over each place that is noised."""
+        levels = (from_pixels(pixels) + 1) / 2
+        chroma = levels.max(-1, keepdims=True) - levels.min(-1, keepdims=True)
+        return smaller(chroma, self.canvas.size[0] // self.noise[-3])[..., 0]
 
     # --- what is told ---
 

@@ -66,7 +66,7 @@ def test_outputs_and_loss(params: Any) -> None:
     assert {k: (v.shape, v.dtype) for k, v in out.items()} == {
         "predicted": ((2, 8, 8, 3), np.float32),
         "wanted": ((2, 8, 8, 3), np.float32),
-        "weight": ((2,), np.float32),
+        "weight": ((2, 8, 8), np.float32),
         "logsnr": ((2,), np.float32),
     }
     error = np.square(np.asarray(out["predicted"] - out["wanted"])).mean((1, 2, 3))
@@ -210,7 +210,35 @@ def test_the_usual_painter_is_a_unet_and_paints_in_bfloat16_as_well() -> None:
 def test_rows_are_weighed_as_asked(params: Any) -> None:
     out = replace(PLAIN, weigh="min_snr").apply({"params": params}, BATCH)
     snr = np.exp(np.asarray(out["logsnr"]))
-    np.testing.assert_allclose(out["weight"], np.minimum(snr, 5) / (snr + 1), rtol=1e-4)
+    expected = np.broadcast_to((np.minimum(snr, 5) / (snr + 1))[:, None, None], (2, 8, 8))
+    np.testing.assert_allclose(out["weight"], expected, rtol=1e-4)
+
+
+def test_what_has_colours_weighs_more(latent_params: Any) -> None:
+    """Two codes in a row and column, each of 4 x 4 pixels; the loss is of these places."""
+    red, faint = np.array([255, 0, 0]), np.array([200, 149, 149])  # of chroma 1 and 0.2
+    picture = np.full((2, 8, 8, 3), 90, np.uint8)
+    picture[0, :4, :4], picture[0, :2, 4:], picture[0, 4:, 4:] = red, red, faint
+    batch = BATCH | {"image": jnp.asarray(picture)}
+    out = replace(LATENT, vivid=3.0).apply({"params": latent_params}, batch)
+    expected = np.array([[[4, 2.5], [1, 1.6]], [[1, 1], [1, 1]]])
+    np.testing.assert_allclose(out["weight"], expected, atol=1e-3)
+    error = np.square(np.asarray(out["predicted"] - out["wanted"])).mean(-1)
+    loss, metrics = Denoise()(out, batch)
+    assert float(loss) == pytest.approx((expected * error).mean(), rel=1e-4)
+    even = Denoise()(LATENT.apply({"params": latent_params}, batch), batch)
+    assert float(even[0]) == pytest.approx(error.mean(), rel=1e-4)
+    np.testing.assert_allclose(jax.tree.leaves(even[1]), jax.tree.leaves(metrics), rtol=1e-5)
+
+
+def test_of_clips_each_frame_has_the_weight_of_its_own_colours() -> None:
+    clips = small(image=None, video=Canvas((8, 8), 2), vivid=1.0)
+    shown = np.full((2, 2, 8, 8, 3), 90, np.uint8)
+    shown[:, 1] = [0, 255, 0]
+    batch = BATCH | {"video": jnp.asarray(shown)}
+    weight = clips.apply({"params": drawn(clips, batch)}, batch)["weight"]
+    np.testing.assert_allclose(weight[:, 0], np.ones((2, 8, 8)), atol=1e-5)
+    np.testing.assert_allclose(weight[:, 1], np.full((2, 8, 8), 2.0), atol=1e-5)
 
 
 def test_pictures_are_made_smaller_by_means_and_larger_again() -> None:
