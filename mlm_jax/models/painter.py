@@ -186,9 +186,9 @@ class Painter(nn.Module):
         return jax.lax.stop_gradient(codes.quantiser.normalised(vectors))
 
     def _chroma(self, pixels: Num[Array, "B *T H W 3"]) -> Float[Array, "B *T h w"]:
-        """From gray, 0, to full colours, 1: the mean over each place that is noised."""
-        levels = (from_pixels(pixels) + 1) / 2
-        chroma = levels.max(-1, keepdims=True) - levels.min(-1, keepdims=True)
+        """The largest channel less the smallest, 0 to 1: means over each place that is noised."""
+        shown = from_pixels(pixels)
+        chroma = (shown.max(-1, keepdims=True) - shown.min(-1, keepdims=True)) / 2
         return smaller(chroma, self.canvas.size[0] // self.noise[-3])[..., 0]
 
     # --- what is told ---
