@@ -365,6 +365,7 @@ def changed(
     UserError where the model does not paint by vectors, or its sampler has no way back.
     """
     how = how or Drawing()
+    how = replace(how, paint=replace(how.paint, remembers=False))  # as `unpaint` does
     model = painting_by_vectors(trained, how, "--to")
     if how.paint.threshold:
         raise UserError(f"threshold {how.paint.threshold}: no way leads back from it to noise")

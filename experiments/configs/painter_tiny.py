@@ -24,6 +24,7 @@ painter = Painter(
         2, transformer("tiny", rotary=10.0, qk_norm=True), out=codes.quantiser.axes
     ),
     vivid=9.0,
+    self_conditioned=True,
 )
 config = Config(
     model=painter,

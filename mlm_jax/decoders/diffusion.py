@@ -1,12 +1,13 @@
 """Diffusion without a net: how noise is added, what is predicted, and ways back from noise.
 
 Four things that know nothing of each other: a schedule, what the net predicts, a sampler, and
-guidance. A net is a function of noisy rows and their times.
+guidance. A net is a function of noisy rows, their times, and what it took to be clean at the step
+before, zeros at the first (self-conditioning, arXiv:2208.04202); it may leave the last alone.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -21,7 +22,7 @@ BETAS = (0.1, 20.0)  # noise a unit of time, "linear": its first and last (2011.
 BLIND = -10.2  # the log-SNR under which no clean data are told from noise; DDPM ends at -10.1
 FINE = 4096  # places of continuous time among which the last one over it is sought
 
-Net = Callable[[Array, Array], Array]
+Net = Callable[[Array, Array, Array], Array]
 Predicts = Literal["noise", "v", "clean", "flow"]
 
 
@@ -195,8 +196,9 @@ def guided(net: Net, weight: float) -> Net:
     `net` is asked once for twice the rows: first those with their condition, then those without.
     """
 
-    def denoise(x: Array, t: Array) -> Array:
-        said, free = jnp.split(net(jnp.concatenate([x, x]), jnp.concatenate([t, t])), 2)
+    def denoise(x: Array, t: Array, guess: Array) -> Array:
+        twice = (jnp.concatenate([rows, rows]) for rows in (x, t, guess))
+        said, free = jnp.split(net(*twice), 2)
         return weight * said + (1 - weight) * free
 
     return denoise
@@ -223,10 +225,10 @@ def keeping(net: Net, schedule: Schedule, predicts: Predicts, known: Float[Array
     """
     count = known.shape[1]
 
-    def denoise(x: Array, t: Array) -> Array:
+    def denoise(x: Array, t: Array, guess: Array) -> Array:
         alpha, sigma = schedule.at(t, known)
         noise = (x[:, :count] - alpha * known) / sigma
-        return net(x, t).at[:, :count].set(wanted(predicts, known, noise, alpha, sigma))
+        return net(x, t, guess).at[:, :count].set(wanted(predicts, known, noise, alpha, sigma))
 
     return denoise
 
@@ -245,7 +247,8 @@ class How:
     algorithm 1).
 
     `guidance` 1 is with the condition, 0 without it, and over 1 further away from without it.
-    `threshold` is the share of `thresholded`; 0 leaves it out.
+    `threshold` is the share of `thresholded`; 0 leaves it out. Where it `remembers`, a net is told
+    what was clean at the step before.
     """
 
     sampler: Literal["ddpm", "ddim", "dpm++2m", "heun"] = "ddim"
@@ -253,6 +256,7 @@ class How:
     guidance: float = 1.0
     threshold: float = 0.0
     eta: float = 0.0
+    remembers: bool = True
 
     def __post_init__(self) -> None:
         fine = {
@@ -293,11 +297,13 @@ def invert(
 ) -> Float[Array, "B *C"]:
     """The noise that `sample` makes `clean` of (arXiv:2010.02502, section 4.3). Raises: ValueError.
 
-    Thresholding cannot be turned back, nor noise that comes in.
+    Thresholding cannot be turned back, nor noise that comes in, nor what is remembered, which is
+    another on the way back: a net that asks for it has to be sampled without.
     """
     if how.fresh or how.threshold:
         raise ValueError("only a way without noise and thresholding leads back")
     times = schedule.times(how.steps, predicts)[::-1]
+    how = replace(how, remembers=False)
     end = _Way(net, schedule, how, predicts).follow(clean, times, None)
     return end / schedule.sigma(times[-1])
 
@@ -324,13 +330,14 @@ class _Way:
             return step(carry, times, i, own), None
 
         start = x.astype(jnp.float32)
-        (x, _), _ = jax.lax.scan(one, (start, start), jnp.arange(self.how.steps))
+        (x, _), _ = jax.lax.scan(one, (start, jnp.zeros_like(start)), jnp.arange(self.how.steps))
         return x
 
-    def look(self, x: Array, t: Array) -> tuple[Array, Array]:
-        """(clean, noise), as the net sees `x` at time t."""
+    def look(self, x: Array, t: Array, guess: Array) -> tuple[Array, Array]:
+        """(clean, noise), as the net sees `x` at time t; `guess` is what was clean before."""
         alpha, sigma = self.schedule.at(t, x)
-        said = self.net(x, jnp.broadcast_to(t, len(x))).astype(jnp.float32)
+        guess = guess if self.how.remembers else jnp.zeros_like(guess)
+        said = self.net(x, jnp.broadcast_to(t, len(x)), guess).astype(jnp.float32)
         clean, noise = split(self.predicts, said, x, alpha, sigma)
         if self.how.threshold:
             clean = thresholded(clean, self.how.threshold)
@@ -340,8 +347,8 @@ class _Way:
     def _ddim(
         self, carry: tuple[Array, Array], times: Array, i: Array, key: Array | None
     ) -> tuple[Array, Array]:
-        x, (t, s) = carry[0], (times[i], times[i + 1])
-        clean, noise = self.look(x, t)
+        (x, guess), (t, s) = carry, (times[i], times[i + 1])
+        clean, noise = self.look(x, t, guess)
         alpha, sigma = self.schedule.at(s, x)
         ahead, fresh = alpha * clean, self.how.fresh
         if not fresh or key is None:
@@ -355,13 +362,13 @@ class _Way:
         self, carry: tuple[Array, Array], times: Array, i: Array, key: Array | None
     ) -> tuple[Array, Array]:
         """The trapezoid of dx = clean dalpha + noise dsigma; the last step is one of "ddim"."""
-        x, (t, s) = carry[0], (times[i], times[i + 1])
-        clean, noise = self.look(x, t)
+        (x, guess), (t, s) = carry, (times[i], times[i + 1])
+        clean, noise = self.look(x, t, guess)
         (alpha, sigma), (a, b) = self.schedule.at(s, x), self.schedule.at(t, x)
         ahead = alpha * clean + sigma * noise
 
         def corrected() -> Array:
-            clean_there, noise_there = self.look(ahead, s)
+            clean_there, noise_there = self.look(ahead, s, clean)
             moved = (alpha - a) * (clean + clean_there) + (sigma - b) * (noise + noise_there)
             return x + moved / 2
 
@@ -372,7 +379,7 @@ class _Way:
     ) -> tuple[Array, Array]:
         """What is clean is taken from this step and the one before; not in the first and last."""
         (x, before), (t, s) = carry, (times[i], times[i + 1])
-        clean, _ = self.look(x, t)
+        clean, _ = self.look(x, t, before)
         (alpha, sigma), (_, b) = self.schedule.at(s, x), self.schedule.at(t, x)
         old, now, then = (self.schedule.logsnr(at) / 2 for at in (times[i - 1], t, s))
         alone = (i == 0) | (i == self.how.steps - 1)

@@ -25,6 +25,7 @@ from mlm_jax.decoders.diffusion import (
     min_snr,
     over,
     sample,
+    split,
     wanted,
 )
 from mlm_jax.encoders import TextEncoder
@@ -84,6 +85,10 @@ class Painter(nn.Module):
     "target": so pictures are varied. `weigh` is the weight of rows: "even", or "min_snr"
     (arXiv:2303.09556). A place of full chroma counts 1 + `vivid` times as much as a gray one: what
     a caption tells has colours, and is a small part of a picture whose ground is gray.
+
+    One that is `self_conditioned` is told what it took to be clean at the step before, behind the
+    channels of the noisy picture, and goes on with it rather than begin anew; in training every
+    second row is told what the net says without (arXiv:2208.04202, algorithms 1 and 2).
     """
 
     image: Canvas | None = field(default_factory=Canvas)
@@ -97,6 +102,7 @@ class Painter(nn.Module):
     silent: float = 0.0
     weigh: Literal["even", "min_snr"] = "even"
     vivid: float = 0.0
+    self_conditioned: bool = False
     embedding: int = 0
     enlarges: int = 1
 
@@ -161,7 +167,8 @@ class Painter(nn.Module):
         t = self.schedule.draw(keys[3], rows)
         noise = jax.random.normal(keys[4], clean.shape)
         alpha, sigma = self.schedule.at(t, clean)
-        said = self._ask(self.net, told, alpha * clean + sigma * noise, t, train)
+        noisy = alpha * clean + sigma * noise
+        said = self._ask(self.net, told, noisy, t, self._guess(told, noisy, t, train), train)
         weight = jnp.ones(rows)
         if self.weigh == "min_snr":
             weight = min_snr(self.predicts, self.schedule.alpha(t), self.schedule.sigma(t))
@@ -172,6 +179,16 @@ class Painter(nn.Module):
             "weight": over(weight, colours) * (1 + self.vivid * colours),
             "logsnr": self.schedule.logsnr(t),
         }
+
+    def _guess(self, told: Told, noisy: Array, t: Array, train: bool) -> Float[Array, "B *noise"]:
+        """Of every second row what the net takes to be clean, zeros of the others."""
+        nothing = jnp.zeros_like(noisy)
+        if not self.self_conditioned:
+            return nothing
+        told, x, t, guess = jax.tree.map(lambda rows: rows[::2], (told, noisy, t, nothing))
+        said = self._ask(self.net, told, x, t, guess, train)
+        clean, _ = split(self.predicts, said, x, *self.schedule.at(t, x))
+        return nothing.at[::2].set(jax.lax.stop_gradient(clean))
 
     def _shown(self, pixels: Num[Array, "B *T H W 3"]) -> Float[Array, "B *noise"]:
         """What is noised: pixels from -1 to 1, or the vectors of codes, normalised."""
@@ -244,9 +261,11 @@ class Painter(nn.Module):
         return Told(text, vector, told.small)
 
     def _ask(
-        self, net: Any, told: Told, x: Array, t: Array, train: bool = False
+        self, net: Any, told: Told, x: Array, t: Array, guess: Array, train: bool = False
     ) -> Float[Array, "B *noise"]:
         """What the net says, in float32; it computes in the dtype of its parameters."""
+        if self.self_conditioned:
+            x = jnp.concatenate([x, guess], axis=-1)
         if told.small is not None:
             x = jnp.concatenate([x, told.small], axis=-1)
         said = net(x.astype(dtype_of(self.net)), t, told.vector, told.text, train=train)
@@ -282,12 +301,12 @@ class Painter(nn.Module):
     def unpaint(
         self, pixels: Num[Array, "B *T H W 3"], batch: Mapping[str, Any], how: How
     ) -> Float[Array, "B *noise"]:
-        """The noise that `paint` makes `pixels` of, by the same `how`."""
+        """The noise that `paint` makes `pixels` of by the same `how`, remembering nothing."""
         net = self._told_net(self.tell(batch), how.guidance)
         return invert(net, self.schedule, self._shown(pixels), how, predicts=self.predicts)
 
     def _told_net(self, told: Told, guidance: float) -> Net:
-        """The net as a function of noisy rows and times, guided."""
+        """The net as the samplers ask it, guided."""
         module, variables = self.net.unbind()
         net = partial(module.apply, variables)
         if guidance == 1:

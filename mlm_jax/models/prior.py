@@ -155,7 +155,7 @@ class DiffusionPrior(Prior):
         rows = len(text)
         module, variables = self.net.unbind()
 
-        def ask(x: Array, t: Array) -> Array:
+        def ask(x: Array, t: Array, _: Array) -> Array:
             both = len(x) // rows
             told = jax.tree.map(lambda y: jnp.concatenate([y] * both), (words, text))
             hidden = jnp.arange(len(x)) >= rows

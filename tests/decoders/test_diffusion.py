@@ -45,7 +45,7 @@ def wide(params: Any) -> Any:
 def gaussian(schedule: Schedule, predicts: Predicts, mean: float = MEAN) -> Any:
     """What the best net says where the data are N(mean, STD^2)."""
 
-    def net(x: jax.Array, t: jax.Array) -> jax.Array:
+    def net(x: jax.Array, t: jax.Array, _: jax.Array) -> jax.Array:
         alpha, sigma = schedule.at(t, x)
         off = (x - alpha * mean) / (alpha**2 * STD**2 + sigma**2)
         return wanted(predicts, mean + alpha * STD**2 * off, sigma * off, alpha, sigma)
@@ -197,8 +197,8 @@ def test_a_net_that_errs_a_little_samples_what_is_a_little_off(
 ) -> None:
     exact = gaussian(schedule, predicts)
 
-    def errs(x: jax.Array, t: jax.Array) -> jax.Array:
-        return exact(x, t) + 0.02 * jnp.sin(50 * x + 100 * t[:, None])
+    def errs(x: jax.Array, t: jax.Array, guess: jax.Array) -> jax.Array:
+        return exact(x, t, guess) + 0.02 * jnp.sin(50 * x + 100 * t[:, None])
 
     for how in (How("dpm++2m", 30), How("heun", 30), How("ddim", 30)):
         x = sample(errs, schedule, FEW, how, predicts=predicts)
@@ -246,6 +246,12 @@ def test_inverted_noise_gives_the_data_again(how: How, most: float) -> None:
     np.testing.assert_allclose(found, FEW, atol=most)
     again = jax.jit(partial(sample, net, schedule, how=how, predicts="v"))(found)
     np.testing.assert_allclose(again, data, atol=most)
+
+    def led(x: jax.Array, t: jax.Array, guess: jax.Array) -> jax.Array:
+        return net(x, t, guess) + guess
+
+    same = jax.jit(partial(invert, led, schedule, how=how, predicts="v"))(data)
+    np.testing.assert_allclose(same, found, atol=1e-6)
     with pytest.raises(ValueError, match="without noise and thresholding"):
         invert(net, schedule, data, How("ddpm"), predicts="v")
 
@@ -259,6 +265,22 @@ def test_what_cannot_be_sampled_is_refused() -> None:
         sample(gaussian(Schedule(), "v"), Schedule(), NOISE, How("ddpm"), predicts="v")
 
 
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm++2m", "heun"])
+@pytest.mark.parametrize("weight", [None, 2.0])
+def test_a_net_is_told_what_was_clean_a_step_before(name: Any, weight: float | None) -> None:
+    """One that adds 1 to it has counted the steps, guided or not."""
+
+    def count(x: jax.Array, t: jax.Array, guess: jax.Array) -> jax.Array:
+        return guess + 1
+
+    net = count if weight is None else guided(count, weight)
+    x = sample(net, Schedule(), FEW, How(name, 5), predicts="clean", key=KEY)
+    np.testing.assert_allclose(x, np.full(x.shape, 5.0), atol=1e-2)
+    how = How(name, 5, remembers=False)
+    x = sample(net, Schedule(), FEW, how, predicts="clean", key=KEY)
+    np.testing.assert_allclose(x, np.ones(x.shape), atol=1e-2)
+
+
 # --- guidance ---
 
 
@@ -268,9 +290,10 @@ def test_guidance_goes_from_without_to_with_and_beyond(weight: float, mean: floa
     schedule = Schedule()
     own, free = gaussian(schedule, "v", 0.5), gaussian(schedule, "v", -0.5)
 
-    def both(x: jax.Array, t: jax.Array) -> jax.Array:
+    def both(x: jax.Array, t: jax.Array, guess: jax.Array) -> jax.Array:
         half = len(x) // 2
-        return jnp.concatenate([own(x[:half], t[:half]), free(x[half:], t[half:])])
+        sides = own(x[:half], t[:half], guess), free(x[half:], t[half:], guess)
+        return jnp.concatenate(sides)
 
     net = guided(both, weight)
     x = sample(net, schedule, FEW, How("dpm++2m", 30), predicts="v")

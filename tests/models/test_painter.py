@@ -94,6 +94,40 @@ def test_what_is_wanted_gives_the_picture_back(params: Any) -> None:
     np.testing.assert_allclose(clean, from_pixels(BATCH["image"]), atol=1e-3)
 
 
+def test_every_second_row_is_told_what_the_net_takes_to_be_clean() -> None:
+    """What it says of the same noisy picture, and nothing else, behind the noisy channels."""
+    seen = []
+
+    class Spy(DiffusionTransformer):
+        def __call__(self, x: Any, t: Any, *rest: Any, **how: Any) -> Any:
+            said = super().__call__(x, t, *rest, **how)
+            seen.append((x, t, said))
+            return said
+
+    net = Spy(4, Transformer(16, 1, Block(heads=2, ratio=1.0)))
+    spy = small(net=net, self_conditioned=True)
+    spy.apply({"params": drawn(small(self_conditioned=True))}, BATCH)
+    (first, t, said), (x, _, _) = seen
+    noisy, nothing = jnp.split(first, 2, axis=-1)
+    assert not nothing.any()
+    clean, _ = split("v", said, noisy, *PLAIN.schedule.at(t, noisy))
+    np.testing.assert_array_equal(x[:1, ..., :3], noisy)
+    np.testing.assert_allclose(x[:1, ..., 3:], clean, rtol=1e-5)
+    assert not x[1:, ..., 3:].any()
+
+
+def test_no_gradient_goes_through_what_it_takes_to_be_clean() -> None:
+    model = small(self_conditioned=True)
+    params, told, t = drawn(model), Told(), jnp.array([0.3, 0.6])
+
+    def loss(params: Any) -> jax.Array:
+        guess = model.apply({"params": params}, told, NOISE, t, False, method="_guess")
+        return jnp.square(guess).sum()
+
+    assert float(loss(params)) > 0
+    assert not any(leaf.any() for leaf in jax.tree.leaves(jax.grad(loss)(params)))
+
+
 def test_evaluation_is_the_same_each_time_and_training_draws(params: Any) -> None:
     see = jax.jit(partial(PLAIN.apply, {"params": params}), static_argnames="train")
     np.testing.assert_array_equal(see(BATCH)["wanted"], see(BATCH)["wanted"])
@@ -152,7 +186,7 @@ def test_guidance_1_is_told_0_is_not_and_2_goes_on(params: Any) -> None:
     def clean(guidance: float, batch: dict) -> Any:
         def said(model: Painter) -> Any:
             net = model._told_net(model.tell(batch), guidance)
-            return net(NOISE, jnp.full(2, 0.5))
+            return net(NOISE, jnp.full(2, 0.5), jnp.zeros_like(NOISE))
 
         return PLAIN.apply({"params": params}, method=said)
 
