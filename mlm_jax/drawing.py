@@ -287,9 +287,10 @@ def painted(
     how: Drawing,
     key: Array | None = None,
     begun: Any = None,
+    found: bool = False,
 ) -> UInt8[Array, "N *T H W 3"]:
     bound: Any = partial(model.apply, {"params": params})
-    return levels(bound(noise, batch, how.paint, key, begun, method="paint"))
+    return levels(bound(noise, batch, how.paint, key, begun, found, method="paint"))
 
 
 @partial(jax.jit, static_argnames=("model", "how"))
@@ -365,7 +366,6 @@ def changed(
     UserError where the model does not paint by vectors, or its sampler has no way back.
     """
     how = how or Drawing()
-    how = replace(how, paint=replace(how.paint, remembers=False))  # as `unpaint` does
     model = painting_by_vectors(trained, how, "--to")
     if how.paint.threshold:
         raise UserError(f"threshold {how.paint.threshold}: no way leads back from it to noise")
@@ -383,7 +383,7 @@ def changed(
         raise UserError(f"--to {after!r} says no more than --prompt: nothing would change")
     both = {key: np.concatenate([each[key] for each in texts]) for key in texts[0]}
     vectors, noise = find(trained.params, picture[None], both)
-    return from_one_noise(trained, noise, vectors, how)
+    return from_one_noise(trained, noise, vectors, how, found=True)
 
 
 def painting_by_vectors(trained: Trained, how: Drawing, to: str) -> Unclip:
@@ -401,9 +401,14 @@ def painting_by_vectors(trained: Trained, how: Drawing, to: str) -> Unclip:
 
 
 def from_one_noise(
-    trained: Trained, noise: Array, vectors: Float[Array, "N E"], how: Drawing
+    trained: Trained,
+    noise: Array,
+    vectors: Float[Array, "N E"],
+    how: Drawing,
+    *,
+    found: bool = False,
 ) -> Pixels:
-    paint = jax.jit(painted, static_argnames=("model", "how"))
+    paint = jax.jit(partial(painted, found=found), static_argnames=("model", "how"))
     noise = jnp.broadcast_to(noise, (len(vectors), *noise.shape))
     told, params = {"embedding": vectors}, trained.params["painter"]
     return np.asarray(with_room(paint, trained.config.model.painter, params, noise, told, how))

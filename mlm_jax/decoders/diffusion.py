@@ -7,7 +7,7 @@ before, zeros at the first (self-conditioning, arXiv:2208.04202); it may leave t
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -217,6 +217,11 @@ def thresholded(clean: Float[Array, "B *C"], share: float) -> Float[Array, "B *C
 # --- what is known ---
 
 
+def alone(net: Net) -> Net:
+    """`net`, told nothing of the step before."""
+    return lambda x, t, guess: net(x, t, jnp.zeros_like(guess))
+
+
 def keeping(net: Net, schedule: Schedule, predicts: Predicts, known: Float[Array, "B t *C"]) -> Net:
     """What `net` says, but of the first frames of each row that they are `known`.
 
@@ -247,8 +252,7 @@ class How:
     algorithm 1).
 
     `guidance` 1 is with the condition, 0 without it, and over 1 further away from without it.
-    `threshold` is the share of `thresholded`; 0 leaves it out. Where it `remembers`, a net is told
-    what was clean at the step before.
+    `threshold` is the share of `thresholded`; 0 leaves it out.
     """
 
     sampler: Literal["ddpm", "ddim", "dpm++2m", "heun"] = "ddim"
@@ -256,7 +260,6 @@ class How:
     guidance: float = 1.0
     threshold: float = 0.0
     eta: float = 0.0
-    remembers: bool = True
 
     def __post_init__(self) -> None:
         fine = {
@@ -297,14 +300,13 @@ def invert(
 ) -> Float[Array, "B *C"]:
     """The noise that `sample` makes `clean` of (arXiv:2010.02502, section 4.3). Raises: ValueError.
 
-    Thresholding cannot be turned back, nor noise that comes in, nor what is remembered, which is
-    another on the way back: a net that asks for it has to be sampled without.
+    Thresholding cannot be turned back, nor noise that comes in. What was clean at the step before
+    would be another on the way back: it is of `sample` with the net `alone`.
     """
     if how.fresh or how.threshold:
         raise ValueError("only a way without noise and thresholding leads back")
     times = schedule.times(how.steps, predicts)[::-1]
-    how = replace(how, remembers=False)
-    end = _Way(net, schedule, how, predicts).follow(clean, times, None)
+    end = _Way(alone(net), schedule, how, predicts).follow(clean, times, None)
     return end / schedule.sigma(times[-1])
 
 
@@ -336,7 +338,6 @@ class _Way:
     def look(self, x: Array, t: Array, guess: Array) -> tuple[Array, Array]:
         """(clean, noise), as the net sees `x` at time t; `guess` is what was clean before."""
         alpha, sigma = self.schedule.at(t, x)
-        guess = guess if self.how.remembers else jnp.zeros_like(guess)
         said = self.net(x, jnp.broadcast_to(t, len(x)), guess).astype(jnp.float32)
         clean, noise = split(self.predicts, said, x, alpha, sigma)
         if self.how.threshold:

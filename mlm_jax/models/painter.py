@@ -19,6 +19,7 @@ from mlm_jax.decoders.diffusion import (
     Net,
     Predicts,
     Schedule,
+    alone,
     guided,
     invert,
     keeping,
@@ -280,14 +281,18 @@ class Painter(nn.Module):
         how: How,
         key: Array | None = None,
         first: Num[Array, "B H W 3"] | None = None,
+        found: bool = False,
     ) -> Float[Array, "B *T H W 3"]:
         """Pixels from 0 to 1 (see `tell`), from `noise` as it is where `key` is None.
 
-        Of clips the `first` frame, uint8, may be given.
+        Of clips the `first` frame, uint8, may be given. From noise that was `found` by `unpaint`
+        the way there leads back: told nothing of the step before.
         """
         if self.codes is not None and how.threshold:
             raise ValueError(f"threshold {how.threshold}: of pixels, not of codes")
         net = self._told_net(self.tell(batch, key), how.guidance)
+        if found:
+            net = alone(net)
         if first is not None:
             still = jnp.repeat(first[:, None], self.canvas.frames, axis=1)
             known = self._shown(still)[:, :1]
@@ -301,7 +306,7 @@ class Painter(nn.Module):
     def unpaint(
         self, pixels: Num[Array, "B *T H W 3"], batch: Mapping[str, Any], how: How
     ) -> Float[Array, "B *noise"]:
-        """The noise that `paint` makes `pixels` of by the same `how`, remembering nothing."""
+        """The noise that `paint` makes `pixels` of, by the same `how`, where it is `found`."""
         net = self._told_net(self.tell(batch), how.guidance)
         return invert(net, self.schedule, self._shown(pixels), how, predicts=self.predicts)
 

@@ -14,6 +14,7 @@ from mlm_jax.decoders.diffusion import (
     How,
     Predicts,
     Schedule,
+    alone,
     guided,
     invert,
     min_snr,
@@ -276,8 +277,7 @@ def test_a_net_is_told_what_was_clean_a_step_before(name: Any, weight: float | N
     net = count if weight is None else guided(count, weight)
     x = sample(net, Schedule(), FEW, How(name, 5), predicts="clean", key=KEY)
     np.testing.assert_allclose(x, np.full(x.shape, 5.0), atol=1e-2)
-    how = How(name, 5, remembers=False)
-    x = sample(net, Schedule(), FEW, how, predicts="clean", key=KEY)
+    x = sample(alone(net), Schedule(), FEW, How(name, 5), predicts="clean", key=KEY)
     np.testing.assert_allclose(x, np.ones(x.shape), atol=1e-2)
 
 

@@ -217,10 +217,9 @@ def test_a_picture_is_changed_by_the_difference_of_two_texts(trained: Trained) -
     angle = np.arccos(seen @ far)
     turned = (np.sin(angle / 2) * seen + np.sin(angle / 2) * far) / np.sin(angle)
     paint = partial(PAINTER.apply, {"params": trained.params["painter"]})
-    alone = replace(how.paint, remembers=False)
     told = [{"embedding": jnp.asarray(vector[None])} for vector in (seen, turned)]
-    noise = paint(jnp.asarray(picture[None]), told[0], alone, method="unpaint")
-    expected = paint(noise, told[1], alone, method="paint")
+    noise = paint(jnp.asarray(picture[None]), told[0], how.paint, method="unpaint")
+    expected = paint(noise, told[1], how.paint, found=True, method="paint")
     np.testing.assert_allclose(made[2], np.asarray(expected)[0] * 255, atol=1.01)
     with pytest.raises(UserError, match="--to 'it is red' says no more than --prompt"):
         changed(trained, "it is red", "it is red", 3, picture=picture, how=how)
