@@ -240,6 +240,20 @@ def test_gates_are_shut_at_the_start_and_then_open() -> None:
     assert not np.allclose(shut, block.apply({"params": opened}, x, None, (), [memory]).x)
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_work_grows_with_the_depth_and_not_with_its_square(told: bool) -> None:
+    """XLA would add up the whole residual stream, and its gradient, anew in each block."""
+    x, condition = every(normal(1, 3, 8)), normal(1, 8) if told else None
+
+    def additions(depth: int) -> int:
+        model = Transformer(8, depth, Block(heads=2))
+        params = jax.eval_shape(lambda: model.init(KEY, x, condition=condition))
+        made = jax.grad(lambda p: model.apply(p, x, condition=condition).x.sum())
+        return jax.jit(made).lower(params).compile().as_text().count(" add(")
+
+    assert additions(6) < 3.2 * additions(2)
+
+
 @pytest.mark.slow
 def test_scanned_and_rematerialised_layers_equal_unrolled_ones() -> None:
     x, mask = every(normal(2, 3, 8)), Causal()
