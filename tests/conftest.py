@@ -34,8 +34,8 @@ def _one_device() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_maps() -> Iterator[None]:
-    """Let programs go before there are too many: each is some 200 maps of memory, and a process may
-    have 65,530, beyond which it ends in a segmentation fault."""
+    """Let programs go before there are too many: each is some 200 maps of memory, 350 tests have
+    left 27,000, and a process may have 65,530, beyond which it ends in a segmentation fault."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:

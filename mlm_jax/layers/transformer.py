@@ -181,7 +181,7 @@ def once(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
 
     On a CPU XLA computes anew, for each that reads it, what is made and read by elementwise
     operations alone. Of a residual stream, or its gradient, that is the sum over all blocks, in
-    each block again: of a DiT of 4 the way forth and back took 358 ms on one core, and 184 with the
+    each block again: of a DiT of 4 the way forth and back took 359 ms on one core, and 185 with the
     loop, which is never fused (`optimization_barrier` is gone before XLA fuses).
     """
     if jax.default_backend() != "cpu":
