@@ -220,6 +220,11 @@ def hold(tree: Tree, params: Any) -> Tree:
 # --- batches and activations ---
 
 
+def on_one_device() -> bool:
+    """Whether no rows lie elsewhere. Inside a jitted function."""
+    return jax.sharding.get_abstract_mesh().size <= 1
+
+
 def spread(tree: Tree, last: str | None = None) -> Tree:
     """Arrays (rows, ...), or a tree of them: rows over the mesh, what is `last` over that axis."""
 

@@ -1,5 +1,6 @@
 """Layers against literal matrices, brute force, flax's own attention, and published sizes."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -24,7 +25,7 @@ from mlm_jax.layers import (
     concatenate,
     transformer,
 )
-from mlm_jax.layers.attention import PIECE, rotate
+from mlm_jax.layers.attention import MANY, PIECE, rotate
 from mlm_jax.layers.tokens import every, for_rows
 from mlm_jax.losses import Caption
 from mlm_jax.models.gpt import Gpt
@@ -94,6 +95,32 @@ def test_attention_equals_brute_force(groups: int, piece: int) -> None:
     PIECE.reset(before)
     looks = np.asarray(real)[:, None, :] & np.tril(np.ones((5, 5), bool))
     np.testing.assert_allclose(ours, brute(params, x, x, looks, groups), atol=2e-5)
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("groups", [1, 2])
+def test_rows_attend_one_by_one_as_they_do_together(groups: int) -> None:
+    """What is read, and its gradients; their weights are never all there at once."""
+    x, real = normal(3, 5, 8), jnp.array([[1, 1, 1, 0, 1], [1, 1, 0, 1, 1], [1] * 5], bool)
+    attention = Attention(heads=4, groups=groups, qk_norm=True)
+    params = wide(attention.init(KEY, x, [Tokens(x, real)])["params"])
+
+    def loss(params: Any, x: jax.Array) -> jax.Array:
+        read: Any = attention.apply({"params": params}, x, [Tokens(x, real)])
+        return jnp.sin(read).sum()
+
+    def program() -> tuple[Any, str]:
+        step = jax.jit(lambda *args: jax.value_and_grad(loss, (0, 1))(*args)).lower(params, x)
+        return step.compile()(params, x), step.as_text()
+
+    together, text = program()
+    assert "3x4x5x5xf32" in text
+    before = MANY.set(4 * 5 * 5)
+    apart, text = program()
+    MANY.reset(before)
+    assert "1x4x5x5xf32" in text
+    assert "3x4x5x5xf32" not in text
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), apart, together)
 
 
 def test_cross_attention_equals_flax() -> None:

@@ -17,8 +17,9 @@ def main(name: str, setting: str, rows: str) -> None:
     given = from_text(setting)
     pin(given.threads)
     stand_in()
-    from mlm_jax.command import keep_memory
+    from mlm_jax.command import convolve_by_eigen, keep_memory
 
+    convolve_by_eigen()
     keep_memory()  # as train.py does; torch takes its memory from the same place
     found: Rows = iter([machine()]) if name == "machine" else PARTS[name].run(given)
     with Path(rows).open("w", encoding="utf-8") as out:

@@ -1,5 +1,6 @@
 """The one attention of the project: self, cross, grouped, rotary, cached."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,20 +11,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mlm_jax import sharding
 from mlm_jax.layers.tokens import Causal, Tokens, for_rows
 
 PIECE = ContextVar("PIECE", default=256)
 """Rows of a causal text that attend at a time on a CPU."""
 
+MANY = ContextVar("MANY", default=2**19)
+"""Weights, over all heads, from which on a picture attends by itself on a CPU."""
+
 
 @contextmanager
 def in_one_piece() -> Iterator[None]:
     """As other hardware attends, for those who plan for it on a CPU."""
-    before = PIECE.set(sys.maxsize)
+    before = {size: size.set(sys.maxsize) for size in (PIECE, MANY)}
     try:
         yield
     finally:
-        PIECE.reset(before)
+        for size, token in before.items():
+            size.reset(token)
 
 
 class Attention(nn.Module):
@@ -158,6 +164,9 @@ def attend(
     On a CPU heads are put before tokens, so that each product is one of plain matrices: on one
     thread, of 512 tokens, the forward pass of a prototype took a third of the time of XLA's order.
     Of a causal text PIECE rows are taken at a time, and nothing is computed that none looks at.
+    Pictures, or texts, whose weights are MANY are taken one after another, and their weights are
+    computed anew for the gradient, so that they stay in the cache (as arXiv:2205.14135, section
+    3.1): 576 tokens take 0.5 to 0.65 times as long, and 0.25 to 0.4 times forward.
     """
     count = query.shape[1]
     if jax.default_backend() != "cpu":
@@ -168,13 +177,41 @@ def attend(
     def read(rows: range) -> Float[Array, "B n H K"]:
         looks = looks_of(real, causal, rows)
         seen = looks.shape[-1]
-        weights, total = weigh(query[:, :, rows.start : rows.stop], key[:, :, :seen], looks)
-        read = mix(weights, value[:, :, :seen]) / total.swapaxes(1, 2)
-        return read.astype(value.dtype)
+        queries = query[:, :, rows.start : rows.stop]
+        return read_by(queries, key[:, :, :seen], value[:, :, :seen], looks)
 
+    many = math.prod(query.shape[1:3]) * key.shape[2] >= MANY.get()
+    if many and causal is None and sharding.on_one_device():
+        return one_by_one(query, key, value, real)
     step = PIECE.get() if causal else count
     pieces = (range(start, min(start + step, count)) for start in range(0, count, step))
     return jnp.concatenate([read(rows) for rows in pieces], axis=1)
+
+
+def one_by_one(
+    query: Float[Array, "B H N K"],
+    key: Float[Array, "B H M K"],
+    value: Float[Array, "B H M K"],
+    real: Bool[Array, "B M"],
+) -> Float[Array, "B N H K"]:
+    """What `read_by` gives, of one row of the batch after another."""
+
+    @jax.checkpoint
+    def one(row: tuple[Array, Array, Array, Array]) -> Float[Array, "N H K"]:
+        query, key, value, real = (part[None] for part in row)
+        return read_by(query, key, value, looks_of(real, None, range(query.shape[2])))[0]
+
+    return jax.lax.map(one, (query, key, value, real))
+
+
+def read_by(
+    query: Float[Array, "B H N K"],
+    key: Float[Array, "B H M K"],
+    value: Float[Array, "B H M K"],
+    looks: Bool[Array, "B #H #N M"],
+) -> Float[Array, "B N H K"]:
+    weights, total = weigh(query, key, looks)
+    return (mix(weights, value) / total.swapaxes(1, 2)).astype(value.dtype)
 
 
 def looks_of(
