@@ -26,6 +26,7 @@ from mlm_jax.layers import (
     transformer,
 )
 from mlm_jax.layers.attention import MANY, PIECE, rotate
+from mlm_jax.layers.norms import LayerNorm, RMSNorm
 from mlm_jax.layers.tokens import every, for_rows
 from mlm_jax.losses import Caption
 from mlm_jax.models.gpt import Gpt
@@ -242,6 +243,26 @@ def test_norms_equal_their_formulas_and_keep_statistics_in_float32() -> None:
         np.testing.assert_allclose(norm.apply(params, x), value, atol=2e-4)
         half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
         assert norm.apply(half, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(RMSNorm(), nn.RMSNorm()), (LayerNorm(), nn.LayerNorm(use_fast_variance=False))],
+)
+def test_norms_have_the_gradients_of_flax(ours: nn.Module, theirs: nn.Module) -> None:
+    """Forward and backward, and of rows that are all 0."""
+    x = normal(4, 3, 16).at[0].set(0)
+    params = wide(theirs.init(KEY, x))
+
+    def of(norm: nn.Module) -> tuple[Any, Any]:
+        def read(params: Any, x: jax.Array) -> Any:
+            return norm.apply(params, x)
+
+        forward = jax.jvp(partial(read, params), (x,), (jnp.cos(x),))
+        return forward, jax.grad(lambda *args: jnp.sin(read(*args)).sum(), (0, 1))(params, x)
+
+    close = partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5)
+    jax.tree.map(close, of(ours), of(theirs))
 
 
 def test_post_norm_ends_in_a_norm_and_pre_norm_in_a_residual() -> None:

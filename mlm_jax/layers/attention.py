@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mlm_jax import sharding
+from mlm_jax.layers.norms import RMSNorm
 from mlm_jax.layers.tokens import Causal, Tokens, for_rows
 
 PIECE = ContextVar("PIECE", default=256)
@@ -94,7 +95,7 @@ class Attention(nn.Module):
         def direct(name: str, heads: int) -> Callable[[Array], Array]:
             """To queries or keys."""
             dense = project(name, heads)
-            norm = nn.RMSNorm(name=f"{name}_norm") if self.qk_norm else lambda y: y
+            norm = RMSNorm(name=f"{name}_norm") if self.qk_norm else lambda y: y
 
             def directed(inputs: Array) -> Array:
                 y = norm(dense(inputs))

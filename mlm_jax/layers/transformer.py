@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mlm_jax.layers.attention import Attention
+from mlm_jax.layers.norms import LayerNorm, RMSNorm
 from mlm_jax.layers.tokens import Causal, Tokens, for_rows
 from mlm_jax.sharding import spread
 
@@ -21,9 +22,18 @@ SIZES = {
     "large": (1024, 24, 16),
 }
 
+
+def gelu(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """x times the share of a normal distribution under it (arXiv:1606.08415).
+
+    By erf, not by erfc as jax has it, whose two ranges cost a CPU 0.05 of a transformer's step.
+    """
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
+
+
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "swiglu"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
@@ -42,12 +52,8 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         if self.kind == "rms":
-            return nn.RMSNorm(epsilon=self.eps, name="norm")(x)
-        # E[x^2] - E[x]^2 loses digits where the mean is far from 0: 6e-4 at mean 100 and std 1
-        norm = nn.LayerNorm(
-            epsilon=self.eps, use_bias=self.bias, use_fast_variance=False, name="norm"
-        )
-        return norm(x)
+            return RMSNorm(self.eps, name="norm")(x)
+        return LayerNorm(self.eps, self.bias, name="norm")(x)
 
 
 class MLP(nn.Module):
