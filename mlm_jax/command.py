@@ -98,24 +98,34 @@ def convolve_by_eigen() -> None:
 def cache() -> None:
     """Keep compiled programs in MLM_JAX_CACHE, ~/.cache/mlm_jax/jax by default; "" turns it off.
 
-    What is read there is run, so only a folder that is ours alone is used.
+    What is read there is run, so only a folder that is ours alone is used. Each number of cores has
+    a folder of its own: jax's name of a program does not tell it, and one that XLA compiled for one
+    core stays on it where there are more.
     """
     place = os.environ.get("MLM_JAX_CACHE", str(Path.home() / ".cache" / "mlm_jax" / "jax"))
     if not place:
         return
-    path = Path(place)
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = path.stat()
-    except OSError as error:
-        print(f"no compilation cache: {path}: {error.strerror}", file=sys.stderr)
-        return
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        print(f"no compilation cache: others can write to {path}", file=sys.stderr)
-        return
+    path = Path(place) / f"{cores()}_cores"
+    for made in (path.parent, path):
+        try:
+            made.mkdir(parents=True, exist_ok=True, mode=0o700)
+            status = made.stat()
+        except OSError as error:
+            print(f"no compilation cache: {made}: {error.strerror}", file=sys.stderr)
+            return
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            print(f"no compilation cache: others can write to {made}", file=sys.stderr)
+            return
     jax.config.update("jax_compilation_cache_dir", str(path.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cores() -> int:
+    """How many this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on a Mac
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def keep_memory() -> None:
