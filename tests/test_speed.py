@@ -25,7 +25,7 @@ from mlm_jax.train import State, make_step, prepare
 
 LEAVES = 38  # arrays of the state
 BANDS = {
-    "flops": (7.2e6, 7.6e6),
+    "flops": (6.6e6, 7.0e6),
     "dot": (27, 27),
     "fusion": (180, 240),
     "convert": (25, 36),
