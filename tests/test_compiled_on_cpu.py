@@ -7,6 +7,16 @@ from pathlib import Path
 
 import pytest
 
+
+def printed(code: str, **surroundings: str) -> str:
+    """By a process of its own, as flags and cores are read once."""
+    given = {**os.environ, "JAX_PLATFORMS": "cpu", **surroundings}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=given, capture_output=True, check=True, text=True
+    )
+    return done.stdout
+
+
 CONVOLUTION = """
 from mlm_jax.command import convolve_by_eigen
 {before}
@@ -23,12 +33,7 @@ print(jax.jit(convolved).lower(x, kernel).compile().as_text())
 @pytest.mark.parametrize("told", ["", "--xla_backend_optimization_level=1"])
 def test_convolutions_are_not_left_to_one_thread(told: str) -> None:
     def program(before: str, flags: str) -> str:
-        code = CONVOLUTION.format(before=before)
-        given = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=given, capture_output=True, check=True, text=True
-        )
-        return done.stdout
+        return printed(CONVOLUTION.format(before=before), XLA_FLAGS=flags)
 
     assert "__ynn_fusion" not in program("convolve_by_eigen()", told)
     if "__ynn_fusion" not in program("", told):
@@ -53,12 +58,8 @@ print(jax.jit(lambda x: jax.lax.erf(x) * x).lower(jnp.ones((8, 256, 512))).compi
 )
 def test_a_program_kept_by_one_core_is_not_run_on_two(tmp_path: Path) -> None:
     def program(count: int) -> str:
-        given = {**os.environ, "MLM_JAX_CACHE": str(tmp_path), "XLA_FLAGS": ""}
         code = ELEMENTS.format(count=count)
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=given, capture_output=True, check=True, text=True
-        )
-        return done.stdout
+        return printed(code, XLA_FLAGS="", MLM_JAX_CACHE=str(tmp_path))
 
     shared = '"outer_dimension_partitions":["2"]'
     assert shared not in program(1)

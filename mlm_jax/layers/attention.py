@@ -211,6 +211,7 @@ def read_by(
     value: Float[Array, "B H M K"],
     looks: Bool[Array, "B #H #N M"],
 ) -> Float[Array, "B N H K"]:
+    """What `attend` gives, of heads that are before tokens."""
     weights, total = weigh(query, key, looks)
     return (mix(weights, value) / total.swapaxes(1, 2)).astype(value.dtype)
 
