@@ -29,7 +29,10 @@ from mlm_jax.terminal import printable
 
 Figures = Mapping[str, Figure]
 
-CHANGED = {"hard": "word", **{kind: kind for kind in ("colour", "shape", "size", "relation")}}
+CHANGED = {
+    "hard": "word",
+    **{kind: kind for kind in ("colour", "shape", "size", "relation", "action")},
+}
 TITLES = {
     "caption/facts_precision": "facts told that are right",
     "caption/facts_recall": "facts of the picture that are told",

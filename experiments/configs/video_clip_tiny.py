@@ -27,7 +27,9 @@ eyes = VideoEncoder(
 config = replace(
     clip_tiny.config,
     model=clip_tiny.clip.clone(image=None, video=eyes),
-    data=Data("clips/one_short", batch=32, captions=1, questions=0, target_length=12),
+    data=Data(
+        "clips/one_short", batch=32, captions=1, questions=0, target_length=12, contrary=True
+    ),
     init=Init(
         "runs/clip_tiny",
         take=("video/stem=image/stem", "video/body=image/body", "text", "image_out", "text_out"),

@@ -17,8 +17,7 @@ from mlm_jax.data.pictures import from_array, open_picture
 from mlm_jax.data.records import BadRecord, Record
 from mlm_jax.data.tokenizers import Tokenizer
 from mlm_jax.pretrained.pixels import PREPROCESSOR, Pixels, load_pixels, save_pixels
-from mlm_jax.world import scene
-from mlm_jax.world.contrary import contrary
+from mlm_jax.world.contrary import contrary, truth_of
 
 BICUBIC = Image.Resampling.BICUBIC  # Pillow's is antialiased when it shrinks
 
@@ -240,7 +239,7 @@ class Pick:
         return [*chosen, self._wrong(record, chosen[0], rng)] if self.contrary else chosen
 
     def _wrong(self, record: Record, right: list[Text], rng: np.random.Generator) -> list[Text]:
-        truth = scene.from_json(record.truth)
+        truth = truth_of(record.truth)
         wrong = [each._replace(answer=contrary(each.answer, truth, rng)) for each in right]
         for each, other in zip(right, wrong, strict=True):
             if not other.answer:

@@ -15,9 +15,7 @@ from mlm_jax.data.records import Source
 from mlm_jax.evaluators import SHOWN_KEYS, at_once
 from mlm_jax.metrics import Figure, Ratio, bootstrap
 from mlm_jax.trained import Trained
-from mlm_jax.world import scene
-from mlm_jax.world.contrary import contraries
-from mlm_jax.world.grade import grade_caption
+from mlm_jax.world.contrary import contraries, holds, truth_of
 
 BATCH = 256
 TRIED = 10  # captions of other pictures, for one that is false of this
@@ -75,9 +73,9 @@ def learnt(model: Any) -> bool:
 def wrong_texts(pairs: Sequence[Pair], at: int) -> Iterator[tuple[str, str]]:
     """(kind, text) of what is held against picture `at`: one of each kind, the same each time."""
     pair, dice = pairs[at], random.Random(at)
-    truth = scene_of(pair)
+    truth = truth_of(pair.truth) if pair.truth else None
     for other in dice.sample(pairs, min(TRIED, len(pairs))):
-        true = truth is not None and grade_caption(other.target, truth).wholly_right
+        true = truth is not None and holds(other.target, truth)
         if other.target not in pair.references and not true:
             yield "random", other.target
             break
@@ -85,19 +83,13 @@ def wrong_texts(pairs: Sequence[Pair], at: int) -> Iterator[tuple[str, str]]:
 
 
 def hard_texts(pair: Pair, dice: random.Random) -> Iterator[tuple[str, str]]:
-    """(kind, its caption with a word of that kind changed); none but of scenes of the world."""
-    truth = scene_of(pair)
-    if truth is None:
+    """(kind, its caption with a word of that kind changed); none but of the world."""
+    if not pair.truth:
         return
     found: dict[str, list[str]] = {}
-    for kind, text in contraries(pair.target, truth):
+    for kind, text in contraries(pair.target, truth_of(pair.truth)):
         found.setdefault(kind, []).append(text)
     yield from ((kind, dice.choice(texts)) for kind, texts in found.items())
-
-
-def scene_of(pair: Pair) -> scene.Scene | None:
-    """None of a clip, and where nothing is known."""
-    return scene.from_json(pair.truth) if pair.truth and '"events"' not in pair.truth else None
 
 
 def seen_in(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

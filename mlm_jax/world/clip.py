@@ -218,15 +218,18 @@ def possible(events: list[Event], frames: int) -> bool:
             return False
     for which in {event.object for event in events}:
         own = [event for event in events if event.object == which]
-        kinds = [event.kind for event in own]
         if any(two.start - one.end < beat(frames) for one, two in pairwise(own)):
             return False
-        if "appears" in kinds[1:] or "vanishes" in kinds[:-1]:
-            return False
-        sizes = [kind for kind in kinds if kind in ("grows", "shrinks")]
-        if any(one == two for one, two in pairwise(sizes)):
+        if not in_turn([event.kind for event in own]):
             return False
     return True
+
+
+def in_turn(kinds: list[str]) -> bool:
+    """Whether one object can do all this, one after the other."""
+    sizes = [kind for kind in kinds if kind in ("grows", "shrinks")]
+    again = any(one == two for one, two in pairwise(sizes))
+    return not again and "appears" not in kinds[1:] and "vanishes" not in kinds[:-1]
 
 
 def sample_places(

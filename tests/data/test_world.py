@@ -10,9 +10,10 @@ from mlm_jax.config import Data
 from mlm_jax.data.loader import eval_pairs, train_batches
 from mlm_jax.data.sources import open_source
 from mlm_jax.data.tokenizers import build
-from mlm_jax.data.transforms import Decode, Take
-from mlm_jax.world import scene
+from mlm_jax.data.transforms import Decode, Take, Watch
+from mlm_jax.world import clip, scene, story
 from mlm_jax.world.grade import grade_caption
+from mlm_jax.world.watch import grade_story
 
 TAKE = Take(Decode((48, 48)))
 
@@ -46,6 +47,24 @@ def test_wrong_captions_stand_beside_right_ones(data):
         assert grade_caption(right, truth).wholly_right
         assert not grade_caption(wrong, truth).wholly_right
         assert sum(a != b for a, b in zip(right.split(), wrong.split(), strict=True)) == 1
+
+
+def test_wrong_captions_of_clips_stand_beside_right_ones(tmp_path: Path) -> None:
+    data = Data("clips/one_tiny", root=str(tmp_path), batch=8, captions=1, questions=0)
+    source = open_source(data, data.train, frozenset({"video"}))
+    tokenizer = build(data, source)
+    take = Take(video=Watch(8, Decode((48, 48))))
+    batch = next(train_batches(replace(data, contrary=True), source, tokenizer, take, 0))
+    truths = {
+        take(record)["video"].tobytes(): clip.from_json(record.truth)
+        for record in map(source.__getitem__, range(len(source)))
+    }
+    for row, shown in enumerate(batch["video"]):
+        right, wrong = (tokenizer.decode(rows["target"][row]) for rows in (batch, batch["also"]))
+        truth = truths[shown.tobytes()]
+        assert grade_story(right, truth).wholly_right
+        assert not grade_story(wrong, truth).wholly_right
+        assert len(story.parse(wrong)) == 1
 
 
 def test_it_trains_and_evaluates(data):

@@ -103,7 +103,8 @@ def test_clips_are_found_by_their_captions(tmp_path: Path) -> None:
     assert videos.shape == texts.shape == (5, 8)
     assert len({pair.index for pair in pairs}) == 5
     assert np.unique(videos, axis=0).shape == (5, 8)
-    assert not retrieval.told_apart(trained, pairs, videos, texts)  # of clips none is known
+    figures = retrieval.told_apart(trained, pairs, videos, texts)
+    assert {*figures} == {f"told_apart/{kind}" for kind in ("action", "colour", "hard", "shape")}
 
 
 def test_a_word_is_guessed_from_its_neighbours() -> None:

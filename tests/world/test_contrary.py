@@ -1,10 +1,12 @@
 """Captions that are wrong by one word."""
 
 import numpy as np
+import pytest
 
-from mlm_jax.world import language, scene
+from mlm_jax.world import clip, language, scene, story
 from mlm_jax.world.contrary import contraries, contrary
 from mlm_jax.world.grade import grade_caption
+from mlm_jax.world.watch import grade_story
 
 
 def test_each_differs_by_one_word_is_false_and_could_have_been_said() -> None:
@@ -46,3 +48,55 @@ def test_one_is_of_the_relation_where_the_caption_tells_one() -> None:
         told += "relation" in by_kind
     assert 10 < told < 50
     assert contrary("describe the picture", truth, rng) == ""
+
+
+def test_of_clips_a_word_or_what_is_done_is_another() -> None:
+    kinds: set[str] = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        truth = clip.sample(rng)
+        (text,) = story.captions(truth, rng, 1)
+        for kind, other in contraries(text, truth):
+            assert not grade_story(other, truth).wholly_right
+            told = story.parse(other)
+            assert len(told) == len(truth.events)
+            differing = [
+                tuple(
+                    key for key, one, two in zip(act._fields, act, true, strict=True) if one != two
+                )
+                for act, true in zip(told, story.acts(truth), strict=True)
+            ]
+            assert {each for each in differing if each} == {(kind,)}  # "it" is named just before
+            assert not {act[:2] for act in told} & scene.HELD_OUT
+            kinds.add(kind)
+        drawn = contrary(text, truth, np.random.default_rng(7))
+        assert drawn in [other for _, other in contraries(text, truth)]
+    assert kinds == {"colour", "shape", "action"}
+
+
+@pytest.mark.parametrize(
+    ("text", "never"),
+    [
+        ("a red circle moves left", "a red circle turns"),  # which none would see
+        ("a blue star turns", "a blue circle turns"),
+        ("a red star grows, then a blue cross turns", "a blue star grows, then a blue cross turns"),
+        ("a red square grows, then it blinks", "a red square grows, then it grows"),
+        ("a red square grows, then it blinks", "a red square grows, then it appears"),
+        ("a red square grows, then it blinks", "a red square vanishes, then it blinks"),
+    ],
+)  # fmt: skip
+def test_nothing_is_said_of_clips_that_cannot_be(text: str, never: str) -> None:
+    acts = story.parse(text)
+    things = list(dict.fromkeys((act.colour, act.shape) for act in acts))
+    objects = tuple(
+        scene.Object(str(shape), str(colour), "small", 0.3, 0.3, 0.1, 1.0)
+        for colour, shape in things
+    )
+    events = tuple(
+        clip.Event(str(act.action), things.index(act[:2]), 1 + 6 * i, 5 + 6 * i)
+        for i, act in enumerate(acts)
+    )
+    ground = scene.sample_background(np.random.default_rng(0))
+    found = [other for _, other in contraries(text, clip.Clip(objects, ground, events, 16))]
+    assert found
+    assert never not in found
