@@ -289,10 +289,10 @@ class Rebuilt:
 class Drawn:
     """Cross-entropy in nats of the words of a caption and of the codes of its picture.
 
-    Means over the words of each caption, then over captions, and over codes.
+    Means over the words of each caption, then over captions, and over codes by their weight.
     `text` is the share of the words in the loss (arXiv:2102.12092, section 2.2: an eighth). Words
     that were hidden for guidance count like the others, which are then guessed from bos. Metrics:
-    `words` and `codes`, the two by themselves.
+    `words` and `codes`, the two by themselves, and all codes alike.
     """
 
     text: float = 0.125
@@ -302,9 +302,10 @@ class Drawn:
         target, real = batch["target"][:, 1:], jnp.asarray(batch["target_mask"][:, 1:], jnp.float32)
         nats = (find(outputs["words"], target) * real).sum(1) / jnp.maximum(real.sum(1), 1)
         words = nats.mean()
-        codes = find(outputs["codes"], outputs["wanted"]).mean()
-        loss = self.text * words + (1 - self.text) * codes
-        return loss, {"words": words, "codes": codes}
+        codes = find(outputs["codes"], outputs["wanted"])
+        weighed = (codes * outputs["weight"]).sum() / outputs["weight"].sum()
+        loss = self.text * words + (1 - self.text) * weighed
+        return loss, {"words": words, "codes": codes.mean()}
 
 
 @dataclass(frozen=True)

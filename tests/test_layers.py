@@ -99,15 +99,15 @@ def test_attention_equals_brute_force(groups: int, piece: int) -> None:
 
 
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("groups", [1, 2])
-def test_rows_attend_one_by_one_as_they_do_together(groups: int) -> None:
+@pytest.mark.parametrize(("groups", "causal"), [(1, None), (2, None), (2, Causal(1))])
+def test_rows_attend_one_by_one_as_they_do_together(groups: int, causal: Causal | None) -> None:
     """What is read, and its gradients; their weights are never all there at once."""
     x, real = normal(3, 5, 8), jnp.array([[1, 1, 1, 0, 1], [1, 1, 0, 1, 1], [1] * 5], bool)
     attention = Attention(heads=4, groups=groups, qk_norm=True)
     params = wide(attention.init(KEY, x, [Tokens(x, real)])["params"])
 
     def loss(params: Any, x: jax.Array) -> jax.Array:
-        read: Any = attention.apply({"params": params}, x, [Tokens(x, real)])
+        read: Any = attention.apply({"params": params}, x, [Tokens(x, real)], causal)
         return jnp.sin(read).sum()
 
     def program() -> tuple[Any, str]:

@@ -130,6 +130,7 @@ def test_captions_of_any_length_count_alike_in_parts() -> None:
     batch = toy.batch(8, texts=1)
     words, codes = rng.normal(size=(8, 6, 16)), rng.normal(size=(8, 4, 5))
     said = {"words": words, "codes": codes, "wanted": rng.integers(0, 5, (8, 4))}
+    said["weight"] = np.ones((8, 4))
     whole = Drawn()(said, batch)[0]
     halves = [
         Drawn()(*({key: array[part] for key, array in tree.items()} for tree in (said, batch)))[0]

@@ -1,6 +1,7 @@
 """A small VideoGPT draws clips of the embedded world: a caption, then codes of frame after frame.
 
-It begins as a DALL-E of pictures, which knows what things look like, and has to learn time alone.
+It begins as a DALL-E of pictures, which knows what things look like, and has to learn time alone:
+captions, and what is in the first frame, count little.
 
 python experiments/train.py --config codes_tiny
 python experiments/train.py --config dalle_tiny
@@ -34,8 +35,9 @@ config = Config(
         words=WORDS,
         length=LENGTH,
         frames=FRAMES,
+        opening=0.2,
     ),
-    loss=Drawn(),
+    loss=Drawn(text=0.01),
     data=Data("clips/one_short", batch=8, captions=1, questions=0, target_length=LENGTH),
     optim=Optim("muon", lr=1e-2, schedule="linear", warmup=100, b2=0.98, ema=0.99),
     codes=Stage("runs/codes_tiny"),

@@ -22,7 +22,9 @@ class Dalle(nn.Module):
     """A caption of `length` tokens and the codes of its picture, or clip, as one text.
 
     Clips are coded by codes of clips, or with `frames` by those of pictures, frame after frame
-    (VideoGPT's order, arXiv:2104.10157, section 3.2).
+    (VideoGPT's order, arXiv:2104.10157, section 3.2). Those of the first frame count `opening`
+    times as much as others: who has learned pictures before knows them, and what is left of them to
+    guess, much more than how frames go on, is noise in what is learned of those.
 
     The ids of words are under `words`, those of codes begin there. A shorter caption is filled up
     with `pad_id`, which is a word like any other (section 2.1), so that each place of the picture
@@ -35,6 +37,7 @@ class Dalle(nn.Module):
     words: int = 128
     length: int = 24
     frames: int = 0
+    opening: float = 1.0
     pad_id: int = 0
     dropped: float = 0.1
 
@@ -75,6 +78,8 @@ class Dalle(nn.Module):
             )
         if self.frames and self.codes.sense == "video":
             raise ValueError(f"frames {self.frames}: of codes of pictures; its codes are of clips")
+        if self.opening != 1 and not self.frames:
+            raise ValueError(f"opening {self.opening}: of frame after frame alone, must be 1")
         grid = self.grid
         exact = self.length + math.prod(grid)
         if self.decoder.grid and (self.decoder.grid, self.decoder.length) != (grid, exact):
@@ -85,7 +90,7 @@ class Dalle(nn.Module):
 
     def __call__(self, batch: Mapping[str, Any], *, train: bool = False) -> dict[str, Any]:
         """ "words" (R, M - 1, words), "codes" (R, N, K): logits, float32, of the words after the
-        first and of the codes; and the codes that are "wanted" (R, N)."""
+        first and of the codes; the codes that are "wanted" (R, N), and the "weight" of each."""
         codes = jax.lax.stop_gradient(self.codes.encode_codes(batch[self.sense]))
         if self.is_initializing():
             self.decode_codes(codes)  # their decoder has parameters too
@@ -102,7 +107,13 @@ class Dalle(nn.Module):
             "words": logits[:, : batch["target"].shape[1] - 1, : self.words],
             "codes": logits[:, last:, picked],
             "wanted": codes,
+            "weight": jnp.broadcast_to(self.weights(), codes.shape),
         }
+
+    def weights(self) -> Float[Array, "N"]:
+        """How much each code counts in training."""
+        opening = math.prod(self.codes.eyes.grid) if self.frames else 0
+        return jnp.where(jnp.arange(math.prod(self.grid)) < opening, self.opening, 1.0)
 
     def filled(self, ids: Int[Array, "R M"]) -> Int[Array, "R length"]:
         """Captions filled up. Raises: ValueError."""

@@ -79,7 +79,9 @@ def test_outputs_and_the_parts_it_is_made_of(params: Any) -> None:
         "words": ((2, 3, WORDS), np.float32),
         "codes": ((2, PLACES, COUNT), np.float32),
         "wanted": ((2, PLACES), np.int32),
+        "weight": ((2, PLACES), np.float32),
     }
+    assert (out["weight"] == 1).all()
     coded = CODES.apply({"params": params["codes"]}, BATCH["image"], method="encode_codes")
     np.testing.assert_array_equal(out["wanted"], coded)
 
@@ -257,6 +259,12 @@ def test_clips_by_codes_of_pictures() -> None:
     assert pixels.shape == clips.shape
     last = CODES.apply(coder, frames[2], method="decode_codes")
     np.testing.assert_allclose(pixels[:, 2], last, atol=1e-5)
+    early = jax.eval_shape(replace(model, opening=0.25).apply, variables, batch)
+    assert early["weight"].shape == out["wanted"].shape
+    weights = replace(model, opening=0.25).apply(variables, method="weights")
+    np.testing.assert_array_equal(weights, [0.25] * 4 + [1] * 8)
+    with pytest.raises(ValueError, match=r"opening 0.25: of frame after frame alone, must be 1"):
+        jax.eval_shape(replace(MODEL, opening=0.25).init, KEY, BATCH)
     coded = Codes(None, replace(CODES.image, frames=3), CODES.quantiser)
     with pytest.raises(ValueError, match="frames 3: of codes of pictures"):
         jax.eval_shape(replace(model, codes=coded).init, KEY, batch)
@@ -297,16 +305,20 @@ def test_loss_weighs_words_and_codes() -> None:
     rng = np.random.default_rng(0)
     words, codes = rng.normal(size=(2, 3, WORDS)), rng.normal(size=(2, PLACES, COUNT))
     wanted = np.array([[0, 1, 1, 0], [1, 0, 0, 1]])
-    outputs = {"words": jnp.asarray(words), "codes": jnp.asarray(codes), "wanted": wanted}
+    weight = np.array([[1, 1, 0.5, 0.5], [1, 1, 0.5, 0.5]])
+    outputs = {"words": jnp.asarray(words), "codes": jnp.asarray(codes)}
+    outputs |= {"wanted": wanted, "weight": weight}
     nats = np.log(np.exp(words).sum(-1)) - np.take_along_axis(
         words, np.asarray(BATCH["target"])[:, 1:, None], 2
     ).squeeze(-1)
     real = np.array([[1, 1, 1], [1, 1, 0]])
     of_words = ((nats * real).sum(1) / [3, 2]).mean()
-    of_codes = (np.log(np.exp(codes).sum(-1)) - np.take_along_axis(codes, wanted[..., None], 2)
-                .squeeze(-1)).mean()  # fmt: skip
+    of_codes = np.log(np.exp(codes).sum(-1)) - np.take_along_axis(
+        codes, wanted[..., None], 2
+    ).squeeze(-1)
+    weighed = np.average(of_codes, weights=weight)
     for share in (0.125, 0.0, 1.0):
         loss, metrics = Drawn(share)(outputs, BATCH)
-        assert float(loss) == pytest.approx(share * of_words + (1 - share) * of_codes, rel=1e-4)
+        assert float(loss) == pytest.approx(share * of_words + (1 - share) * weighed, rel=1e-4)
         assert float(metrics["words"]) == pytest.approx(of_words, rel=1e-4)
-        assert float(metrics["codes"]) == pytest.approx(of_codes, rel=1e-4)
+        assert float(metrics["codes"]) == pytest.approx(of_codes.mean(), rel=1e-4)
