@@ -25,7 +25,10 @@ from mlm_jax.pretrained.files import CONFIG, read_json
 
 Leaves = dict[str, Any]
 Senses = ImageEncoder | VideoEncoder | AudioEncoder
-FREE = ("type", "size", "length", "vocab", "words", "depth", "dropout", "layers", "remat", "labels")
+FREE = (
+    "type", "size", "length", "vocab", "words", "depth", "dropout", "layers", "remat", "labels",
+    "opening",
+)  # fmt: skip
 """Fields that may differ without a change of what a parameter means."""
 TIMES = ("video/times", "video/time_positions/table", "video/times_again/table")
 TABLES = ("positions/table", "positions_again/table", *TIMES)

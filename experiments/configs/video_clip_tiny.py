@@ -20,6 +20,7 @@ eyes = VideoEncoder(
     size=(48, 48),
     patch=8,
     stem="conv",
+    around=1,
     kind="factorised",
     body=replace(transformer("tiny", rotary=10.0, qk_norm=True), depth=2),
     time=replace(transformer("tiny", qk_norm=True), depth=1),
@@ -32,9 +33,9 @@ config = replace(
     ),
     init=Init(
         "runs/clip_tiny",
-        take=("video/stem=image/stem", "video/body=image/body", "text", "image_out", "text_out"),
+        take=("video/body=image/body", "text", "image_out", "text_out"),
     ),
-    steps=600,
+    steps=1_000,
 )
 tiny = replace(
     config, data=replace(config.data, name="clips/one_tiny", batch=4), init=Init(), steps=2
