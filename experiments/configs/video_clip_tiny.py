@@ -35,7 +35,7 @@ config = replace(
         "runs/clip_tiny",
         take=("video/body=image/body", "text", "image_out", "text_out"),
     ),
-    steps=1_000,
+    steps=800,
 )
 tiny = replace(
     config, data=replace(config.data, name="clips/one_tiny", batch=4), init=Init(), steps=2

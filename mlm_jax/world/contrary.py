@@ -1,4 +1,4 @@
-"""Captions that are wrong by one word, or by what is done."""
+"""Captions that are wrong by one word."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,12 +11,13 @@ from mlm_jax.world.clip import TURN, Clip, in_turn
 from mlm_jax.world.grade import grade_caption
 from mlm_jax.world.language import PLURAL, SHAPE_OF, Told, parse
 from mlm_jax.world.scene import COLOURS, HELD_OUT, SHAPES, SIZES, Scene
-from mlm_jax.world.story import Act
+from mlm_jax.world.story import WAYS, Act
 from mlm_jax.world.watch import grade_story
 
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+MOVES = tuple(f"moves {way}" for way in sorted(WAYS))
 PHRASES = re.compile(r"moves [a-z]+|[a-z]+")
-"""Words, and two that together say what is done."""
+"""Words, and two that together say what is done: left is not what it is in "left of"."""
 
 
 def truth_of(text: str) -> Scene | Clip:
@@ -31,8 +32,8 @@ def holds(text: str, truth: Scene | Clip) -> bool:
 
 
 def contraries(text: str, truth: Scene | Clip) -> Iterator[tuple[str, str]]:
-    """("colour" | "shape" | "size" | "relation" | "action", caption) for each word that may be
-    another.
+    """(kind, caption) for each word that may be another, of the kinds "colour", "shape", "size",
+    "relation", and of clips "action" and "direction".
 
     Each caption is false of the scene, or clip, and reads like a true one: it names no pair that is
     held out, and nothing twice that was named once, so that its words do not give it away.
@@ -41,12 +42,13 @@ def contraries(text: str, truth: Scene | Clip) -> Iterator[tuple[str, str]]:
 
 
 def contrary(text: str, truth: Scene | Clip, rng: np.random.Generator) -> str:
-    """One of `contraries`, of a relation where there is one; "" where there is none at all.
+    """One of `contraries`, of a relation or a direction where one is told; "" where there is none
+    at all.
 
     What else is in a picture is told from wrong captions by those of other pictures already.
     """
     drawn = rng.permutation(np.array([*changed(text)], dtype=object).reshape(-1, 2))
-    first = sorted(drawn.tolist(), key=lambda each: each[0] != "relation")
+    first = sorted(drawn.tolist(), key=lambda each: each[0] not in ("relation", "direction"))
     return next((other for _, other in first if misleads(other, text, truth)), "")
 
 
@@ -92,7 +94,8 @@ def others(word: str) -> Mapping[str, tuple[str, ...]]:
         "colour": tuple(COLOURS),
         "size": tuple(SIZES),
         "shape": SHAPES if word in SHAPES else tuple(PLURAL.values()) * (word in SHAPE_OF),
-        "action": ACTIONS,
+        "action": tuple(action for action in ACTIONS if action not in MOVES),
+        "direction": MOVES,
     }
     found = {k: tuple(w for w in words if w != word) for k, words in kinds.items() if word in words}
     return found | ({"relation": (OPPOSITE[word],)} if word in OPPOSITE else {})
