@@ -75,8 +75,8 @@ class Data:
     questions: int = 4
     """Questions per picture in a step; 0 asks none. A picture without any gives captions."""
     contrary: bool = False
-    """Beside each caption of the embedded world one that is wrong by a word, of the relation where
-    it tells one, or of clips by what is done: a contrastive loss keeps it from the picture
+    """Beside each caption of the embedded world one that is wrong by a word, of the relation, or of
+    clips of the direction, where it tells one: a contrastive loss keeps it from the picture
     (2210.01936, section 4)."""
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     """How a picture of another shape becomes model.image.size."""

@@ -31,7 +31,7 @@ Figures = Mapping[str, Figure]
 
 CHANGED = {
     "hard": "word",
-    **{kind: kind for kind in ("colour", "shape", "size", "relation", "action")},
+    **{k: k for k in ("colour", "shape", "size", "relation", "action", "direction")},
 }
 TITLES = {
     "caption/facts_precision": "facts told that are right",
