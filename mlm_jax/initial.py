@@ -32,6 +32,7 @@ FREE = (
 """Fields that may differ without a change of what a parameter means."""
 TIMES = ("video/times", "video/time_positions/table", "video/times_again/table")
 TABLES = ("positions/table", "positions_again/table", *TIMES)
+SEES = "stem/conv_0/kernel"
 WORDS = "words/table/embedding"
 HEADS = {
     f"{head}/{name}": axis
@@ -375,8 +376,13 @@ def fit(
     """The array in another shape where that has a meaning, or None.
 
     Places on a lattice are resampled to another; of those in a `row`, of a text or of a sound that
-    lies in time alone, the first are taken.
+    lies in time alone, the first are taken. A stem that sees frames `around` its own begins blind
+    to them: their channels lie behind those of its own frame.
     """
+    if path.endswith(SEES) and len(shape) == 4 and shape[2] % array.shape[2] == 0:
+        behind = shape[2] - array.shape[2]
+        padded = np.pad(array, [(0, 0), (0, 0), (0, behind), (0, 0)])
+        return padded if padded.shape == tuple(shape) else None
     if not path.endswith(TABLES) or array.shape[1:] != tuple(shape[1:]):
         return None
     if ours and theirs and len(ours.grid) == len(theirs.grid):

@@ -33,7 +33,7 @@ config = replace(
     ),
     init=Init(
         "runs/clip_tiny",
-        take=("video/body=image/body", "text", "image_out", "text_out"),
+        take=("video/stem=image/stem", "video/body=image/body", "text", "image_out", "text_out"),
     ),
     steps=800,
 )
