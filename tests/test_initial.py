@@ -171,6 +171,26 @@ def test_another_size_and_length_of_clip(which: str, monkeypatch: pytest.MonkeyP
         np.testing.assert_array_equal(found, np.concatenate([have[:extra], wanted]))
 
 
+def test_frames_around_are_not_seen_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pictures taught shows in each frame as it did, whatever there is before and after."""
+
+    def clips(around: int) -> Video:
+        eyes = {"kind": "pooled", "stem": "conv", "around": around}
+        return Video(VideoEncoder(3, (8, 8), 4, body=body(), **eyes))
+
+    source, params = drawn(clips(0))
+    monkeypatch.setattr("mlm_jax.initial.open_source", lambda _: (source, params, ()))
+    model, fresh = drawn(clips(1), 1)
+    tree, listing = start_from(Init("elsewhere"), model, fresh)
+    assert listing.resized == ("video/stem/conv_0/kernel",)
+    batch = {"video": np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3), np.uint8)}
+    ours, theirs = (
+        jax.jit(each.apply)({"params": those}, batch)["logits"]
+        for each, those in ((model, tree), (source, params))
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_another_length_of_spectrogram(monkeypatch: pytest.MonkeyPatch) -> None:
     def sounds(frames: int) -> Audio:
         ears = AudioEncoder(
