@@ -1,7 +1,7 @@
 """CLIP of clips: what happens in one, and the words for it, as vectors that meet.
 
 It begins as the CLIP of pictures, and keeps of what is drawn by `video_dalle_tiny`, trained before,
-the nearest.
+the nearest. Which way a thing moves it learns from wrong captions, by the frames around each.
 
 python experiments/train.py --config clip_tiny
 python experiments/train.py --config video_clip_tiny

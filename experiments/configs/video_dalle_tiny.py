@@ -42,7 +42,7 @@ config = Config(
     optim=Optim("muon", lr=1e-2, schedule="linear", warmup=100, b2=0.98, ema=0.99),
     codes=Stage("runs/codes_tiny"),
     init=Init("runs/dalle_tiny", take=("decoder",), skip=("decoder/words/positions",)),
-    steps=1_500,
+    steps=2_400,
 )
 tiny = replace(
     config,

@@ -167,7 +167,8 @@ def attend(
     Of a causal text PIECE rows are taken at a time, and nothing is computed that none looks at.
     Pictures, or texts, whose weights are MANY are taken one after another, and their weights are
     computed anew for the gradient, so that they stay in the cache (as arXiv:2205.14135, section
-    3.1): 576 tokens take 0.5 to 0.65 times as long, and 0.25 to 0.4 times forward.
+    3.1): 576 tokens take 0.5 to 0.65 times as long, and 0.25 to 0.4 times forward; 1,163 of a
+    causal text 0.8 and 0.55 times.
     """
     if jax.default_backend() != "cpu":
         looks = looks_of(real, causal, range(query.shape[1]))
