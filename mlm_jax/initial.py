@@ -32,7 +32,7 @@ FREE = (
 """Fields that may differ without a change of what a parameter means."""
 TIMES = ("video/times", "video/time_positions/table", "video/times_again/table")
 TABLES = ("positions/table", "positions_again/table", *TIMES)
-SEES = "stem/conv_0/kernel"
+SEES = "video/stem/conv_0/kernel"
 WORDS = "words/table/embedding"
 HEADS = {
     f"{head}/{name}": axis
@@ -379,9 +379,8 @@ def fit(
     lies in time alone, the first are taken. A stem that sees frames `around` its own begins blind
     to them: their channels lie behind those of its own frame.
     """
-    if path.endswith(SEES) and len(shape) == 4 and shape[2] % array.shape[2] == 0:
-        behind = shape[2] - array.shape[2]
-        padded = np.pad(array, [(0, 0), (0, 0), (0, behind), (0, 0)])
+    if path.endswith(SEES) and array.ndim == 4 and array.shape[2] < shape[2]:
+        padded = np.pad(array, [(0, 0), (0, 0), (0, shape[2] - array.shape[2]), (0, 0)])
         return padded if padded.shape == tuple(shape) else None
     if not path.endswith(TABLES) or array.shape[1:] != tuple(shape[1:]):
         return None

@@ -79,7 +79,7 @@ def test_of_clips_a_word_or_a_direction_is_another() -> None:
 @pytest.mark.parametrize(
     ("text", "never"),
     [
-        ("a red circle moves left", "a red circle turns"),  # which none would see
+        ("a red circle grows", "a red circle turns"),  # which none would see
         ("a blue star turns", "a blue circle turns"),
         ("a red star grows, then a blue cross turns", "a blue star grows, then a blue cross turns"),
         ("a red square grows, then it blinks", "a red square grows, then it grows"),
